@@ -1,0 +1,78 @@
+"""Events to state. Total and deterministic (I1): any record folds, none raises; what makes no sense changes nothing.
+
+1. A record that is no Event, or an Event without a body we know, changes nothing but the sequence number.
+2. Joined, added, updated, replaced, labelled, allocated: the entry becomes what the event says.
+3. Left, removed, released: the entry goes, if it is there.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from kilim.model.state import Change, Key, State, endpoint_key, policy_key
+from kilim.v1 import events_pb2 as pb
+
+# body name -> (table, noun field of the body or None for a removal, key of the noun or body)
+_Rule = tuple[str, str | None, Callable[[Any], Key]]
+
+
+def _by_name(m: Any) -> Key:
+    return str(m.name)
+
+
+def _by_id(m: Any) -> Key:
+    return int(m.id)
+
+
+def _by_namespace_and_name(m: Any) -> Key:
+    return endpoint_key(m.namespace, m.name)
+
+
+def _by_kind_namespace_and_name(m: Any) -> Key:
+    return policy_key(m.kind, m.namespace, m.name)
+
+
+RULES: dict[str, _Rule] = {
+    "node_joined": ("node", "node", _by_name),
+    "node_updated": ("node", "node", _by_name),
+    "node_left": ("node", None, _by_name),
+    "identity_allocated": ("identity", "identity", _by_id),
+    "identity_released": ("identity", None, _by_id),
+    "endpoint_added": ("endpoint", "endpoint", _by_namespace_and_name),
+    "endpoint_updated": ("endpoint", "endpoint", _by_namespace_and_name),
+    "endpoint_removed": ("endpoint", None, _by_namespace_and_name),
+    "policy_replaced": ("policy", "policy", _by_kind_namespace_and_name),
+    "policy_removed": ("policy", None, _by_kind_namespace_and_name),
+    "namespace_labelled": ("namespace", "namespace", _by_name),
+    "namespace_removed": ("namespace", None, _by_name),
+    "pod_replaced": ("pod", "pod", _by_namespace_and_name),
+    "pod_removed": ("pod", None, _by_namespace_and_name),
+    "setting_changed": ("setting", "setting", _by_name),
+}
+
+
+def fold_record(state: State, seq: int, record: bytes) -> list[Change]:
+    """Fold the record at `seq` into `state` (in place); returns what changed."""
+    state.seq = seq
+    try:
+        event = pb.Event.FromString(record)
+    except DecodeError:
+        return []
+    return fold_event(state, event)
+
+
+def fold_event(state: State, event: pb.Event) -> list[Change]:
+    """Fold one event without touching `state.seq`."""
+    which = event.WhichOneof("body")
+    if which is None:
+        return []
+    rule = RULES.get(which)
+    if rule is None:
+        return []
+    table, field, key_of = rule
+    body = getattr(event, which)
+    noun = body if field is None else getattr(body, field)
+    value = None if field is None else noun.SerializeToString(deterministic=True)
+    change = state.put(table, key_of(noun), value)
+    return [] if change is None else [change]

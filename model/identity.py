@@ -1,0 +1,59 @@
+"""Numeric identities, numbered as in Cilium so that tools and people carry over.
+
+Numbers: reserved 1-255; cluster-local 256-65535; from 1<<24 on, one per CIDR that a policy names, allocated by the log
+like every other and so the same on every node.
+"""
+
+from dataclasses import dataclass
+
+from kilim.model.address import Cidr, parse_cidr
+
+ANY_PEER = 0
+HOST = 1
+WORLD = 2
+REMOTE_NODE = 6
+FIRST_CLUSTER_LOCAL = 256
+LAST_CLUSTER_LOCAL = 65535
+FIRST_CIDR = 1 << 24
+LAST_CIDR = (1 << 24) + (1 << 16) - 1
+
+RESERVED_NAMES = {
+    1: "host",
+    2: "world",
+    3: "unmanaged",
+    4: "health",
+    5: "init",
+    6: "remote-node",
+    7: "kube-apiserver",
+    8: "ingress",
+    9: "world-ipv4",
+    10: "world-ipv6",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A set of security-relevant labels with a number."""
+
+    id: int
+    labels: tuple[str, ...]
+
+    @property
+    def cidr(self) -> Cidr | None:
+        """The prefix of a CIDR identity; None for all others."""
+        if self.id < FIRST_CIDR:
+            return None
+        for label in self.labels:
+            if label.startswith("cidr:"):
+                try:
+                    return parse_cidr(label[5:])
+                except ValueError:
+                    return None
+        return None
+
+
+def cidr_labels(cidr: Cidr) -> tuple[str, ...]:
+    return (f"cidr:{cidr}", "reserved:world")
+
+
+RESERVED = {number: Identity(number, (f"reserved:{name}",)) for number, name in RESERVED_NAMES.items()}

@@ -1,0 +1,40 @@
+"""Labels as Cilium writes them: `source:key=value` strings, sorted, for identities; (key, value) pairs for objects.
+
+A visitor would get wrong: a pod's identity labels hold more than its own labels (namespace, namespace's labels, service
+account, cluster); `security_labels` is the one place that says which.
+"""
+
+from collections.abc import Iterable, Mapping
+
+LabelPairs = tuple[tuple[str, str], ...]
+
+NAMESPACE = "k8s:io.kubernetes.pod.namespace"
+NAMESPACE_LABELS_PREFIX = "k8s:io.cilium.k8s.namespace.labels."
+SERVICE_ACCOUNT = "k8s:io.cilium.k8s.policy.serviceaccount"
+CLUSTER = "k8s:io.cilium.k8s.policy.cluster"
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+def sorted_pairs(labels: Mapping[str, str]) -> LabelPairs:
+    return tuple(sorted(labels.items()))
+
+
+def security_labels(
+    pod_labels: LabelPairs, namespace: str, namespace_labels: LabelPairs, service_account: str, cluster: str
+) -> tuple[str, ...]:
+    """The labels that make an endpoint's identity, sorted. Source of the names: Cilium, identity concepts."""
+    labels = {f"k8s:{key}={value}" for key, value in pod_labels}
+    labels |= {f"{NAMESPACE_LABELS_PREFIX}{key}={value}" for key, value in namespace_labels}
+    labels.add(f"{NAMESPACE}={namespace}")
+    labels.add(f"{SERVICE_ACCOUNT}={service_account or 'default'}")
+    labels.add(f"{CLUSTER}={cluster}")
+    return tuple(sorted(labels))
+
+
+def label_map(labels: Iterable[str]) -> dict[str, str]:
+    """`source:key=value` strings to {source:key: value}."""
+    pairs: dict[str, str] = {}
+    for label in labels:
+        key, _, value = label.partition("=")
+        pairs[key] = value
+    return pairs

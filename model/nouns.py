@@ -1,0 +1,190 @@
+"""The nouns of the state as frozen values, each with its canonical bytes (the messages of events.proto).
+
+Canonical: lists that stand for sets are sorted, so equal values give equal bytes on every machine (I1).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kilim.model.identity import Identity
+from kilim.model.labels import LabelPairs
+from kilim.v1 import events_pb2 as pb
+
+
+class NamedPort(NamedTuple):
+    name: str
+    port: int
+    protocol: int  # IANA protocol number
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    name: str
+    ip: int
+    pod_cidrs: tuple[str, ...] = ()
+    labels: LabelPairs = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One workload interface on one node; (namespace, name) is its key."""
+
+    namespace: str
+    name: str
+    node: str
+    endpoint_id: int
+    ip: int
+    identity: int
+    named_ports: tuple[NamedPort, ...] = ()
+    container_id: str = ""
+    labels: LabelPairs = ()
+    service_account: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy object as applied; `manifest_json` has sorted keys and no white space."""
+
+    kind: str
+    namespace: str
+    name: str
+    manifest_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    name: str
+    labels: LabelPairs = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """The parts of a v1 Pod that matter to networking."""
+
+    namespace: str
+    name: str
+    labels: LabelPairs = ()
+    service_account: str = ""
+    named_ports: tuple[NamedPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    name: str
+    value: str
+
+
+Noun = Node | Identity | Endpoint | Policy | Namespace | Pod | Setting
+
+
+def _labels_to_pb(labels: LabelPairs) -> list[pb.Label]:
+    return [pb.Label(key=key, value=value) for key, value in sorted(labels)]
+
+
+def _ports_to_pb(ports: tuple[NamedPort, ...]) -> list[pb.NamedPort]:
+    return [pb.NamedPort(name=p.name, port=p.port, protocol=p.protocol) for p in sorted(ports)]
+
+
+def _labels(message: pb.Node | pb.Endpoint | pb.Namespace | pb.Pod) -> LabelPairs:
+    return tuple((label.key, label.value) for label in message.labels)
+
+
+def _ports(message: pb.Endpoint | pb.Pod) -> tuple[NamedPort, ...]:
+    return tuple(NamedPort(p.name, p.port, p.protocol) for p in message.named_ports)
+
+
+def node_to_pb(node: Node) -> pb.Node:
+    return pb.Node(name=node.name, ip=node.ip, pod_cidrs=node.pod_cidrs, labels=_labels_to_pb(node.labels))
+
+
+def identity_to_pb(identity: Identity) -> pb.Identity:
+    return pb.Identity(id=identity.id, labels=sorted(identity.labels))
+
+
+def endpoint_to_pb(endpoint: Endpoint) -> pb.Endpoint:
+    return pb.Endpoint(
+        namespace=endpoint.namespace,
+        name=endpoint.name,
+        node=endpoint.node,
+        endpoint_id=endpoint.endpoint_id,
+        ip=endpoint.ip,
+        identity=endpoint.identity,
+        named_ports=_ports_to_pb(endpoint.named_ports),
+        container_id=endpoint.container_id,
+        labels=_labels_to_pb(endpoint.labels),
+        service_account=endpoint.service_account,
+    )
+
+
+def policy_to_pb(policy: Policy) -> pb.Policy:
+    return pb.Policy(
+        kind=policy.kind, namespace=policy.namespace, name=policy.name, manifest_json=policy.manifest_json
+    )
+
+
+def namespace_to_pb(namespace: Namespace) -> pb.Namespace:
+    return pb.Namespace(name=namespace.name, labels=_labels_to_pb(namespace.labels))
+
+
+def pod_to_pb(pod: Pod) -> pb.Pod:
+    return pb.Pod(
+        namespace=pod.namespace,
+        name=pod.name,
+        labels=_labels_to_pb(pod.labels),
+        service_account=pod.service_account,
+        named_ports=_ports_to_pb(pod.named_ports),
+    )
+
+
+def setting_to_pb(setting: Setting) -> pb.Setting:
+    return pb.Setting(name=setting.name, value=setting.value)
+
+
+def decode_node(data: bytes) -> Node:
+    m = pb.Node.FromString(data)
+    return Node(m.name, m.ip, tuple(m.pod_cidrs), _labels(m))
+
+
+def decode_identity(data: bytes) -> Identity:
+    m = pb.Identity.FromString(data)
+    return Identity(m.id, tuple(m.labels))
+
+
+def decode_endpoint(data: bytes) -> Endpoint:
+    m = pb.Endpoint.FromString(data)
+    return Endpoint(
+        m.namespace,
+        m.name,
+        m.node,
+        m.endpoint_id,
+        m.ip,
+        m.identity,
+        _ports(m),
+        m.container_id,
+        _labels(m),
+        m.service_account,
+    )
+
+
+def decode_endpoint_identity(data: bytes) -> int:
+    return pb.Endpoint.FromString(data).identity
+
+
+def decode_policy(data: bytes) -> Policy:
+    m = pb.Policy.FromString(data)
+    return Policy(m.kind, m.namespace, m.name, m.manifest_json)
+
+
+def decode_namespace(data: bytes) -> Namespace:
+    m = pb.Namespace.FromString(data)
+    return Namespace(m.name, _labels(m))
+
+
+def decode_pod(data: bytes) -> Pod:
+    m = pb.Pod.FromString(data)
+    return Pod(m.namespace, m.name, _labels(m), m.service_account, _ports(m))
+
+
+def decode_setting(data: bytes) -> Setting:
+    m = pb.Setting.FromString(data)
+    return Setting(m.name, m.value)

@@ -1,0 +1,159 @@
+"""What is true at a sequence number: tables of canonical bytes with typed reading, indexes and a running digest.
+
+A visitor would get wrong: values are kept as bytes and decoded on reading (an endpoint costs some 300 bytes, not 1 KiB), and
+every mutation goes through `State.put`, which keeps digest and indexes and can be undone.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from kilim.model import nouns
+from kilim.model.digest import Multiset, hash_entry
+from kilim.model.identity import Identity
+from kilim.model.nouns import Endpoint, Namespace, Node, Noun, Pod, Policy, Setting
+
+Key = str | int
+K = TypeVar("K", str, int)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry of one table before and after, as canonical bytes; None where there is none."""
+
+    table: str
+    key: Key
+    old: bytes | None
+    new: bytes | None
+
+
+def endpoint_key(namespace: str, name: str) -> str:
+    return f"{namespace}/{name}"
+
+
+def policy_key(kind: str, namespace: str, name: str) -> str:
+    return f"{kind}/{namespace}/{name}"
+
+
+class Table(Mapping[K, V], Generic[K, V]):
+    """Read side of one table; decodes on reading."""
+
+    __slots__ = ("name", "decode", "data")
+
+    def __init__(self, name: str, decode: Callable[[bytes], V]) -> None:
+        self.name = name
+        self.decode = decode
+        self.data: dict[K, bytes] = {}
+
+    def __getitem__(self, key: K) -> V:
+        return self.decode(self.data[key])
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.data
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class State:
+    """The fold of the log up to `seq`."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.nodes: Table[str, Node] = Table("node", nouns.decode_node)
+        self.identities: Table[int, Identity] = Table("identity", nouns.decode_identity)
+        self.endpoints: Table[str, Endpoint] = Table("endpoint", nouns.decode_endpoint)
+        self.policies: Table[str, Policy] = Table("policy", nouns.decode_policy)
+        self.namespaces: Table[str, Namespace] = Table("namespace", nouns.decode_namespace)
+        self.pods: Table[str, Pod] = Table("pod", nouns.decode_pod)
+        self.settings: Table[str, Setting] = Table("setting", nouns.decode_setting)
+        self.identity_of_labels: dict[tuple[str, ...], int] = {}
+        self.endpoints_of_identity: dict[int, set[str]] = {}
+        self._multiset = Multiset()
+        self._tables: dict[str, Table[str, Noun] | Table[int, Noun]] = {
+            table.name: table  # type: ignore[misc]
+            for table in (
+                self.nodes,
+                self.identities,
+                self.endpoints,
+                self.policies,
+                self.namespaces,
+                self.pods,
+                self.settings,
+            )
+        }
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes over all entries; equal states have equal digests."""
+        return self._multiset.digest()
+
+    def put(self, table: str, key: Key, new: bytes | None) -> Change | None:
+        """Set or (None) remove one entry. Returns the change, None where nothing changes."""
+        data: dict[Key, bytes] = self._tables[table].data  # type: ignore[assignment]
+        old = data.get(key)
+        if old == new:
+            return None
+        tag, key_bytes = table.encode(), key_to_bytes(key)
+        if old is not None:
+            self._multiset.remove(hash_entry(tag, key_bytes, old))
+        if new is None:
+            del data[key]
+        else:
+            data[key] = new
+            self._multiset.add(hash_entry(tag, key_bytes, new))
+        change = Change(table, key, old, new)
+        self._index(change)
+        return change
+
+    def undo(self, changes: Iterable[Change]) -> None:
+        """Revert changes (in the order in which they were made)."""
+        for change in reversed(list(changes)):
+            self.put(change.table, change.key, change.old)
+
+    def table(self, name: str) -> Mapping[str, Noun] | Mapping[int, Noun]:
+        return self._tables[name]
+
+    def _index(self, change: Change) -> None:
+        if change.table == "endpoint":
+            if change.old is not None:
+                users = self.endpoints_of_identity[nouns.decode_endpoint_identity(change.old)]
+                users.discard(str(change.key))
+                if not users:
+                    del self.endpoints_of_identity[nouns.decode_endpoint_identity(change.old)]
+            if change.new is not None:
+                identity = nouns.decode_endpoint_identity(change.new)
+                self.endpoints_of_identity.setdefault(identity, set()).add(str(change.key))
+        elif change.table == "identity":
+            if change.old is not None:
+                labels = nouns.decode_identity(change.old).labels
+                if self.identity_of_labels.get(labels) == change.key:
+                    del self.identity_of_labels[labels]
+            if change.new is not None:
+                self.identity_of_labels[nouns.decode_identity(change.new).labels] = int(change.key)
+
+    def records(self) -> Iterator[tuple[str, bytes, bytes]]:
+        """(table, key bytes, value bytes) in canonical order: the content of a snapshot."""
+        for name in sorted(self._tables):
+            data: dict[Key, bytes] = self._tables[name].data  # type: ignore[assignment]
+            for key_bytes, value in sorted((key_to_bytes(key), value) for key, value in data.items()):
+                yield name, key_bytes, value
+
+    def load(self, records: Iterable[tuple[str, bytes, bytes]], seq: int) -> None:
+        """Fill an empty state from a snapshot taken at `seq`. Unknown tables are skipped."""
+        for name, key_bytes, value in records:
+            if name in self._tables:
+                self.put(name, key_from_bytes(name, key_bytes), value)
+        self.seq = seq
+
+
+def key_to_bytes(key: Key) -> bytes:
+    return key.encode() if isinstance(key, str) else key.to_bytes(4, "big")
+
+
+def key_from_bytes(table: str, data: bytes) -> Key:
+    return int.from_bytes(data, "big") if table == "identity" else data.decode()

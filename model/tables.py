@@ -1,0 +1,159 @@
+"""The tables of a node as pure rows, and the difference between two of them.
+
+Row by row:
+  ipcache   (ip, prefix_len)  -> (identity, tunnel_endpoint)    0 = on this node or not tunnelled
+  endpoints ip                -> (endpoint_id, identity)        endpoints of this node only
+  subjects  identity          -> flags                          one row per identity of a local endpoint
+  policy    subject -> {(direction, peer, protocol, port, port_prefix_len): verdict}
+IPs are ints in host byte order. What is desired depends on the state alone (I4); local inputs are joined later (I13).
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from kilim.model.digest import Multiset, hash_entry
+
+INGRESS = 0
+EGRESS = 1
+ENFORCE_INGRESS = 1
+ENFORCE_EGRESS = 2
+ALLOW = 1
+DENY = 2
+ANY_PROTOCOL = 0
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class PolicyKey(NamedTuple):
+    direction: int
+    peer: int  # identity; 0 = any
+    protocol: int  # IANA number; 0 = any (then port 0/0)
+    port: int
+    port_prefix_len: int  # 0..16
+
+
+PolicyRows = dict[PolicyKey, int]
+IpcacheKey = tuple[int, int]
+IpcacheValue = tuple[int, int]
+EndpointValue = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Tables:
+    """All desired rows of one node."""
+
+    ipcache: dict[IpcacheKey, IpcacheValue] = field(default_factory=dict)
+    endpoints: dict[int, EndpointValue] = field(default_factory=dict)
+    subjects: dict[int, int] = field(default_factory=dict)
+    policy: dict[int, PolicyRows] = field(default_factory=dict)
+
+    def digest(self) -> bytes:
+        """32 bytes over all rows, recomputed from scratch (the running one is `TablesDigest`)."""
+        running = TablesDigest()
+        running.apply(Tables(), TablesDelta.between(Tables(), self))
+        return running.digest()
+
+
+@dataclass(slots=True)
+class TablesDelta:
+    """What changes: the new value per key, None = the row goes. A changed subject carries its complete new rows."""
+
+    ipcache: dict[IpcacheKey, IpcacheValue | None] = field(default_factory=dict)
+    endpoints: dict[int, EndpointValue | None] = field(default_factory=dict)
+    subjects: dict[int, int | None] = field(default_factory=dict)
+    policy: dict[int, PolicyRows | None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.ipcache or self.endpoints or self.subjects or self.policy)
+
+    @staticmethod
+    def between(old: Tables, new: Tables) -> "TablesDelta":
+        return TablesDelta(
+            _dict_delta(old.ipcache, new.ipcache),
+            _dict_delta(old.endpoints, new.endpoints),
+            _dict_delta(old.subjects, new.subjects),
+            _dict_delta(old.policy, new.policy),
+        )
+
+    def apply_to(self, tables: Tables) -> None:
+        """Bring `tables` to the new rows, in place."""
+        _apply(tables.ipcache, self.ipcache)
+        _apply(tables.endpoints, self.endpoints)
+        _apply(tables.subjects, self.subjects)
+        _apply(tables.policy, self.policy)
+
+    def merge(self, later: "TablesDelta") -> None:
+        """Add a later delta on top of this one: the newest value per key stands."""
+        self.ipcache.update(later.ipcache)
+        self.endpoints.update(later.endpoints)
+        self.subjects.update(later.subjects)
+        self.policy.update(later.policy)
+
+
+def _dict_delta(old: dict[K, V], new: dict[K, V]) -> dict[K, V | None]:
+    delta: dict[K, V | None] = {key: value for key, value in new.items() if old.get(key) != value}
+    for key in old:
+        if key not in new:
+            delta[key] = None
+    return delta
+
+
+def _apply(target: dict[K, V], delta: dict[K, V | None]) -> None:
+    for key, value in delta.items():
+        if value is None:
+            target.pop(key, None)
+        else:
+            target[key] = value
+
+
+_PACK_IPCACHE = struct.Struct(">IB").pack
+_PACK_IPCACHE_VALUE = struct.Struct(">II").pack
+_PACK_U32 = struct.Struct(">I").pack
+_PACK_ENDPOINT_VALUE = struct.Struct(">HI").pack
+_PACK_POLICY = struct.Struct(">IBIBHB").pack
+
+
+def _hash_ipcache(key: IpcacheKey, value: IpcacheValue) -> int:
+    return hash_entry(b"ipcache", _PACK_IPCACHE(*key), _PACK_IPCACHE_VALUE(*value))
+
+
+def _hash_endpoint(ip: int, value: EndpointValue) -> int:
+    return hash_entry(b"endpoints", _PACK_U32(ip), _PACK_ENDPOINT_VALUE(*value))
+
+
+def _hash_subject(identity: int, flags: int) -> int:
+    return hash_entry(b"subjects", _PACK_U32(identity), bytes((flags,)))
+
+
+def _hash_policy_rows(subject: int, rows: PolicyRows) -> int:
+    return sum(
+        hash_entry(b"policy", _PACK_POLICY(subject, *key), bytes((verdict,))) for key, verdict in rows.items()
+    )
+
+
+class TablesDigest:
+    """Running digest over the rows of one node; lengths are fixed by the packing above."""
+
+    def __init__(self) -> None:
+        self._multiset = Multiset()
+
+    def digest(self) -> bytes:
+        return self._multiset.digest()
+
+    def apply(self, before: Tables, delta: TablesDelta) -> None:
+        """Follow `delta`; `before` are the rows it is about to change (call it before `apply_to`)."""
+        self._follow(before.ipcache, delta.ipcache, _hash_ipcache)
+        self._follow(before.endpoints, delta.endpoints, _hash_endpoint)
+        self._follow(before.subjects, delta.subjects, _hash_subject)
+        self._follow(before.policy, delta.policy, _hash_policy_rows)
+
+    def _follow(self, before: dict[K, V], delta: dict[K, V | None], hash_row: Callable[[K, V], int]) -> None:
+        for key, new in delta.items():
+            old = before.get(key)
+            if old is not None:
+                self._multiset.remove(hash_row(key, old))
+            if new is not None:
+                self._multiset.add(hash_row(key, new))
