@@ -27,9 +27,7 @@ def prefix_mask(prefix_len: int) -> int:
 def parse_ip(text: str) -> int:
     """Dotted quad to int. Raises ValueError with the rule that is broken."""
     parts = text.split(".")
-    if len(parts) != 4 or not all(
-        p.isascii() and p.isdigit() and len(p) <= 3 and int(p) <= 255 for p in parts
-    ):
+    if len(parts) != 4 or not all(p.isascii() and p.isdigit() and len(p) <= 3 and int(p) <= 255 for p in parts):
         raise ValueError(f"{text!r} is not an IPv4 address")
     if any(len(p) > 1 and p[0] == "0" for p in parts):
         raise ValueError(f"{text!r} has a leading zero, which is ambiguous")

@@ -117,9 +117,7 @@ def endpoint_to_pb(endpoint: Endpoint) -> pb.Endpoint:
 
 
 def policy_to_pb(policy: Policy) -> pb.Policy:
-    return pb.Policy(
-        kind=policy.kind, namespace=policy.namespace, name=policy.name, manifest_json=policy.manifest_json
-    )
+    return pb.Policy(kind=policy.kind, namespace=policy.namespace, name=policy.name, manifest_json=policy.manifest_json)
 
 
 def namespace_to_pb(namespace: Namespace) -> pb.Namespace:
@@ -167,7 +165,7 @@ def decode_endpoint(data: bytes) -> Endpoint:
 
 
 def decode_endpoint_identity(data: bytes) -> int:
-    return pb.Endpoint.FromString(data).identity
+    return int(pb.Endpoint.FromString(data).identity)
 
 
 def decode_policy(data: bytes) -> Policy:

@@ -129,9 +129,7 @@ def _hash_subject(identity: int, flags: int) -> int:
 
 
 def _hash_policy_rows(subject: int, rows: PolicyRows) -> int:
-    return sum(
-        hash_entry(b"policy", _PACK_POLICY(subject, *key), bytes((verdict,))) for key, verdict in rows.items()
-    )
+    return sum(hash_entry(b"policy", _PACK_POLICY(subject, *key), bytes((verdict,))) for key, verdict in rows.items())
 
 
 class TablesDigest:
