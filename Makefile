@@ -1,0 +1,47 @@
+# The entries to the house. Everything runs from .venv, which `make setup` makes and keeps up to date.
+BIN  := .venv/bin
+PY    = $(shell deploy/dev/find_python.sh)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo sudo --preserve-env=CI,TERM,COLUMNS)
+.DEFAULT_GOAL := help
+.PHONY: help setup preflight demo lab lab-down test check bench bpf proto format clean
+
+help:            ## this list
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:           ## system packages, virtual environment, BPF objects; only what is missing
+	@deploy/dev/setup.sh
+
+preflight:
+	@$(SUDO) $(or $(PY),$(error Python 3.11 or newer is missing)) deploy/dev/preflight.py
+
+demo: preflight setup    ## the main job, shown: a cluster on this machine, policies, traffic, kill -9
+	@$(SUDO) $(BIN)/kilim lab demo
+
+lab: preflight setup     ## a cluster to play with; `make lab-down` removes it
+	@$(SUDO) $(BIN)/kilim lab up
+
+lab-down: setup  ## remove the cluster of `make lab` and every trace of it
+	@$(SUDO) $(BIN)/kilim lab down
+
+test: preflight setup    ## all suites, by tox
+	@$(SUDO) $(BIN)/tox
+
+check: setup     ## lint, format, types, import contracts, generated code, shape of the house
+	@deploy/dev/check.sh
+
+bench: preflight setup   ## measurements side by side with rivals; NAME=datapath|propagation|replay|… for one
+	@$(SUDO) $(BIN)/python -m tests.bench $(NAME)
+
+bpf:             ## compile the BPF objects
+	@$(MAKE) --no-print-directory -C bpf
+
+proto: setup     ## regenerate the committed stubs after a change of a .proto
+	@deploy/dev/generate_proto.sh
+
+format: setup    ## format Python and C in place
+	@deploy/dev/check.sh --fix
+
+clean:           ## remove what setup, tests and builds made (not the system packages)
+	@$(MAKE) --no-print-directory -C bpf clean
+	@$(SUDO) rm -rf .venv .tox build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@$(SUDO) find . -name __pycache__ -type d -prune -exec rm -rf {} +
