@@ -1,6 +1,6 @@
 """What is true at a sequence number: tables of canonical bytes with typed reading, indexes and a running digest.
 
-A visitor would get wrong: values are kept as bytes and decoded on reading (an endpoint costs some 300 bytes, not 1 KiB), and
+A visitor would get wrong: values are kept as bytes and decoded on reading (an endpoint costs some 300 bytes), and
 every mutation goes through `State.put`, which keeps digest and indexes and can be undone.
 """
 

@@ -1,0 +1,210 @@
+/* Latency load between two pods: one transaction at a time, both ends pinned to one CPU, percentiles as JSON.
+ *
+ *   netload server tcp|udp PORT CPU SECONDS          echo; ends by itself
+ *   netload rr|crr|udp_rr HOST PORT CPU SECONDS      rr: one byte there and back; crr: connect, one rr, reset
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_SAMPLES 4000000
+
+static uint32_t *samples;
+static size_t count;
+
+static void die(const char *what)
+{
+	fprintf(stderr, "netload: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
+}
+
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		die("sched_setaffinity");
+}
+
+static void set_timeout(int fd, int seconds)
+{
+	struct timeval tv = {.tv_sec = seconds};
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
+}
+
+static int compare(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static double percentile(double p)
+{
+	return samples[(size_t)((count - 1) * p)] / 1000.0;
+}
+
+static void record(int64_t ns)
+{
+	if (count < MAX_SAMPLES)
+		samples[count++] = ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns;
+}
+
+static void report(double seconds)
+{
+	if (!count) {
+		fprintf(stderr, "netload: no transaction succeeded\n");
+		exit(1);
+	}
+	qsort(samples, count, sizeof(*samples), compare);
+	printf("{\"transactions\": %zu, \"per_second\": %.0f, \"p50_us\": %.2f, \"p90_us\": %.2f, \"p99_us\": %.2f}\n",
+	       count, count / seconds, percentile(0.5), percentile(0.9), percentile(0.99));
+}
+
+static void exchange(int fd)
+{
+	char byte = 'k';
+
+	if (write(fd, &byte, 1) != 1)
+		die("write");
+	if (read(fd, &byte, 1) != 1)
+		die("read");
+}
+
+static int dial(const struct sockaddr_in *to, int type)
+{
+	int fd = socket(AF_INET, type, 0), one = 1;
+
+	if (fd < 0)
+		die("socket");
+	set_timeout(fd, 3);
+	if (type == SOCK_STREAM)
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (connect(fd, (const struct sockaddr *)to, sizeof(*to)))
+		die("connect");
+	return fd;
+}
+
+static void run_rr(const struct sockaddr_in *to, int type, int64_t end)
+{
+	int fd = dial(to, type);
+
+	for (int i = 0; i < 200; i++)
+		exchange(fd);
+	for (int64_t start = now_ns(); start < end; start = now_ns()) {
+		exchange(fd);
+		record(now_ns() - start);
+	}
+	close(fd);
+}
+
+static void run_crr(const struct sockaddr_in *to, int64_t end)
+{
+	struct linger reset = {.l_onoff = 1, .l_linger = 0};
+
+	for (int64_t start = now_ns(); start < end; start = now_ns()) {
+		int fd = dial(to, SOCK_STREAM);
+
+		exchange(fd);
+		record(now_ns() - start);
+		setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+		close(fd);
+	}
+}
+
+static void serve_tcp(int fd, int64_t end)
+{
+	if (listen(fd, 128))
+		die("listen");
+	set_timeout(fd, 1);
+	while (now_ns() < end) {
+		char byte;
+		int one = 1, conn = accept(fd, NULL, NULL);
+
+		if (conn < 0)
+			continue;
+		set_timeout(conn, 1);
+		setsockopt(conn, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+		while (read(conn, &byte, 1) == 1 && write(conn, &byte, 1) == 1)
+			;
+		close(conn);
+	}
+}
+
+static void serve_udp(int fd, int64_t end)
+{
+	set_timeout(fd, 1);
+	while (now_ns() < end) {
+		struct sockaddr_in from;
+		socklen_t len = sizeof(from);
+		char byte;
+
+		if (recvfrom(fd, &byte, 1, 0, (struct sockaddr *)&from, &len) == 1)
+			sendto(fd, &byte, 1, 0, (struct sockaddr *)&from, len);
+	}
+}
+
+static void serve(const char *type, int port, int64_t end)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port)};
+	int tcp = !strcmp(type, "tcp"), one = 1;
+	int fd = socket(AF_INET, tcp ? SOCK_STREAM : SOCK_DGRAM, 0);
+
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at)))
+		die("bind");
+	if (tcp)
+		serve_tcp(fd, end);
+	else
+		serve_udp(fd, end);
+}
+
+int main(int argc, char **argv)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET};
+	int64_t end;
+	double seconds;
+
+	if (argc != 6) {
+		fprintf(stderr, "usage: netload server tcp|udp PORT CPU SECONDS | rr|crr|udp_rr HOST PORT CPU SECONDS\n");
+		return 2;
+	}
+	pin(atoi(argv[4]));
+	seconds = atof(argv[5]);
+	end = now_ns() + (int64_t)(seconds * 1e9);
+	if (!strcmp(argv[1], "server")) {
+		serve(argv[2], atoi(argv[3]), end);
+		return 0;
+	}
+	samples = malloc(MAX_SAMPLES * sizeof(*samples));
+	if (!samples || inet_pton(AF_INET, argv[2], &to.sin_addr) != 1)
+		die("arguments");
+	to.sin_port = htons(atoi(argv[3]));
+	if (!strcmp(argv[1], "crr"))
+		run_crr(&to, end);
+	else
+		run_rr(&to, strcmp(argv[1], "rr") ? SOCK_DGRAM : SOCK_STREAM, end);
+	report(seconds);
+	return 0;
+}

@@ -1,0 +1,69 @@
+"""Builds and runs netload.c: one pair of client and server, both pinned to the same CPU, inside given namespaces."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("netload.c")
+BINARY = Path("build/bench/netload")
+ROUND_S = 0.6
+_SERVER_GRACE_S = 1.5
+
+
+class BenchError(Exception):
+    """What keeps a benchmark from running, in one line."""
+
+
+def build_netload() -> None:
+    if BINARY.exists() and BINARY.stat().st_mtime > SOURCE.stat().st_mtime:
+        return
+    compiler = next((c for c in ("clang-19", "clang", "gcc", "cc") if shutil.which(c)), None)
+    if compiler is None:
+        raise BenchError("make bench needs a C compiler for its load generator: run `make setup`")
+    BINARY.parent.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run([compiler, "-O2", "-o", str(BINARY), str(SOURCE)], capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"{SOURCE}: {compiler} failed (libc6-dev installed?): {done.stderr.strip().splitlines()[:1]}")
+
+
+def bench_cpu() -> int:
+    """The last CPU we may use: interrupts and neighbours gather on the first."""
+    return max(os.sched_getaffinity(0))
+
+
+def _inside(netns: Path, *arguments: str) -> list[str]:
+    return ["nsenter", f"--net={netns}", "--", str(BINARY), *arguments]
+
+
+def p50_us(test: str, client: Path, server: Path, server_ip: str, port: int, seconds: float = ROUND_S) -> float:
+    """Median transaction in µs of one round. `test`: tcp_rr, tcp_crr or udp_rr."""
+    cpu = str(bench_cpu())
+    kind = "udp" if test == "udp_rr" else "tcp"
+    mode = {"tcp_rr": "rr", "tcp_crr": "crr", "udp_rr": "udp_rr"}[test]
+    serving = subprocess.Popen(
+        _inside(server, "server", kind, str(port), cpu, str(seconds + _SERVER_GRACE_S)), stdout=subprocess.DEVNULL
+    )
+    try:
+        _wait_listening(server, kind, port)
+        done = subprocess.run(
+            _inside(client, mode, server_ip, str(port), cpu, str(seconds)), capture_output=True, text=True
+        )
+    finally:
+        serving.kill()
+        serving.wait()
+    if done.returncode:
+        raise BenchError(f"{test} to {server_ip}:{port}: {done.stderr.strip()}")
+    return float(json.loads(done.stdout)["p50_us"])
+
+
+def _wait_listening(server: Path, kind: str, port: int) -> None:
+    wanted = f":{port:04X} "
+    for _ in range(2000):
+        done = subprocess.run(
+            ["nsenter", f"--net={server}", "--", "cat", f"/proc/net/{kind}"], capture_output=True, text=True
+        )
+        if wanted in done.stdout:
+            return
+    raise BenchError(f"the load server did not open {kind} port {port}")
