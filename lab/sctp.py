@@ -1,0 +1,70 @@
+"""SCTP by raw sockets, as far as a probe needs it: INIT is answered by INIT ACK.
+
+Kernels without the sctp module still deliver protocol 132 to raw sockets, so a policy on SCTP ports can be tried with real
+packets everywhere. Layout (RFC 9260):
+
+    0        2        4             8          12  13    14      16
+    | sport  | dport  | tag         | CRC32c   |type|flags|length| tag a_rwnd streams streams tsn | cookie …
+"""
+
+import struct
+from dataclasses import dataclass
+
+IPPROTO_SCTP = 132
+INIT, INIT_ACK = 1, 2
+_CHUNK_FIXED = struct.Struct("!IIHHI")
+_COOKIE_PARAMETER = 7
+_CRC32C = 0x82F63B78
+
+
+@dataclass(frozen=True, slots=True)
+class SctpPacket:
+    source_port: int
+    destination_port: int
+    chunk: int
+    tag: int
+    cookie: bytes
+
+
+def encode_init(source_port: int, destination_port: int, tag: int) -> bytes:
+    return _encode(source_port, destination_port, 0, INIT, tag, b"")
+
+
+def encode_init_ack(to: SctpPacket, cookie: bytes) -> bytes:
+    return _encode(to.destination_port, to.source_port, to.tag, INIT_ACK, to.tag ^ 1, cookie)
+
+
+def decode_sctp(packet: bytes) -> SctpPacket | None:
+    """From an IPv4 packet as a raw socket gives it; None where it is not an INIT or INIT ACK."""
+    header = (packet[0] & 0xF) * 4 if packet else 0
+    if len(packet) < header + 32 or packet[header + 12] not in (INIT, INIT_ACK):
+        return None
+    source, destination, _, _ = struct.unpack_from("!HHII", packet, header)
+    (tag,) = struct.unpack_from("!I", packet, header + 16)
+    return SctpPacket(source, destination, packet[header + 12], tag, _cookie(packet[header + 32 :]))
+
+
+def _cookie(parameters: bytes) -> bytes:
+    if len(parameters) < 4:
+        return b""
+    kind, length = struct.unpack_from("!HH", parameters)
+    return parameters[4:length] if kind == _COOKIE_PARAMETER else b""
+
+
+def _encode(source: int, destination: int, verification: int, chunk: int, tag: int, cookie: bytes) -> bytes:
+    parameter = struct.pack("!HH", _COOKIE_PARAMETER, 4 + len(cookie)) + cookie if cookie else b""
+    body = _CHUNK_FIXED.pack(tag, 65536, 1, 1, 1) + parameter
+    padding = b"\0" * (-len(body) % 4)
+    head = struct.pack("!HHI", source, destination, verification)
+    rest = struct.pack("!BBH", chunk, 0, 4 + len(body)) + body + padding
+    checksum = _crc32c(head + b"\0\0\0\0" + rest)
+    return head + struct.pack("<I", checksum) + rest
+
+
+def _crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (_CRC32C if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF

@@ -1,0 +1,178 @@
+"""What a lab is made of, as values: written once to `lab.json` by `up`, read by every other command.
+
+Addresses may repeat between labs, for each underlay lives in namespaces of its own; only loopback ports are shared.
+"""
+
+import dataclasses
+import ipaddress
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kilim.lab import names
+from kilim.lab.errors import BadInput, LabError
+
+UNDERLAY = ipaddress.IPv4Network("192.168.60.0/24")
+POD_POOL = ipaddress.IPv4Network("10.244.0.0/16")
+SERVER_PORT = 4260
+ETCD_CLIENT_PORT = 2379
+ETCD_PEER_PORT = 2380
+TUNNEL_PORT = 8472
+MAX_NODES, MAX_REPLICAS, MAX_ETCD = 150, 9, 9
+_FIRST_ETCD, _FIRST_REPLICA, _FIRST_NODE = 11, 21, 101
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    port: int
+    protocol: str = "TCP"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    namespace: str
+    name: str
+    labels: dict[str, str]
+    ports: tuple[Port, ...] = ()
+    node: str | None = None
+    ip: str | None = None
+    service_account: str = "default"
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    name: str
+    ip: str
+    dns: tuple[str, ...] = ()
+    ports: tuple[Port, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    name: str
+    pod_cidrs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    name: str
+    ip: str
+    pod_cidrs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A control plane replica or an etcd member: `ip` in the lab, `loopback_port` on the machine itself."""
+
+    name: str
+    ip: str
+    port: int
+    loopback_port: int
+
+    @property
+    def address(self) -> str:
+        return f"{self.ip}:{self.port}"
+
+    @property
+    def loopback(self) -> str:
+        return f"127.0.0.1:{self.loopback_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    name: str
+    pool: str
+    nodes: tuple[Node, ...]
+    replicas: tuple[Server, ...]
+    etcd: tuple[Server, ...]
+    externals: tuple[External, ...] = ()
+
+    @property
+    def run_dir(self) -> Path:
+        return names.run_dir(self.name)
+
+    def node_run_dir(self, node: str) -> Path:
+        return self.run_dir / node
+
+    def netns(self, role: str) -> Path:
+        return names.netns_path(self.name, role)
+
+    def node(self, name: str) -> Node:
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise BadInput(f"lab {self.name} has no node {name!r} (it has {', '.join(n.name for n in self.nodes)})")
+
+    @property
+    def agent_processes(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self.nodes)
+
+    @property
+    def process_names(self) -> tuple[str, ...]:
+        servers = tuple(server.name for server in (*self.etcd, *self.replicas))
+        return (*servers, *self.agent_processes, "relay", "workloads")
+
+
+def default_node_plans(count: int, pool: ipaddress.IPv4Network = POD_POOL) -> tuple[NodePlan, ...]:
+    """node1 … nodeN, each with the /24 of its number."""
+    if not 1 <= count <= MAX_NODES:
+        raise BadInput(f"nodes: must be 1 to {MAX_NODES}, not {count}")
+    blocks = pool.supernet(new_prefix=16).subnets(new_prefix=24)
+    next(blocks)
+    return tuple(NodePlan(f"node{number}", (str(next(blocks)),)) for number in range(1, count + 1))
+
+
+def planned_nodes(plans: tuple[NodePlan, ...]) -> tuple[Node, ...]:
+    return tuple(Node(p.name, str(UNDERLAY[_FIRST_NODE + i]), p.pod_cidrs) for i, p in enumerate(plans))
+
+
+def planned_etcd(loopback_ports: list[int]) -> tuple[Server, ...]:
+    return _servers("etcd", _FIRST_ETCD, ETCD_CLIENT_PORT, loopback_ports)
+
+
+def planned_replicas(loopback_ports: list[int]) -> tuple[Server, ...]:
+    return _servers("replica", _FIRST_REPLICA, SERVER_PORT, loopback_ports)
+
+
+def _servers(kind: str, first: int, port: int, loopback_ports: list[int]) -> tuple[Server, ...]:
+    return tuple(Server(f"{kind}{i + 1}", str(UNDERLAY[first + i]), port, p) for i, p in enumerate(loopback_ports))
+
+
+def save_lab(lab: Lab) -> None:
+    write_atomically(lab.run_dir / "lab.json", dataclasses.asdict(lab))
+
+
+def load_lab(name: str) -> Lab:
+    try:
+        data = json.loads((names.run_dir(names.checked_lab_name(name)) / "lab.json").read_text())
+    except FileNotFoundError:
+        raise LabError(f"no lab {name!r} is up (kilim lab up --name {name})") from None
+    return Lab(
+        name=data["name"],
+        pool=data["pool"],
+        nodes=tuple(Node(n["name"], n["ip"], tuple(n["pod_cidrs"])) for n in data["nodes"]),
+        replicas=tuple(Server(**s) for s in data["replicas"]),
+        etcd=tuple(Server(**s) for s in data["etcd"]),
+        externals=tuple(_external(e) for e in data["externals"]),
+    )
+
+
+def write_atomically(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(value, indent=1))
+    draft.rename(path)
+
+
+def ports_from(items: list[dict[str, Any]]) -> tuple[Port, ...]:
+    return tuple(Port(item["port"], item["protocol"], item["name"]) for item in items)
+
+
+def _external(item: dict[str, Any]) -> External:
+    return External(item["name"], item["ip"], tuple(item["dns"]), ports_from(item["ports"]))
