@@ -67,13 +67,16 @@ class ResourcesServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """all or none; also kind Node, with the endpoints that are on it
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """NOT_FOUND
+        """Kinds to read: NetworkPolicy as applied; Namespace, Pod as Kubernetes objects; Node, Endpoint, Identity, Setting as
+        {"apiVersion": "kilim.io/v1", "kind", "metadata": {"name", "namespace"?, "labels"?}, "spec": {…}}.
+        NOT_FOUND
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -487,6 +490,11 @@ class ClusterStub:
                 request_serializer=kilim_dot_v1_dot_controlplane__pb2.StatusRequest.SerializeToString,
                 response_deserializer=kilim_dot_v1_dot_controlplane__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.ChangeSetting = channel.unary_unary(
+                '/kilim.v1.Cluster/ChangeSetting',
+                request_serializer=kilim_dot_v1_dot_controlplane__pb2.ChangeSettingRequest.SerializeToString,
+                response_deserializer=kilim_dot_v1_dot_controlplane__pb2.ChangeSettingResponse.FromString,
+                _registered_method=True)
         self.Wait = channel.unary_unary(
                 '/kilim.v1.Cluster/Wait',
                 request_serializer=kilim_dot_v1_dot_controlplane__pb2.WaitRequest.SerializeToString,
@@ -503,6 +511,12 @@ class ClusterServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Status(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeSetting(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -527,6 +541,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=kilim_dot_v1_dot_controlplane__pb2.StatusRequest.FromString,
                     response_serializer=kilim_dot_v1_dot_controlplane__pb2.StatusResponse.SerializeToString,
+            ),
+            'ChangeSetting': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeSetting,
+                    request_deserializer=kilim_dot_v1_dot_controlplane__pb2.ChangeSettingRequest.FromString,
+                    response_serializer=kilim_dot_v1_dot_controlplane__pb2.ChangeSettingResponse.SerializeToString,
             ),
             'Wait': grpc.unary_unary_rpc_method_handler(
                     servicer.Wait,
@@ -566,6 +585,33 @@ class Cluster:
             '/kilim.v1.Cluster/Status',
             kilim_dot_v1_dot_controlplane__pb2.StatusRequest.SerializeToString,
             kilim_dot_v1_dot_controlplane__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeSetting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kilim.v1.Cluster/ChangeSetting',
+            kilim_dot_v1_dot_controlplane__pb2.ChangeSettingRequest.SerializeToString,
+            kilim_dot_v1_dot_controlplane__pb2.ChangeSettingResponse.FromString,
             options,
             channel_credentials,
             insecure,

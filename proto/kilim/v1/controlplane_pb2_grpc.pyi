@@ -34,8 +34,12 @@ class ResourcesStub:
     Apply: _grpc.UnaryUnaryMultiCallable[_controlplane_pb2.ApplyRequest, _controlplane_pb2.ApplyResponse]
     """all documents or none"""
     Delete: _grpc.UnaryUnaryMultiCallable[_controlplane_pb2.DeleteRequest, _controlplane_pb2.DeleteResponse]
+    """all or none; also kind Node, with the endpoints that are on it"""
     Get: _grpc.UnaryUnaryMultiCallable[_controlplane_pb2.GetRequest, _controlplane_pb2.Resource]
-    """NOT_FOUND"""
+    """Kinds to read: NetworkPolicy as applied; Namespace, Pod as Kubernetes objects; Node, Endpoint, Identity, Setting as
+    {"apiVersion": "kilim.io/v1", "kind", "metadata": {"name", "namespace"?, "labels"?}, "spec": {…}}.
+    NOT_FOUND
+    """
     List: _grpc.UnaryUnaryMultiCallable[_controlplane_pb2.ListRequest, _controlplane_pb2.ListResponse]
 
 @_typing.type_check_only
@@ -44,8 +48,12 @@ class ResourcesAsyncStub(ResourcesStub):
     Apply: _aio.UnaryUnaryMultiCallable[_controlplane_pb2.ApplyRequest, _controlplane_pb2.ApplyResponse]  # type: ignore[assignment]
     """all documents or none"""
     Delete: _aio.UnaryUnaryMultiCallable[_controlplane_pb2.DeleteRequest, _controlplane_pb2.DeleteResponse]  # type: ignore[assignment]
+    """all or none; also kind Node, with the endpoints that are on it"""
     Get: _aio.UnaryUnaryMultiCallable[_controlplane_pb2.GetRequest, _controlplane_pb2.Resource]  # type: ignore[assignment]
-    """NOT_FOUND"""
+    """Kinds to read: NetworkPolicy as applied; Namespace, Pod as Kubernetes objects; Node, Endpoint, Identity, Setting as
+    {"apiVersion": "kilim.io/v1", "kind", "metadata": {"name", "namespace"?, "labels"?}, "spec": {…}}.
+    NOT_FOUND
+    """
     List: _aio.UnaryUnaryMultiCallable[_controlplane_pb2.ListRequest, _controlplane_pb2.ListResponse]  # type: ignore[assignment]
 
 class ResourcesServicer(metaclass=_abc_1.ABCMeta):
@@ -62,7 +70,8 @@ class ResourcesServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _controlplane_pb2.DeleteRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_controlplane_pb2.DeleteResponse, _abc.Awaitable[_controlplane_pb2.DeleteResponse]]: ...
+    ) -> _typing.Union[_controlplane_pb2.DeleteResponse, _abc.Awaitable[_controlplane_pb2.DeleteResponse]]:
+        """all or none; also kind Node, with the endpoints that are on it"""
 
     @_abc_1.abstractmethod
     def Get(
@@ -70,7 +79,10 @@ class ResourcesServicer(metaclass=_abc_1.ABCMeta):
         request: _controlplane_pb2.GetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_controlplane_pb2.Resource, _abc.Awaitable[_controlplane_pb2.Resource]]:
-        """NOT_FOUND"""
+        """Kinds to read: NetworkPolicy as applied; Namespace, Pod as Kubernetes objects; Node, Endpoint, Identity, Setting as
+        {"apiVersion": "kilim.io/v1", "kind", "metadata": {"name", "namespace"?, "labels"?}, "spec": {…}}.
+        NOT_FOUND
+        """
 
     @_abc_1.abstractmethod
     def List(
@@ -148,6 +160,7 @@ class ClusterStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ClusterAsyncStub: ...
     Status: _grpc.UnaryUnaryMultiCallable[_controlplane_pb2.StatusRequest, _controlplane_pb2.StatusResponse]
+    ChangeSetting: _grpc.UnaryUnaryMultiCallable[_controlplane_pb2.ChangeSettingRequest, _controlplane_pb2.ChangeSettingResponse]
     Wait: _grpc.UnaryUnaryMultiCallable[_controlplane_pb2.WaitRequest, _controlplane_pb2.WaitResponse]
     ReadLog: _grpc.UnaryStreamMultiCallable[_controlplane_pb2.ReadLogRequest, _controlplane_pb2.LogEntry]
 
@@ -155,6 +168,7 @@ class ClusterStub:
 class ClusterAsyncStub(ClusterStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_controlplane_pb2.StatusRequest, _controlplane_pb2.StatusResponse]  # type: ignore[assignment]
+    ChangeSetting: _aio.UnaryUnaryMultiCallable[_controlplane_pb2.ChangeSettingRequest, _controlplane_pb2.ChangeSettingResponse]  # type: ignore[assignment]
     Wait: _aio.UnaryUnaryMultiCallable[_controlplane_pb2.WaitRequest, _controlplane_pb2.WaitResponse]  # type: ignore[assignment]
     ReadLog: _aio.UnaryStreamMultiCallable[_controlplane_pb2.ReadLogRequest, _controlplane_pb2.LogEntry]  # type: ignore[assignment]
 
@@ -165,6 +179,13 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _controlplane_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_controlplane_pb2.StatusResponse, _abc.Awaitable[_controlplane_pb2.StatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ChangeSetting(
+        self,
+        request: _controlplane_pb2.ChangeSettingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controlplane_pb2.ChangeSettingResponse, _abc.Awaitable[_controlplane_pb2.ChangeSettingResponse]]: ...
 
     @_abc_1.abstractmethod
     def Wait(
