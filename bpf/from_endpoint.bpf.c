@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * What a pod sends. Attached at tcx ingress of the host's side of its veth pair.
+ *
+ *   pod ─▶ [source check] ─▶ local endpoint?  ─▶ egress + ingress policy ─▶ redirect_peer into that pod
+ *                        └─▶ this node?       ─▶ egress policy ─▶ the stack
+ *                        └─▶ tunnel endpoint? ─▶ egress policy ─▶ vxlan, identity in the VNI
+ *                        └─▶ the rest         ─▶ egress policy ─▶ redirect_neigh out of the underlay device
+ */
+#include "lib/identity.h"
+#include "lib/verdict.h"
+
+#define ARP_SENDER_IP (ETH_HLEN + 14)
+
+/* ARP stays on the link, but only an endpoint's own address may be announced: the node's neighbour table is finite. */
+static __always_inline int arp_from_endpoint(struct __sk_buff *skb)
+{
+	struct endpoint_value endpoint;
+	__be32 sender;
+
+	if (bpf_skb_load_bytes(skb, ARP_SENDER_IP, &sender, sizeof(sender)))
+		return drop_quietly(skb, DROP_INVALID_PACKET, EGRESS);
+	if (!find_endpoint(sender, &endpoint) || endpoint.ifindex != skb->ifindex)
+		return drop_quietly(skb, DROP_INVALID_SOURCE_IP, EGRESS);
+	return TC_ACT_OK;
+}
+
+/* Multicast, broadcast, loopback: no way leads there from a pod. */
+static __always_inline bool unroutable(__be32 ip)
+{
+	__u8 first = bpf_ntohl(ip) >> 24;
+
+	return first == 0 || first == 127 || first >= 224;
+}
+
+static __always_inline int enter_tunnel(struct __sk_buff *skb, const struct packet *p, __be32 tunnel_endpoint)
+{
+	struct bpf_tunnel_key key = {
+		.tunnel_id = p->src_identity,
+		.remote_ipv4 = bpf_ntohl(tunnel_endpoint),
+		.tunnel_ttl = 64,
+	};
+
+	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
+		return drop(skb, p, DROP_WRITE_ERROR);
+	return bpf_redirect(tunnel_ifindex, 0);
+}
+
+static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p)
+{
+	struct ipcache_value remote = {.identity = IDENTITY_HOST};
+	int reason;
+
+	if (p->dst_ip != node_ip)
+		remote = find_ipcache(p->dst_ip);
+	p->dst_identity = remote.identity;
+	reason = admit(skb, p);
+	if (reason)
+		return drop(skb, p, reason);
+	if (unroutable(p->dst_ip))
+		return drop(skb, p, DROP_UNROUTABLE_IP);
+	count(FORWARDED, EGRESS, skb->len);
+	if (remote.identity == IDENTITY_HOST)
+		return TC_ACT_OK;
+	if (remote.tunnel_endpoint && tunnel_ifindex)
+		return enter_tunnel(skb, p, remote.tunnel_endpoint);
+	if (underlay_ifindex)
+		return bpf_redirect_neigh(underlay_ifindex, NULL, 0, 0);
+	return TC_ACT_OK;
+}
+
+SEC("tc")
+int from_endpoint(struct __sk_buff *skb)
+{
+	struct packet p = {.direction = EGRESS};
+	struct endpoint_value src, dst;
+	int reason;
+
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		return arp_from_endpoint(skb);
+	if (!is_ipv4(skb))
+		return drop_quietly(skb, DROP_UNSUPPORTED_L3, EGRESS);
+	reason = read_l3(skb, &p);
+	if (!reason)
+		reason = read_l4(skb, &p);
+	if (reason)
+		return drop(skb, &p, reason);
+	if (!find_endpoint(p.src_ip, &src) || src.ifindex != skb->ifindex)
+		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
+	p.src_local = 1;
+	p.src_identity = src.identity;
+	p.endpoint_id = src.endpoint_id;
+	if (!find_endpoint(p.dst_ip, &dst))
+		return leave_node(skb, &p);
+	p.dst_local = 1;
+	p.dst_identity = dst.identity;
+	reason = admit(skb, &p);
+	if (reason)
+		return drop(skb, &p, reason);
+	count(FORWARDED, EGRESS, skb->len);
+	count(FORWARDED, INGRESS, skb->len);
+	return deliver(skb, &dst);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

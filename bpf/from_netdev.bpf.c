@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* What comes from the wire without a tunnel: from the world and from other nodes themselves. Attached at tcx ingress of the
+ * underlay device. All that is not for an endpoint of this node passes after one look-up, untouched and uncounted. */
+#include "lib/identity.h"
+#include "lib/verdict.h"
+
+/* The wire may not speak for this node or its endpoints, nor for a pod that has a tunnel to speak through. */
+static __always_inline bool find_sender(struct packet *p)
+{
+	struct ipcache_value remote;
+	struct endpoint_value local;
+
+	if (p->src_ip == node_ip || find_endpoint(p->src_ip, &local))
+		return false;
+	remote = find_ipcache(p->src_ip);
+	p->src_identity = remote.identity;
+	return !(remote.tunnel_endpoint && tunnel_ifindex);
+}
+
+SEC("tc")
+int from_netdev(struct __sk_buff *skb)
+{
+	struct packet p = {.direction = INGRESS, .dst_local = 1};
+	struct endpoint_value dst;
+	int reason;
+
+	if (!is_ipv4(skb))
+		return TC_ACT_OK;
+	reason = read_l3(skb, &p);
+	if (!p.dst_ip || !find_endpoint(p.dst_ip, &dst))
+		return TC_ACT_OK;
+	p.dst_identity = dst.identity;
+	p.endpoint_id = dst.endpoint_id;
+	if (!reason)
+		reason = read_l4(skb, &p);
+	if (reason)
+		return drop(skb, &p, reason);
+	if (!find_sender(&p))
+		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
+	reason = admit(skb, &p);
+	if (reason)
+		return drop(skb, &p, reason);
+	count(FORWARDED, INGRESS, skb->len);
+	return deliver(skb, &dst);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Connections. One entry serves both directions and both ends of a connection on this node: the two (address, port)
+ * ends are stored in order, whichever way the packet goes. */
+#pragma once
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "packet.h"
+#include "policy.h"
+#include "settings.h"
+
+struct ct_key {
+	__be32 ip_lo;
+	__be32 ip_hi;
+	__be16 port_lo;
+	__be16 port_hi;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+/* That a side allowed the connection, and what that was decided on. Anything else now: decide again. */
+struct ct_verdict {
+	__u32 subject; /* 0: this side has not been judged here */
+	__u32 peer;
+	__u32 revision;
+};
+
+struct ct_entry {
+	__u32 expires;	    /* ticks; not after: as good as no entry */
+	__u8 initiator;	    /* which end opened it: 0 lo, 1 hi */
+	__u8 tcp_flags[2];  /* FIN SYN RST ACK seen from the initiator, from the other end */
+	__u8 pad;
+	struct ct_verdict verdicts[2]; /* by INGRESS, EGRESS, of the original direction */
+};
+
+/* key, value: above. written by: the programs alone. read by: the programs; the agent for display.
+ * full: the least recently used entry goes; its connection is judged as a new one at its next packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 262144);
+	__type(key, struct ct_key);
+	__type(value, struct ct_entry);
+} ct SEC(".maps");
+
+/* Returns which end is the sender: 0 lo, 1 hi. */
+static __always_inline __u8 ct_key_of(struct ct_key *key, __be32 src_ip, __be32 dst_ip, __be16 src_port,
+				      __be16 dst_port, __u8 protocol)
+{
+	bool src_is_lo = src_ip < dst_ip || (src_ip == dst_ip && src_port <= dst_port);
+
+	key->ip_lo = src_is_lo ? src_ip : dst_ip;
+	key->ip_hi = src_is_lo ? dst_ip : src_ip;
+	key->port_lo = src_is_lo ? src_port : dst_port;
+	key->port_hi = src_is_lo ? dst_port : src_port;
+	key->protocol = protocol;
+	return !src_is_lo;
+}
+
+static __always_inline bool ct_closing(const struct ct_entry *entry)
+{
+	__u8 either = entry->tcp_flags[0] | entry->tcp_flags[1];
+	__u8 both = entry->tcp_flags[0] & entry->tcp_flags[1];
+
+	return (either & TCP_RST) || (both & TCP_FIN);
+}
+
+static __always_inline __u32 ct_life(const struct ct_entry *entry, __u8 protocol)
+{
+	if (protocol != IPPROTO_TCP)
+		return ct_life_other;
+	if (ct_closing(entry))
+		return ct_life_closing;
+	return entry->tcp_flags[1] & TCP_ACK ? ct_life_tcp : ct_life_syn;
+}
+
+/* A SYN that does not belong to the connection of the entry but opens another with the same ends: the entry is
+ * closing, or the SYN comes from the end that did not open it. */
+static __always_inline bool ct_reopens(const struct ct_entry *entry, const struct packet *p, __u8 sender)
+{
+	if (p->protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return false;
+	return sender != entry->initiator || ct_closing(entry);
+}
+
+/* Records one more packet. Writes only what changed: the entry's cache line is shared between CPUs. */
+static __always_inline void ct_touch(struct ct_entry *entry, const struct packet *p, __u8 reply, __u32 now)
+{
+	__u8 flags = entry->tcp_flags[reply & 1] | (p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK));
+	__u32 expires;
+
+	if (p->protocol == IPPROTO_TCP && entry->tcp_flags[reply & 1] != flags)
+		entry->tcp_flags[reply & 1] = flags;
+	expires = now + ct_life(entry, p->protocol);
+	if (entry->expires != expires)
+		entry->expires = expires;
+}
+
+/* Whether the entry holds this side's consent, given on what is true now. */
+static __always_inline bool ct_agrees(const struct ct_entry *entry, const struct side *side)
+{
+	const struct ct_verdict *verdict = &entry->verdicts[side->direction & 1];
+
+	return !side->judged || (verdict->subject == side->subject && verdict->peer == side->peer &&
+				 verdict->revision == side->row.revision);
+}
+
+/* Whether an ICMP error is about a live connection of this node. The embedded packet must be one that the receiver of
+ * the error has sent, and an endpoint can only complain about what was sent to itself. */
+static __noinline bool ct_related(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 offset = p->l4_offset + ICMP_HEADER_LEN;
+	const struct ct_entry *entry;
+	struct ct_key key = {};
+	struct iphdr ip;
+	__be16 l4[4];
+
+	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
+		return false;
+	if (bpf_skb_load_bytes(skb, offset + ip.ihl * 4, l4, sizeof(l4)))
+		return false;
+	if (ip.saddr != p->dst_ip || (p->src_local && ip.daddr != p->src_ip))
+		return false;
+	if (ip.protocol == IPPROTO_ICMP) { /* type and code, checksum, id, sequence */
+		bool request = *(__u8 *)l4 == ICMP_ECHO;
+
+		l4[0] = request ? l4[2] : 0;
+		l4[1] = request ? 0 : l4[2];
+	}
+	ct_key_of(&key, ip.saddr, ip.daddr, l4[0], l4[1], ip.protocol);
+	entry = bpf_map_lookup_elem(&ct, &key);
+	return entry && entry->expires > clock_ticks();
+}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What user space is told: counters for every packet, a record for each new connection and each drop. */
+#pragma once
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "packet.h"
+#include "reasons.h"
+#include "settings.h"
+
+struct metric_key {
+	__u32 index; /* reason * 2 + direction */
+};
+
+struct metric_value {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* key: reason and direction. value: packets and bytes on this CPU.
+ * written by: every program. read by: the agent. full: cannot be. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 512);
+	__type(key, struct metric_key);
+	__type(value, struct metric_value);
+} metrics SEC(".maps");
+
+#define EVENT_CONNECTION 1
+#define EVENT_DROP 2
+
+#define EVENT_SRC_LOCAL 1
+#define EVENT_DST_LOCAL 2
+
+struct event {
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__be32 src_ip;
+	__be32 dst_ip;
+	__be16 src_port; /* ICMP: echo id */
+	__be16 dst_port; /* ICMP: type */
+	__u8 protocol;
+	__u8 tcp_flags;
+	__u8 type;	/* EVENT_CONNECTION, EVENT_DROP */
+	__u8 direction; /* whose policy decided: ingress of the destination, egress of the source */
+	__u32 src_identity; /* 0: not known when it was dropped */
+	__u32 dst_identity;
+	__u32 length; /* of the frame */
+	__u32 ifindex;
+	__u16 reason; /* enum drop_reason */
+	__u16 endpoint_id;
+	__u32 flags; /* EVENT_SRC_LOCAL, EVENT_DST_LOCAL */
+};
+
+/* Records of struct event.
+ * written by: every program. read by: the agent. full: the record is lost and counted under RECORDS_LOST. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 2097152);
+} events SEC(".maps");
+
+static __always_inline void count(__u32 reason, __u32 direction, __u64 bytes)
+{
+	struct metric_key key = {.index = reason * 2 + (direction & 1)};
+	struct metric_value *value = bpf_map_lookup_elem(&metrics, &key);
+
+	if (value) {
+		value->packets++;
+		value->bytes += bytes;
+	}
+}
+
+/* The pointer type in this function's signature is what puts struct event into the object's BTF (I12). */
+static __noinline int send_event(struct event *event)
+{
+	__u64 flags = BPF_RB_NO_WAKEUP;
+
+	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= wakeup_bytes)
+		flags = BPF_RB_FORCE_WAKEUP;
+	event->time_ns = bpf_ktime_get_ns();
+	if (bpf_ringbuf_output(&events, event, sizeof(*event), flags))
+		count(RECORDS_LOST, event->direction, sizeof(*event));
+	return 0;
+}
+
+static __always_inline int report(struct __sk_buff *skb, const struct packet *p, __u8 type, __u16 reason)
+{
+	struct event event = {
+		.src_ip = p->src_ip,
+		.dst_ip = p->dst_ip,
+		.src_port = p->src_port,
+		.dst_port = p->policy_port,
+		.protocol = p->protocol,
+		.tcp_flags = p->tcp_flags,
+		.type = type,
+		.direction = p->direction,
+		.src_identity = p->src_identity,
+		.dst_identity = p->dst_identity,
+		.length = skb->len,
+		.ifindex = skb->ifindex,
+		.reason = reason,
+		.endpoint_id = p->endpoint_id,
+		.flags = (p->src_local ? EVENT_SRC_LOCAL : 0) | (p->dst_local ? EVENT_DST_LOCAL : 0),
+	};
+
+	return send_event(&event);
+}
+
+/* The only way to drop a packet. */
+static __noinline int drop(struct __sk_buff *skb, const struct packet *p, __u16 reason)
+{
+	count(reason, p->direction, skb->len);
+	report(skb, p, EVENT_DROP, reason);
+	return TC_ACT_SHOT;
+}
+
+/* ... but for what every pod sends all day and nobody wants to read of (IPv6 router solicitations): counted only. */
+static __always_inline int drop_quietly(struct __sk_buff *skb, __u32 reason, __u32 direction)
+{
+	count(reason, direction, skb->len);
+	return TC_ACT_SHOT;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* From an address to an identity and, for a pod of another node, the tunnel that leads there. */
+#pragma once
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#define IDENTITY_HOST 1
+#define IDENTITY_WORLD 2
+
+struct ipcache_key {
+	__u32 prefix_len;
+	__be32 ip;
+};
+
+struct ipcache_value {
+	__u32 identity;
+	__be32 tunnel_endpoint; /* 0: on this node, or reached without a tunnel */
+};
+
+/* key: prefix. value: identity and tunnel of the addresses in it; no row: `world`.
+ * written by: the agent. read by: every program, after `endpoints` knew nothing. full: the agent's write fails, and
+ * addresses without a row are `world`. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 524288);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ipcache_key);
+	__type(value, struct ipcache_value);
+} ipcache SEC(".maps");
+
+static __always_inline struct ipcache_value find_ipcache(__be32 ip)
+{
+	struct ipcache_key key = {.prefix_len = 32, .ip = ip};
+	const struct ipcache_value *found = bpf_map_lookup_elem(&ipcache, &key);
+	struct ipcache_value world = {.identity = IDENTITY_WORLD};
+
+	return found ? *found : world;
+}

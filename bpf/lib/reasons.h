@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Why a packet was dropped. The numbers are Hubble's (flow.proto, DropReason), so its tools name them rightly. */
+#pragma once
+
+enum drop_reason {
+	FORWARDED = 0,	       /* not a drop; the number under which forwarded packets are counted */
+	RECORDS_LOST = 1,      /* not a packet; records that found the ring full are counted here */
+	DROP_INVALID_SOURCE_IP = 132,
+	DROP_POLICY_DENIED = 133, /* nothing allows it */
+	DROP_INVALID_PACKET = 134,
+	DROP_CT_INVALID_HEADER = 135,
+	DROP_CT_UNKNOWN_L4 = 137,
+	DROP_UNSUPPORTED_L3 = 139,
+	DROP_WRITE_ERROR = 141,
+	DROP_NO_TUNNEL_KEY = 147,
+	DROP_UNROUTABLE_IP = 151,
+	DROP_NO_LOCAL_ENDPOINT = 152,
+	DROP_CT_INSERTION = 155,
+	DROP_FRAGMENT = 157,
+	DROP_NO_POLICY = 165,	/* the subject has no row yet (I9) */
+	DROP_POLICY_DENY = 181, /* a deny rule */
+	DROP_INVALID_VNI = 183,
+};

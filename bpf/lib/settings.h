@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What is fixed when the programs are loaded. The loader writes these before the verifier runs, so a branch on a
+ * setting that is off costs nothing. Every object carries all of them, used or not. */
+#pragma once
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+/* This node's own address: as a destination it is the stack's, as a source it is identity `host`. */
+const volatile __be32 node_ip = 0;
+/* Device towards the world and, where there is no tunnel, other nodes. 0: leave such packets to the stack. */
+const volatile __u32 underlay_ifindex = 0;
+/* Collect-metadata vxlan device. 0: no overlay, tunnel endpoints are ignored. */
+const volatile __u32 tunnel_ifindex = 0;
+
+/* Lives of connections, in ticks of the coarse clock (see clock_ticks). */
+const volatile __u32 ct_life_tcp = 8000;
+const volatile __u32 ct_life_syn = 60;
+const volatile __u32 ct_life_closing = 10;
+const volatile __u32 ct_life_other = 60;
+
+/* 1: write a record for each new connection (drops are always recorded). */
+const volatile __u32 record_connections = 1;
+/* The reader is woken when this much waits in the ring; below it the reader's own timer must do. */
+const volatile __u32 wakeup_bytes = 65536;
+
+/* Seconds would take a division for each packet; a tick is 2^30 ns, 1.07 s. */
+#define TICK_SHIFT 30
+
+static __always_inline __u32 clock_ticks(void)
+{
+	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+}

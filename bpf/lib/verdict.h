@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Whether a packet may pass. Policy speaks of connections, so a packet is first turned into the connection it belongs to:
+ *
+ *     opened by initiator ──▶ responder        egress  side: initiator's subject, if the initiator is of this node
+ *                                              ingress side: responder's subject, if the responder is of this node
+ *
+ * 1. An ICMP error about a live connection passes. Any other is judged as what it is, an ICMP packet of its type.
+ * 2. The entry of the connection, unless expired or reopened, says who opened it; without one, the sender did.
+ * 3. If the entry holds the consent of each side, given at the side's present revision, it passes (no policy look-up).
+ * 4. Otherwise each side is judged again, in the original direction. The first that refuses gives the reason.
+ * 5. With all consents the entry is written. A refusal leaves it as it was: were it removed, a reply could pass as
+ *    a connection opened from the other end.
+ */
+#pragma once
+
+#include "ct.h"
+#include "events.h"
+#include "packet.h"
+#include "policy.h"
+
+struct decision {
+	struct side sides[2]; /* by INGRESS, EGRESS */
+	struct ct_key key;
+	struct ct_entry entry; /* as it was, or as it begins */
+	__u32 now;
+	__u8 reply;
+	__u8 fresh; /* 1: there was no entry */
+};
+
+static __always_inline bool find_side(struct side *side, __u32 subject, __u32 peer, __u8 direction, __u8 local)
+{
+	struct subject_key key = {.identity = subject};
+	const struct subject_value *row;
+
+	side->subject = subject;
+	side->peer = peer;
+	side->direction = direction;
+	side->judged = local;
+	if (!local)
+		return true;
+	row = bpf_map_lookup_elem(&subjects, &key);
+	if (!row)
+		return false;
+	side->row = *row;
+	return true;
+}
+
+/* Fills both sides; returns 0 or, with the packet's direction set to the failing side's, a drop reason. */
+static __always_inline int find_sides(struct decision *d, struct packet *p)
+{
+	__u32 initiator = d->reply ? p->dst_identity : p->src_identity;
+	__u32 responder = d->reply ? p->src_identity : p->dst_identity;
+
+	if (!find_side(&d->sides[EGRESS], initiator, responder, EGRESS, d->reply ? p->dst_local : p->src_local)) {
+		p->direction = EGRESS;
+		return DROP_NO_POLICY;
+	}
+	if (!find_side(&d->sides[INGRESS], responder, initiator, INGRESS, d->reply ? p->src_local : p->dst_local)) {
+		p->direction = INGRESS;
+		return DROP_NO_POLICY;
+	}
+	return 0;
+}
+
+static __always_inline void consent(struct ct_verdict *verdict, const struct side *side)
+{
+	if (!side->judged)
+		return;
+	verdict->subject = side->subject;
+	verdict->peer = side->peer;
+	verdict->revision = side->row.revision;
+}
+
+/* Rules 4 and 5. */
+static __noinline int judge(struct __sk_buff *skb, struct packet *p, struct decision *d)
+{
+	__be16 port = d->reply && p->protocol != IPPROTO_ICMP ? p->src_port : p->policy_port;
+	int reason;
+
+	if (d->reply && p->protocol == IPPROTO_ICMP)
+		port = bpf_htons(ICMP_ECHO);
+	for (int direction = EGRESS; direction >= INGRESS; direction--) {
+		if (!d->sides[direction].judged)
+			continue;
+		reason = judge_side(&d->sides[direction], p->protocol, port);
+		if (reason) {
+			p->direction = direction;
+			return reason;
+		}
+	}
+	/* An echo reply that nobody asked for opens nothing. */
+	if (!p->tracked || (d->fresh && p->protocol == IPPROTO_ICMP && p->policy_port != bpf_htons(ICMP_ECHO)))
+		return 0;
+	consent(&d->entry.verdicts[EGRESS], &d->sides[EGRESS]);
+	consent(&d->entry.verdicts[INGRESS], &d->sides[INGRESS]);
+	ct_touch(&d->entry, p, d->reply, d->now);
+	if (bpf_map_update_elem(&ct, &d->key, &d->entry, BPF_ANY))
+		return DROP_CT_INSERTION;
+	if (d->fresh && record_connections)
+		report(skb, p, EVENT_CONNECTION, FORWARDED);
+	return 0;
+}
+
+/* Returns 0 or a drop reason; then p->direction is that of the side that refused. */
+static __always_inline int admit(struct __sk_buff *skb, struct packet *p)
+{
+	struct ct_entry *entry = NULL;
+	struct decision d = {};
+	__u8 sender;
+	int reason;
+
+	if (p->icmp_error && ct_related(skb, p))
+		return 0;
+	d.now = clock_ticks();
+	sender = ct_key_of(&d.key, p->src_ip, p->dst_ip, p->src_port, p->dst_port, p->protocol);
+	if (p->tracked)
+		entry = bpf_map_lookup_elem(&ct, &d.key);
+	d.fresh = !entry || entry->expires <= d.now || ct_reopens(entry, p, sender);
+	d.reply = !d.fresh && sender != entry->initiator;
+	reason = find_sides(&d, p);
+	if (reason)
+		return reason;
+	if (d.fresh || !entry) {
+		d.entry.initiator = sender;
+		return judge(skb, p, &d);
+	}
+	if (ct_agrees(entry, &d.sides[EGRESS]) && ct_agrees(entry, &d.sides[INGRESS])) {
+		ct_touch(entry, p, d.reply, d.now);
+		return 0;
+	}
+	d.entry = *entry;
+	return judge(skb, p, &d);
+}

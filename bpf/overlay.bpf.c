@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* What comes out of the tunnel from other nodes. Attached at tcx ingress of the vxlan device. The VNI is the sender's
+ * identity: the sending node has judged egress and vouches for it. */
+#include "lib/endpoints.h"
+#include "lib/verdict.h"
+
+SEC("tc")
+int overlay(struct __sk_buff *skb)
+{
+	struct packet p = {.direction = INGRESS, .dst_local = 1};
+	struct bpf_tunnel_key key = {};
+	struct endpoint_value dst;
+	int reason;
+
+	if (!is_ipv4(skb))
+		return drop_quietly(skb, DROP_UNSUPPORTED_L3, INGRESS);
+	reason = read_l3(skb, &p);
+	if (!reason)
+		reason = read_l4(skb, &p);
+	if (reason)
+		return drop(skb, &p, reason);
+	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
+		return drop(skb, &p, DROP_NO_TUNNEL_KEY);
+	p.src_identity = key.tunnel_id;
+	if (!key.tunnel_id)
+		return drop(skb, &p, DROP_INVALID_VNI);
+	if (!find_endpoint(p.dst_ip, &dst))
+		return drop(skb, &p, DROP_NO_LOCAL_ENDPOINT);
+	p.dst_identity = dst.identity;
+	p.endpoint_id = dst.endpoint_id;
+	reason = admit(skb, &p);
+	if (reason)
+		return drop(skb, &p, reason);
+	count(FORWARDED, INGRESS, skb->len);
+	/* The inner frame was not addressed to the vxlan device; the pod's stack would refuse it as somebody else's. */
+	bpf_skb_change_type(skb, PACKET_HOST);
+	return deliver(skb, &dst);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
