@@ -55,9 +55,7 @@ def chain_over(chain: bytes, records: Iterable[bytes]) -> bytes:
     return chain
 
 
-def encode_commit(
-    first_seq: int, chain_before: bytes, records: Iterable[bytes], append_id: str = ""
-) -> Commit:
+def encode_commit(first_seq: int, chain_before: bytes, records: Iterable[bytes], append_id: str = "") -> Commit:
     """Does not look at sizes: `EventLog.append` refuses what is too large, `split_records` avoids it."""
     if first_seq < 1 or len(chain_before) != CHAIN_BYTES:
         raise ValueError("a commit starts at seq 1 or later and follows a chain digest of 32 bytes")
@@ -101,14 +99,10 @@ def verify_commit(commit: Commit, expected_first_seq: int, expected_chain_before
     if not commit.records:
         raise LogBroken(seq, "the commit is empty")
     if commit.chain_before != expected_chain_before:
-        raise LogBroken(
-            seq, f"the commit follows chain {commit.chain_before.hex()}, not {expected_chain_before.hex()}"
-        )
+        raise LogBroken(seq, f"the commit follows chain {commit.chain_before.hex()}, not {expected_chain_before.hex()}")
     chain = chain_over(commit.chain_before, commit.records)
     if chain != commit.chain_after:
-        raise LogBroken(
-            seq, f"its records give chain {chain.hex()}, the commit claims {commit.chain_after.hex()}"
-        )
+        raise LogBroken(seq, f"its records give chain {chain.hex()}, the commit claims {commit.chain_after.hex()}")
 
 
 def split_records(records: Sequence[bytes]) -> Iterator[list[bytes]]:

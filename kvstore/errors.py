@@ -68,5 +68,9 @@ class Rejected(KvError):
     """etcd understood the request and refused it; trying again will not help."""
 
 
+class FutureRevision(Rejected):
+    """The revision asked for does not exist yet: from an etcd that had more, it means that data was lost."""
+
+
 class NoEtcd(KvError):
     """An etcd of our own could not be started; the message says what is missing."""
