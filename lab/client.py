@@ -98,9 +98,7 @@ async def agent_status(socket_path: str, timeout_s: float = 2.0) -> agent_pb2.Ag
     async with grpc.aio.insecure_channel(f"unix:{socket_path}", options=_OPTIONS) as channel:
         try:
             stub = agent_pb2_grpc.AgentStub(channel)
-            answer: agent_pb2.AgentStatusResponse = await stub.Status(
-                agent_pb2.AgentStatusRequest(), timeout=timeout_s
-            )
+            answer: agent_pb2.AgentStatusResponse = await stub.Status(agent_pb2.AgentStatusRequest(), timeout=timeout_s)
             return answer
         except grpc.aio.AioRpcError:
             return None

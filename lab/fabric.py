@@ -11,8 +11,9 @@ Nothing of it is visible in the machine's own namespace.
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pyroute2 import IPRoute
+import pyroute2
 
 from kilim.lab.names import fabric_port
 from kilim.lab.netns import create_netns, in_netns
@@ -73,7 +74,7 @@ def set_cable(lab: Lab, role: str, up: bool) -> None:
     """Pulls the cable of a member out of the fabric, or puts it back."""
 
     def work() -> None:
-        with IPRoute() as route:
+        with _netlink() as route:
             route.link("set", index=_index(route, fabric_port(role)), state="up" if up else "down")
 
     in_netns(lab.netns("fabric"), work)
@@ -96,14 +97,14 @@ def clear_cuts(lab: Lab, role: str) -> None:
 
 def bring_up_loopback(netns: Path) -> None:
     def work() -> None:
-        with IPRoute() as route:
+        with _netlink() as route:
             route.link("set", index=_index(route, "lo"), state="up")
 
     in_netns(netns, work)
 
 
 def _build_bridge(lab: Lab, members: list[Member]) -> None:
-    with IPRoute() as route:
+    with _netlink() as route:
         route.link("add", ifname=BRIDGE, kind="bridge")
         bridge = _index(route, BRIDGE)
         route.link("set", index=bridge, state="up")
@@ -116,7 +117,7 @@ def _build_bridge(lab: Lab, members: list[Member]) -> None:
 
 
 def _configure_member(member: Member) -> None:
-    with IPRoute() as route:
+    with _netlink() as route:
         route.link("set", index=_index(route, "lo"), state="up")
         link = _index(route, MEMBER_LINK)
         inside = ipaddress.IPv4Address(member.ip) in UNDERLAY
@@ -137,7 +138,7 @@ def _write_sysctl(key: str, value: str) -> None:
 
 
 def _set_neighbour(ip: str, address: str | None) -> None:
-    with IPRoute() as route:
+    with _netlink() as route:
         link = _index(route, MEMBER_LINK)
         if address is None:
             for entry in route.get_neighbours(ifindex=link, dst=ip):
@@ -148,14 +149,18 @@ def _set_neighbour(ip: str, address: str | None) -> None:
 
 
 def _drop_permanent_neighbours() -> None:
-    with IPRoute() as route:
+    with _netlink() as route:
         link = _index(route, MEMBER_LINK)
         for entry in route.get_neighbours(ifindex=link):
             if entry["state"] == _NUD_PERMANENT and entry.get_attr("NDA_LLADDR") == _NOWHERE:
                 route.neigh("del", ifindex=link, dst=entry.get_attr("NDA_DST"))
 
 
-def _index(route: IPRoute, name: str) -> int:
+def _netlink() -> Any:
+    return pyroute2.IPRoute()  # type: ignore[attr-defined,no-untyped-call]
+
+
+def _index(route: Any, name: str) -> int:
     found = route.link_lookup(ifname=name)
     if not found:
         raise LookupError(f"no link {name}")

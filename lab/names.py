@@ -26,7 +26,7 @@ _MAX_LINK_NAME = 15
 def checked_lab_name(name: str) -> str:
     if not _LAB_NAME.fullmatch(name) or len(name) > _MAX_LAB_NAME:
         raise BadInput(
-            f"lab name {name!r}: must be lower-case letters, digits and single dashes, at most {_MAX_LAB_NAME} characters"
+            f"lab name {name!r}: must be at most {_MAX_LAB_NAME} lower-case letters, digits and single dashes"
         )
     return name
 
@@ -36,7 +36,7 @@ def netns_prefix(lab: str) -> str:
 
 
 def netns_name(lab: str, role: str) -> str:
-    """`role` is the name of a process (`node1`, `replica2`), `fabric`, `ext-NAME` or `pod-NAMESPACE-NAME`."""
+    """`role` is the name of a process (`node1`, `replica2`), `fabric`, `ext-NAME` or `pod-NAMESPACE.NAME`."""
     return _shortened(netns_prefix(lab) + role, _MAX_FILE_NAME)
 
 
@@ -45,7 +45,7 @@ def netns_path(lab: str, role: str) -> Path:
 
 
 def pod_role(namespace: str, pod: str) -> str:
-    return f"pod-{namespace}-{pod}"
+    return f"pod-{namespace}.{pod}"  # a namespace has no dot, so two pods never share a name
 
 
 def external_role(external: str) -> str:

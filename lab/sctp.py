@@ -1,7 +1,7 @@
 """SCTP by raw sockets, as far as a probe needs it: INIT is answered by INIT ACK.
 
-Kernels without the sctp module still deliver protocol 132 to raw sockets, so a policy on SCTP ports can be tried with real
-packets everywhere. Layout (RFC 9260):
+Kernels without the sctp module still deliver protocol 132 to raw sockets, so a policy on SCTP ports can be tried with
+real packets everywhere. Layout (RFC 9260):
 
     0        2        4             8          12  13    14      16
     | sport  | dport  | tag         | CRC32c   |type|flags|length| tag a_rwnd streams streams tsn | cookie …

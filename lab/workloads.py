@@ -1,7 +1,7 @@
 """The applications of all pods of a lab in one process: it holds listening sockets that live in the pods' namespaces.
 
-TCP and UDP answer `NAMESPACE/POD ` and the data (TCP for as long as the connection lasts; a request that looks like HTTP gets
-an HTTP answer); SCTP answers INIT. What is served is in `workloads.json`, so that a restarted server goes on with it.
+TCP and UDP answer `NAMESPACE/POD ` and the data, TCP as long as the connection lasts; what looks like HTTP gets HTTP;
+SCTP answers INIT. What is served is in `workloads.json`, so that a restarted server goes on with it.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kilim.lab.names import run_dir
 from kilim.lab.netns import in_netns
@@ -54,8 +54,8 @@ class UdpAnswer(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        # asyncio of 3.11 gives a transport that is no instance of DatagramTransport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         assert self._transport is not None
@@ -77,17 +77,16 @@ class Workloads:
         self._state_file = run_dir(lab) / "workloads.json"
         self._served: dict[str, Served] = {}
 
-    async def restore(self) -> None:
-        if self._state_file.exists():
-            for request in json.loads(self._state_file.read_text()):
-                if Path(request["netns"]).exists():
-                    await self.serve(request)
+    def saved_requests(self) -> list[dict[str, Any]]:
+        if not self._state_file.exists():
+            return []
+        saved = json.loads(self._state_file.read_text())
+        return [request for request in saved if Path(request["netns"]).exists()]
 
     async def serve(self, request: dict[str, Any]) -> dict[str, Any]:
         """Replaces what the key served before. A port that cannot be had is reported; the others are served."""
         self._close(request["key"])
         served = self._served[request["key"]] = Served(request)
-        errors = []
         sctp_ports = {p["port"] for p in request["ports"] if p["protocol"] == "SCTP"}
         wanted = {(p["protocol"], p["port"]) for p in request["ports"] if p["protocol"] != "SCTP"}
         if sctp_ports:
@@ -163,7 +162,8 @@ def _answer_sctp(raw: socket.socket, ports: set[int], name: bytes) -> None:
 
 async def serve_workloads(lab: str) -> None:
     workloads = Workloads(lab)
-    await workloads.restore()
+    for request in workloads.saved_requests():
+        await workloads.serve(request)
 
     async def control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():

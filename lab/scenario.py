@@ -1,0 +1,239 @@
+"""`kind: Scenario` files: a cluster, its pods, and steps of manifests with the verdicts that must come of them.
+
+Reading is strict and needs nothing of the machine; what a manifest means is the control plane's affair, so a bad one is
+not a bad scenario: it is reported as refused.
+"""
+
+import ipaddress
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kilim.lab.errors import BadInput
+from kilim.lab.fields import Fields
+from kilim.lab.topology import External, NodePlan, Pod, Port, default_node_plans
+
+PROTOCOLS = ("TCP", "UDP", "SCTP", "ICMP")
+ENTITIES = ("host", "remote-node", "health", "kube-apiserver")
+VERDICTS = ("allow", "deny", "error")
+SCENARIO_POOL = ipaddress.IPv4Network("10.61.0.0/16")
+_DEFAULT_NODES = 2
+_ICMP_ECHO = 8
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    source: str
+    target: str
+    port: int
+    protocol: str
+    expect: str | None
+    written: dict[str, Any]  # as in the file, for the output
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    index: str  # of the entry in the step: "0", or "delete[0]"
+    source: str
+    body: dict[str, Any] | None
+    error: str = ""  # why there is no body
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    name: str
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    apply: tuple[Manifest, ...]
+    delete: tuple[Manifest, ...]
+    probes: tuple[Probe, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    nodes: tuple[NodePlan, ...]
+    namespaces: tuple[Namespace, ...]
+    pods: tuple[Pod, ...]
+    externals: tuple[External, ...]
+    services: tuple[Manifest, ...]
+    steps: tuple[Step, ...]
+
+
+def load_scenario(path: Path) -> Scenario:
+    try:
+        text = path.read_text()
+        value = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise BadInput(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return parse_scenario(value, str(path))
+
+
+def parse_scenario(value: Any, file: str) -> Scenario:
+    fields = Fields(value, file, "")
+    fields.choice("kind", ("Scenario",))
+    nodes = _nodes(fields)
+    namespaces = fields.mappings("namespaces", lambda f: Namespace(f.label_name("name"), f.labels("labels")))
+    pods = _placed(fields.mappings("pods", _pod), nodes, fields)
+    externals = fields.mappings("externals", _external)
+    services = _manifests(fields, "services", "services[{}]", file)
+    steps = fields.mappings("steps", lambda f: _step(f, file))
+    fields.finish()
+    scenario = Scenario(nodes, namespaces, pods, externals, services, steps)
+    _check_unique(scenario, fields)
+    _check_references(scenario, fields)
+    return scenario
+
+
+def _nodes(fields: Fields) -> tuple[NodePlan, ...]:
+    value = fields.take("nodes", _DEFAULT_NODES)
+    if isinstance(value, int) and not isinstance(value, bool):
+        fields.number("nodes", 1, 100, _DEFAULT_NODES)
+        return default_node_plans(value, SCENARIO_POOL)
+    default = default_node_plans(max(1, min(100, len(fields.items("nodes")))), SCENARIO_POOL)
+    plans = fields.mappings("nodes", _node)
+    if not plans:
+        raise fields.error("nodes", "must be a number or a list with at least one node")
+    return tuple(p if p.pod_cidrs else NodePlan(p.name, d.pod_cidrs) for p, d in zip(plans, default, strict=True))
+
+
+def _node(fields: Fields) -> NodePlan:
+    cidrs = fields.texts("podCIDRs", lambda text: str(ipaddress.IPv4Network(text)), "an IPv4 CIDR")
+    return NodePlan(fields.dns_name("name"), cidrs)
+
+
+def _port(fields: Fields) -> Port:
+    return Port(
+        fields.number("port", 1, 65535), fields.choice("protocol", PROTOCOLS[:3], "TCP"), fields.label_name("name", "")
+    )
+
+
+def _pod(fields: Fields) -> Pod:
+    return Pod(
+        namespace=fields.label_name("namespace"),
+        name=fields.dns_name("name"),
+        labels=fields.labels("labels"),
+        ports=fields.mappings("ports", _port),
+        node=fields.text("node", None),
+        ip=fields.ip("ip", None),
+        service_account=fields.dns_name("serviceAccount", "default"),
+    )
+
+
+def _external(fields: Fields) -> External:
+    dns = fields.texts("dns", lambda text: str.lower(text), "a DNS name")
+    return External(fields.label_name("name"), fields.ip("ip"), dns, fields.mappings("ports", _port))
+
+
+def _placed(pods: tuple[Pod, ...], nodes: tuple[NodePlan, ...], fields: Fields) -> tuple[Pod, ...]:
+    """Pods on nodes: as written, else where the pod's address belongs, else in turn."""
+    placed = []
+    for index, pod in enumerate(pods):
+        home = next((n for n in nodes if pod.ip and _covers(n, pod.ip)), None)
+        if pod.ip and home is None:
+            raise fields.error(f"pods[{index}].ip", f"{pod.ip} is in no node's podCIDRs")
+        if pod.node is not None and pod.node not in {node.name for node in nodes}:
+            raise fields.error(f"pods[{index}].node", f"no node {pod.node!r} in nodes")
+        if pod.node is not None and home is not None and home.name != pod.node:
+            raise fields.error(f"pods[{index}].ip", f"{pod.ip} belongs to {home.name}, not to {pod.node}")
+        node = pod.node or (home or nodes[index % len(nodes)]).name
+        placed.append(Pod(pod.namespace, pod.name, pod.labels, pod.ports, node, pod.ip, pod.service_account))
+    return tuple(placed)
+
+
+def _covers(node: NodePlan, ip: str) -> bool:
+    return any(ipaddress.IPv4Address(ip) in ipaddress.IPv4Network(cidr) for cidr in node.pod_cidrs)
+
+
+def _step(fields: Fields, file: str) -> Step:
+    apply = _manifests(fields, "apply", "{}", file)
+    delete = _manifests(fields, "delete", "delete[{}]", file)
+    return Step(apply, delete, fields.mappings("probes", _probe))
+
+
+def _manifests(fields: Fields, field: str, index_form: str, file: str) -> tuple[Manifest, ...]:
+    results: list[Manifest] = []
+    for number, entry in enumerate(fields.items(field)):
+        index, source = index_form.format(number), str(fields.error(f"{field}[{number}]", ""))[:-2]
+        results.extend(_entry_manifests(entry, index, source))
+    return tuple(results)
+
+
+def _entry_manifests(entry: Any, index: str, source: str) -> Iterable[Manifest]:
+    documents = [entry]
+    if isinstance(entry, str):
+        try:
+            documents = [document for document in yaml.load_all(entry, _Loader) if document is not None]
+        except yaml.YAMLError as error:
+            return [Manifest(index, source, None, f"not YAML: {' '.join(str(error).split())}")]
+    if not documents or not all(isinstance(document, dict) for document in documents):
+        return [Manifest(index, source, None, "must be an object (a mapping with apiVersion and kind)")]
+    return [Manifest(index, source, document) for document in documents]
+
+
+def _probe(fields: Fields) -> Probe:
+    protocol = fields.choice("protocol", PROTOCOLS, "TCP")
+    port = fields.number("port", 0, 255, _ICMP_ECHO) if protocol == "ICMP" else fields.number("port", 1, 65535)
+    source, target = fields.text("from"), fields.text("to")
+    expect = fields.choice("expect", VERDICTS, None)
+    written = {"from": source, "to": target, "port": port, "protocol": protocol, "expect": expect}
+    return Probe(source, target, port, protocol, expect, {k: v for k, v in written.items() if v is not None})
+
+
+def _check_unique(scenario: Scenario, fields: Fields) -> None:
+    groups = {
+        "nodes": [node.name for node in scenario.nodes],
+        "namespaces": [namespace.name for namespace in scenario.namespaces],
+        "pods": [pod.key for pod in scenario.pods],
+        "externals": [external.name for external in scenario.externals],
+        "addresses": [p.ip for p in scenario.pods if p.ip] + [e.ip for e in scenario.externals],
+    }
+    for field, names in groups.items():
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise fields.error(field, f"{name} is there {count} times")
+    known = {namespace.name for namespace in scenario.namespaces}
+    for index, pod in enumerate(scenario.pods):
+        if pod.namespace not in known:
+            raise fields.error(f"pods[{index}].namespace", f"no namespace {pod.namespace!r} in namespaces")
+
+
+def _check_references(scenario: Scenario, fields: Fields) -> None:
+    known = {pod.key for pod in scenario.pods} | _applied_pods(scenario)
+    known |= {f"ext:{external.name}" for external in scenario.externals}
+    known |= {f"node:{node.name}" for node in scenario.nodes} | set(ENTITIES)
+    for number, step in enumerate(scenario.steps):
+        for index, probe in enumerate(step.probes):
+            for field, end in (("from", probe.source), ("to", probe.target)):
+                if end in known or end.startswith("svc:") or (field == "to" and _is_ip(end)):
+                    continue
+                rule = f"{end!r} is no pod (namespace/name), ext:NAME, node:NAME or entity of this scenario"
+                raise fields.error(f"steps[{number}].probes[{index}].{field}", rule)
+
+
+def _applied_pods(scenario: Scenario) -> set[str]:
+    found = set()
+    for step in scenario.steps:
+        for manifest in step.apply:
+            if manifest.body and manifest.body.get("kind") == "Pod":
+                metadata = manifest.body.get("metadata") or {}
+                found.add(f"{metadata.get('namespace', 'default')}/{metadata.get('name')}")
+    return found
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
