@@ -1,0 +1,175 @@
+"""Manifests in and out: which kinds there are, their metadata, their noun and their canonical JSON.
+
+A visitor would get wrong: a Policy keeps its manifest (canonical JSON), a Namespace and a Pod do not; of a Pod only
+what matters to networking is read, and every other field of its spec is accepted unseen.
+
+Canonical JSON:
+1. Keys sorted, no white space, ASCII.
+2. Of metadata only name, namespace, labels and annotations (not the one that kubectl keeps for itself); no status.
+3. The namespace is spelled out for kinds that have one.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kilim.model.fields import Object, read_any_object, read_object, read_text, read_text_map
+from kilim.model.invalid import Invalid
+from kilim.model.labels import NAMESPACE_NAME_LABEL, sorted_pairs
+from kilim.model.names import check_dns_label, check_dns_subdomain, check_labels, check_qualified_name
+from kilim.model.network_policy import parse_network_policy_spec
+from kilim.model.nouns import Namespace, Pod, Policy
+from kilim.model.pod import parse_pod_spec, pod_spec_of
+
+DEFAULT_NAMESPACE = "default"
+NETWORK_POLICY = "NetworkPolicy"
+
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_ANNOTATIONS_LIMIT_BYTES = 256 * 1024
+_OBJECT_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
+_KEPT_METADATA = ("name", "namespace", "labels", "annotations")
+_DROPPED_METADATA = (
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """`manifest_json` is canonical; for a Policy it is also in the noun."""
+
+    noun: Policy | Namespace | Pod
+    manifest_json: str
+
+
+class _Metadata(NamedTuple):
+    name: str
+    namespace: str
+    labels: dict[str, str]
+
+
+class _Kind(NamedTuple):
+    api_version: str
+    namespaced: bool
+    check_name: Callable[[str, str], None]
+    noun: Callable[[_Metadata, Object, str], Policy | Namespace | Pod]
+
+
+def _network_policy(metadata: _Metadata, fields: Object, manifest_json: str) -> Policy:
+    parse_network_policy_spec(fields.get("spec"))
+    return Policy(NETWORK_POLICY, metadata.namespace, metadata.name, manifest_json)
+
+
+def _namespace(metadata: _Metadata, fields: Object, _: str) -> Namespace:
+    return Namespace(metadata.name, sorted_pairs(metadata.labels))
+
+
+def _pod(metadata: _Metadata, fields: Object, _: str) -> Pod:
+    spec = parse_pod_spec(fields.get("spec"), "spec")
+    labels = sorted_pairs(metadata.labels)
+    return Pod(metadata.namespace, metadata.name, labels, spec.service_account, spec.named_ports)
+
+
+KINDS = {
+    "NetworkPolicy": _Kind("networking.k8s.io/v1", True, check_dns_subdomain, _network_policy),
+    "Namespace": _Kind("v1", False, check_dns_label, _namespace),
+    "Pod": _Kind("v1", True, check_dns_subdomain, _pod),
+}
+
+
+def parse_manifest(obj: object) -> Resource:
+    """One manifest. Raises `Invalid` with the path of the first field that breaks a rule."""
+    fields = read_any_object(obj, "")
+    name = read_text(fields.get("kind"), "kind")
+    kind = _kind_of(name, read_text(fields.get("apiVersion"), "apiVersion"))
+    read_object(fields, "", _OBJECT_FIELDS)
+    metadata = _parse_metadata(fields.get("metadata"), kind)
+    if name == "Namespace":
+        metadata.labels[NAMESPACE_NAME_LABEL] = metadata.name
+    shown = dict(read_any_object(fields.get("metadata"), "metadata"))
+    if kind.namespaced:
+        shown["namespace"] = metadata.namespace
+    if metadata.labels:
+        shown["labels"] = metadata.labels
+    manifest_json = canonical_json({**fields, "metadata": shown})
+    return Resource(kind.noun(metadata, fields, manifest_json), manifest_json)
+
+
+def _kind_of(name: str, api_version: str) -> _Kind:
+    kind = KINDS.get(name)
+    if not name:
+        raise Invalid("kind", "Required value")
+    if kind is None:
+        supported = ", ".join(f"{KINDS[each].api_version} {each}" for each in sorted(KINDS))
+        raise Invalid("kind", f"{json.dumps(name)[:120]} is not supported; supported: {supported}")
+    if not api_version:
+        raise Invalid("apiVersion", "Required value")
+    if api_version != kind.api_version:
+        raise Invalid("apiVersion", f"{json.dumps(api_version)[:120]} has no {name}; it must be {kind.api_version}")
+    return kind
+
+
+def _parse_metadata(value: object, kind: _Kind) -> _Metadata:
+    fields = read_object(value, "metadata", _KEPT_METADATA + _DROPPED_METADATA)
+    name = read_text(fields.get("name"), "metadata.name")
+    if not name:
+        raise Invalid("metadata.name", "Required value: name is required")
+    kind.check_name(name, "metadata.name")
+    namespace = read_text(fields.get("namespace"), "metadata.namespace")
+    if kind.namespaced:
+        namespace = namespace or DEFAULT_NAMESPACE
+        check_dns_label(namespace, "metadata.namespace")
+    elif namespace:
+        raise Invalid("metadata.namespace", "Forbidden: not allowed on this type")
+    labels = dict(read_text_map(fields.get("labels"), "metadata.labels"))
+    check_labels(labels, "metadata.labels")
+    annotations = read_text_map(fields.get("annotations"), "metadata.annotations")
+    for key in sorted(annotations):
+        check_qualified_name(key.lower(), "metadata.annotations")
+    if sum(len(key) + len(text) for key, text in annotations.items()) > _ANNOTATIONS_LIMIT_BYTES:
+        raise Invalid("metadata.annotations", f"Too long: may not be more than {_ANNOTATIONS_LIMIT_BYTES} bytes")
+    return _Metadata(name, namespace, labels)
+
+
+def canonical_json(obj: Object) -> str:
+    """See the list at the top. Raises `Invalid` where a value is nothing that JSON can say."""
+    metadata = read_any_object(obj.get("metadata"), "metadata")
+    kept = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
+    annotations = {
+        key: text
+        for key, text in read_any_object(kept.pop("annotations", None), "metadata.annotations").items()
+        if key != _LAST_APPLIED
+    }
+    if annotations:
+        kept["annotations"] = annotations
+    body = {key: value for key, value in obj.items() if key not in ("metadata", "status")}
+    try:
+        return json.dumps({**body, "metadata": kept}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise Invalid("spec", "must hold nothing but JSON values") from None
+
+
+def manifest_of(noun: Policy | Namespace | Pod) -> Object:
+    """The manifest of a noun, such that `parse_manifest(manifest_of(noun)).noun == noun` for what was parsed."""
+    if isinstance(noun, Policy):
+        manifest: Object = json.loads(noun.manifest_json)
+        return manifest
+    metadata: Object = {"name": noun.name}
+    if isinstance(noun, Pod):
+        metadata["namespace"] = noun.namespace
+    if noun.labels:
+        metadata["labels"] = dict(noun.labels)
+    manifest = {"apiVersion": "v1", "kind": type(noun).__name__, "metadata": metadata}
+    if isinstance(noun, Pod):
+        manifest["spec"] = pod_spec_of(noun)
+    return manifest
