@@ -1,0 +1,68 @@
+"""`kilim apply`: all documents of all files go in one request; all are applied or none."""
+
+import getpass
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from kilim.cli.client import connect, server_option
+from kilim.cli.command import Command
+from kilim.cli.duration import DURATION
+from kilim.cli.kinds import reference
+from kilim.cli.manifest import read_documents
+from kilim.cli.output import output_option, plain, print_data
+from kilim.cli.wait import wait_for
+from kilim.v1 import controlplane_pb2 as pb
+
+DRY_RUN_NOTE = " (server dry run)"
+
+
+@click.command(
+    cls=Command,
+    example="""
+    kilim apply -f policy.yaml --wait
+    kilim apply -f manifests/ --dry-run=server
+    cat policy.yaml | kilim apply -f -
+    """,
+)
+@click.option("-f", "--filename", "files", multiple=True, required=True, metavar="FILE|DIR|-", help="What to apply.")
+@click.option("--wait", is_flag=True, help="Return when every node that is up enforces the change.")
+@click.option("--timeout", type=DURATION, default="10s", show_default=True, help="How long --wait may take.")
+@click.option("--dry-run", type=click.Choice(["none", "server"]), default="none", help="Say what would change only.")
+@output_option("json", "yaml", "name")
+@server_option
+def apply(files: tuple[str, ...], wait: bool, timeout: float, dry_run: str, output: str, servers: str) -> None:
+    """Create or change resources from YAML; all that is given, or none of it."""
+    documents = read_documents(files)
+    client = connect(servers)
+    request = pb.ApplyRequest(
+        manifests=[pb.Manifest(json=document.json, source=document.source) for document in documents],
+        actor=actor(),
+        dry_run=dry_run == "server",
+    )
+    response = client.resources("Apply", request)
+    print_results(response, output, DRY_RUN_NOTE if request.dry_run else "")
+    if wait and not request.dry_run:
+        wait_for(client, response.seq, timeout)
+
+
+def actor() -> str:
+    """Who asks, as the log records it."""
+    return f"cli:{getpass.getuser()}@{socket.gethostname()}"
+
+
+def print_results(response: Any, output: str | None, note: str = "") -> None:
+    match output:
+        case "json" | "yaml":
+            print_data(plain(response), output)
+        case "name":
+            _echo(reference(result.kind, result.name) for result in response.results)
+        case _:
+            _echo(f"{reference(result.kind, result.name)} {result.action}{note}" for result in response.results)
+
+
+def _echo(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)

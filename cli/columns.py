@@ -1,0 +1,96 @@
+"""Which columns a table of a kind has. A cell that an object does not have shows as <none>."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kilim.cli.kinds import Kind
+
+Cell = Callable[[dict[str, Any]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    header: str
+    cell: Cell
+    wide: bool = False
+
+
+def at(path: str) -> Cell:
+    """The value at a dotted path."""
+
+    def read(item: dict[str, Any]) -> object:
+        value: Any = item
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    return read
+
+
+def selector_text(selector: dict[str, Any] | None) -> str:
+    """A label selector in kubectl's short form; the empty one selects everything."""
+    selector = selector or {}
+    parts = [f"{key}={value}" for key, value in sorted((selector.get("matchLabels") or {}).items())]
+    for rule in selector.get("matchExpressions") or []:
+        key, operator = rule.get("key"), rule.get("operator")
+        values = ",".join(rule.get("values") or [])
+        match operator:
+            case "In" | "NotIn":
+                parts.append(f"{key} {operator.lower()} ({values})")
+            case "Exists":
+                parts.append(str(key))
+            case "DoesNotExist":
+                parts.append(f"!{key}")
+    return ",".join(parts) or "<none>"
+
+
+def policy_types(item: dict[str, Any]) -> list[str]:
+    """As the API server fills them in where the policy leaves them out."""
+    spec = item.get("spec") or {}
+    return list(spec.get("policyTypes") or ["Ingress", *(["Egress"] if spec.get("egress") else [])])
+
+
+def _ports(item: dict[str, Any]) -> list[str]:
+    containers = (item.get("spec") or {}).get("containers") or []
+    ports = [port for container in containers for port in container.get("ports") or []]
+    return [f"{port.get('name') or port.get('containerPort')}/{port.get('protocol', 'TCP')}" for port in ports]
+
+
+NAME = Column("NAME", at("metadata.name"))
+NAMESPACE = Column("NAMESPACE", at("metadata.namespace"))
+LABELS = Column("LABELS", at("metadata.labels"))
+OF_KIND: dict[str, tuple[Column, ...]] = {
+    "NetworkPolicy": (
+        Column("POD-SELECTOR", lambda item: selector_text(at("spec.podSelector")(item))),  # type: ignore[arg-type]
+        Column("TYPES", policy_types),
+        Column("INGRESS RULES", lambda item: len(at("spec.ingress")(item) or []), wide=True),  # type: ignore[arg-type]
+        Column("EGRESS RULES", lambda item: len(at("spec.egress")(item) or []), wide=True),  # type: ignore[arg-type]
+    ),
+    "Namespace": (LABELS,),
+    "Pod": (
+        LABELS,
+        Column("SERVICE ACCOUNT", at("spec.serviceAccountName"), wide=True),
+        Column("PORTS", _ports, wide=True),
+    ),
+    "Node": (
+        Column("IP", at("spec.ip")),
+        Column("POD CIDRS", at("spec.podCIDRs")),
+        Column("LABELS", at("metadata.labels"), wide=True),
+    ),
+    "Endpoint": (
+        Column("NODE", at("spec.node")),
+        Column("ID", at("spec.endpointId")),
+        Column("IP", at("spec.ip")),
+        Column("IDENTITY", at("spec.identity")),
+        Column("LABELS", at("metadata.labels")),
+        Column("CONTAINER", at("spec.containerId"), wide=True),
+        Column("SERVICE ACCOUNT", at("spec.serviceAccount"), wide=True),
+    ),
+    "Identity": (Column("LABELS", at("spec.labels")),),
+}
+
+
+def columns(kind: Kind, *, wide: bool, with_namespace: bool) -> list[Column]:
+    own = [column for column in OF_KIND[kind.name] if wide or not column.wide]
+    return [*([NAMESPACE] if with_namespace else []), NAME, *own]

@@ -1,0 +1,70 @@
+"""What an event says in one line. Unknown bodies show by their name: the log may be newer than this program."""
+
+import json
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Any
+
+from kilim.v1 import events_pb2 as pb
+
+
+def event_name(event: pb.Event) -> str:
+    """`EndpointAdded`; "unknown" for a body that this version has no field for."""
+    field = event.WhichOneof("body")
+    return "".join(part.capitalize() for part in field.split("_")) if field else "unknown"
+
+
+def event_summary(event: pb.Event) -> str:
+    field = event.WhichOneof("body")
+    describe = SUMMARIES.get(field) if field else None
+    return describe(getattr(event, field)) if describe and field else ""
+
+
+def _place(noun: Any) -> str:
+    return f"{noun.namespace}/{noun.name}" if noun.namespace else str(noun.name)
+
+
+def _node(body: Any) -> str:
+    return f"{body.node.name} {IPv4Address(body.node.ip)} {','.join(body.node.pod_cidrs)}".rstrip()
+
+
+def _endpoint(body: Any) -> str:
+    endpoint = body.endpoint
+    return f"{_place(endpoint)} {IPv4Address(endpoint.ip)} on {endpoint.node}, identity {endpoint.identity}"
+
+
+def _policy(body: Any) -> str:
+    policy = body.policy
+    return f"{policy.kind} {_place(policy)} ({_rules(policy.manifest_json)})"
+
+
+def _rules(manifest: str) -> str:
+    try:
+        spec = json.loads(manifest).get("spec") or {}
+    except (ValueError, AttributeError):
+        return "unreadable"
+    counts = [f"{len(spec[direction] or [])} {direction}" for direction in ("ingress", "egress") if direction in spec]
+    return " and ".join(counts) + " rules" if counts else "no rules"
+
+
+def _labels(noun: Any) -> str:
+    return ",".join(f"{label.key}={label.value}" for label in noun.labels) or "no labels"
+
+
+SUMMARIES: dict[str, Callable[[Any], str]] = {
+    "node_joined": _node,
+    "node_updated": _node,
+    "node_left": lambda body: str(body.name),
+    "identity_allocated": lambda body: f"{body.identity.id} {','.join(body.identity.labels)}",
+    "identity_released": lambda body: str(body.id),
+    "endpoint_added": _endpoint,
+    "endpoint_updated": _endpoint,
+    "endpoint_removed": _place,
+    "policy_replaced": _policy,
+    "policy_removed": lambda body: f"{body.kind} {_place(body)}",
+    "namespace_labelled": lambda body: f"{body.namespace.name} {_labels(body.namespace)}",
+    "namespace_removed": lambda body: str(body.name),
+    "pod_replaced": lambda body: f"{_place(body.pod)} {_labels(body.pod)}",
+    "pod_removed": _place,
+    "setting_changed": lambda body: f"{body.setting.name}={body.setting.value}",
+}

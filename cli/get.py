@@ -1,0 +1,89 @@
+"""`kilim get`: lists and single resources, in kubectl's forms."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from kilim.cli.client import Client, connect, server_option
+from kilim.cli.columns import columns
+from kilim.cli.command import Command
+from kilim.cli.failure import BadUsage
+from kilim.cli.kinds import BY_NAME, Kind, kind_of, namespace_of, reference
+from kilim.cli.output import output_option, print_data
+from kilim.cli.table import table
+from kilim.v1 import controlplane_pb2 as pb
+
+Object = dict[str, Any]
+
+
+@click.command(
+    cls=Command,
+    example="""
+    kilim get networkpolicies -A
+    kilim get netpol db -n shop -o yaml
+    kilim get pods -n shop -o wide
+    """,
+)
+@click.argument("kind")
+@click.argument("names", nargs=-1, metavar="[NAME…]")
+@click.option("-n", "--namespace", help="Namespace. [default: default]")
+@click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces.")
+@output_option("yaml", "json", "wide", "name")
+@server_option
+def get(
+    kind: str, names: tuple[str, ...], namespace: str | None, all_namespaces: bool,
+    output: str | None, servers: str | None,
+) -> None:  # fmt: skip
+    """List resources of a kind, or show one."""
+    if names and all_namespaces:
+        raise BadUsage("a NAME is in one namespace: give -n instead of -A")
+    word, _, slash_name = kind.partition("/")
+    known = kind_of(word)
+    where = namespace_of(known, namespace, all_namespaces)
+    client = connect(servers)
+    wanted = (slash_name, *names) if slash_name else names
+    if wanted:
+        print_one_or_more([get_object(client, known, where, name) for name in wanted], known, output)
+    else:
+        print_list(list_objects(client, known, where), known, output, where)
+
+
+def get_object(client: Client, kind: Kind, namespace: str, name: str) -> Object:
+    answer = client.resources("Get", pb.GetRequest(kind=kind.name, namespace=namespace, name=name))
+    return json.loads(answer.json)  # type: ignore[no-any-return]
+
+
+def list_objects(client: Client, kind: Kind, namespace: str = "") -> list[Object]:
+    answer = client.resources("List", pb.ListRequest(kind=kind.name, namespace=namespace))
+    return [json.loads(item.json) for item in answer.items]
+
+
+def print_one_or_more(objects: Sequence[Object], kind: Kind, output: str | None) -> None:
+    if len(objects) == 1 and output in {"json", "yaml"}:
+        print_data(objects[0], output)
+    else:
+        print_list(objects, kind, output, "its own")
+
+
+def print_list(objects: Sequence[Object], kind: Kind, output: str | None, namespace: str) -> None:
+    """`namespace` empty: the list is of all namespaces, so the table says which."""
+    match output:
+        case "json" | "yaml":
+            print_data({"apiVersion": "v1", "kind": "List", "items": list(objects)}, output)
+        case "name":
+            for item in objects:
+                click.echo(reference(kind.name, item["metadata"]["name"]))
+        case _ if not objects:
+            where = f" in {namespace} namespace" if namespace else ""
+            click.echo(f"No resources found{where}.", err=True)
+        case _:
+            shown = columns(kind, wide=output == "wide", with_namespace=kind.namespaced and not namespace)
+            click.echo(table([c.header for c in shown], [[c.cell(item) for c in shown] for item in objects]))
+
+
+def list_kind(name: str, output: str | None, servers: str | None) -> None:
+    """All of a kind, in all namespaces."""
+    kind = BY_NAME[name]
+    print_list(list_objects(connect(servers), kind), kind, output, "")

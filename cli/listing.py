@@ -1,0 +1,67 @@
+"""`kilim endpoint|identity|policy|node list`: what the log knows of each, in all namespaces."""
+
+import click
+
+from kilim.cli.client import connect, server_option
+from kilim.cli.command import Group
+from kilim.cli.get import list_kind
+from kilim.cli.nodes import node_rows
+from kilim.cli.output import output_option, plain, print_data
+from kilim.cli.table import table
+from kilim.v1 import controlplane_pb2 as pb
+
+
+@click.group(cls=Group)
+def endpoint() -> None:
+    """Endpoints: the pods that Kilim connects."""
+
+
+@endpoint.command("list", example="kilim endpoint list -o wide")
+@output_option("yaml", "json", "wide", "name")
+@server_option
+def endpoint_list(output: str | None, servers: str | None) -> None:
+    """Every endpoint, with its node, address and identity."""
+    list_kind("Endpoint", output, servers)
+
+
+@click.group(cls=Group)
+def identity() -> None:
+    """Identities: numbers for sets of labels."""
+
+
+@identity.command("list", example="kilim identity list")
+@output_option("yaml", "json", "wide", "name")
+@server_option
+def identity_list(output: str | None, servers: str | None) -> None:
+    """Every identity, with its labels."""
+    list_kind("Identity", output, servers)
+
+
+@click.group(cls=Group)
+def policy() -> None:
+    """Policies of all namespaces."""
+
+
+@policy.command("list", example="kilim policy list")
+@output_option("yaml", "json", "wide", "name")
+@server_option
+def policy_list(output: str | None, servers: str | None) -> None:
+    """Every policy, with what it selects."""
+    list_kind("NetworkPolicy", output, servers)
+
+
+@click.group(cls=Group)
+def node() -> None:
+    """Nodes and what they enforce."""
+
+
+@node.command("list", example="kilim node list -o json")
+@output_option("json", "yaml", "wide")
+@server_option
+def node_list(output: str | None, servers: str | None) -> None:
+    """Every node, with its sequence number and digests."""
+    status = connect(servers).cluster("Status", pb.StatusRequest())
+    if output in {"json", "yaml"}:
+        print_data([plain(node) for node in status.nodes], output)
+    else:
+        click.echo(table(*node_rows(status.nodes, wide=output == "wide")))

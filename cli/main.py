@@ -1,0 +1,42 @@
+"""The entry point: what commands there are, and where each one's room is. Imports nothing heavy."""
+
+import click
+
+from kilim.cli.command import LazyGroup
+
+SECTIONS = {
+    "Resources": {
+        "apply": ("kilim.cli.apply:apply", "Create or change resources from YAML"),
+        "delete": ("kilim.cli.delete:delete", "Delete resources by file or by name"),
+        "get": ("kilim.cli.get:get", "List resources, or show one"),
+        "describe": ("kilim.cli.describe:describe", "Show one resource in words"),
+    },
+    "Cluster": {
+        "status": ("kilim.cli.status:status", "Is everything well: replicas, etcd, nodes, digests"),
+        "log": ("kilim.cli.log:log", "The event log"),
+        "endpoint": ("kilim.cli.listing:endpoint", "Endpoints: the pods that Kilim connects"),
+        "identity": ("kilim.cli.listing:identity", "Identities: numbers for sets of labels"),
+        "policy": ("kilim.cli.listing:policy", "Policies of all namespaces"),
+        "node": ("kilim.cli.listing:node", "Nodes and what they enforce"),
+    },
+    "Node": {
+        "bpf": ("kilim.cli.bpf:bpf", "The BPF tables of one node"),
+    },
+    "Lab": {
+        "lab": ("kilim.cli.lab:lab", "A real cluster on this machine"),
+    },
+    "Processes": {
+        "controlplane": ("kilim.cli.process:controlplane", "Run one replica of the control plane"),
+        "agent": ("kilim.cli.process:agent", "Run the agent of a node"),
+        "cni": ("kilim.cli.process:cni", "The CNI plugin, as kubelet calls it"),
+    },
+    "Other": {
+        "version": ("kilim.cli.version:version", "Print the version"),
+        "completion": ("kilim.cli.completion:completion", "Print the completion script of a shell"),
+    },
+}
+
+
+@click.group(cls=LazyGroup, sections=SECTIONS, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """eBPF networking whose whole state is an event log."""

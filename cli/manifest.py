@@ -1,0 +1,124 @@
+"""Manifests from files, directories and standard input, each with where it came from.
+
+Only the YAML is judged here; what a document means is judged by the control plane, all documents at once.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kilim.cli.failure import Failure
+
+ENDINGS = (".yaml", ".yml", ".json")
+STDIN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One object; `source` reads "p.yaml: document 2"."""
+
+    body: dict[str, Any]
+    source: str
+
+    @property
+    def json(self) -> str:
+        return json.dumps(self.body)
+
+
+class _Loader(yaml.CSafeLoader):
+    """Safe YAML in which a key given twice is an error and a date stays the text that it is in Kubernetes."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a string", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f'key "{key.value}" twice', problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for letter, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+def read_documents(paths: Iterable[str]) -> list[Document]:
+    """All documents of all the paths, in order; raises `Failure` at the first that is no YAML object."""
+    documents = [document for path in paths for document in _read_path(path)]
+    if not documents:
+        raise Failure("no objects in what was given with -f")
+    return documents
+
+
+def _read_path(path: str) -> Iterator[Document]:
+    if path == STDIN:
+        yield from parse_documents(sys.stdin.read(), "standard input")
+        return
+    for file in _files(Path(path)):
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise Failure(f"{file}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise Failure(f"{file}: not UTF-8 at byte {error.start}") from None
+        yield from parse_documents(text, str(file))
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in ENDINGS and file.is_file())
+    if not files:
+        raise Failure(f"{path}: no file in it ends in {', '.join(ENDINGS)}")
+    return files
+
+
+def parse_documents(text: str, name: str) -> Iterator[Document]:
+    """Empty documents count in the numbering and are left out; a `kind: List` becomes its items."""
+    number = 0
+    loader = _Loader(text)
+    try:
+        while loader.check_data():  # type: ignore[no-untyped-call]
+            number += 1
+            body = loader.get_data()
+            if body is not None:
+                yield from _objects(body, f"{name}: document {number}")
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f" line {mark.line + 1}" if mark else ""
+        raise Failure(f"{name}: document {max(number, 1)}:{line}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise Failure(f"{name}: document {max(number, 1)}: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+
+
+def _objects(body: Any, source: str) -> Iterator[Document]:
+    if not isinstance(body, dict):
+        raise Failure(f"{source}: must be an object, is {_name_of(body)}")
+    if body.get("kind") != "List":
+        try:
+            json.dumps(body, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise Failure(f"{source}: cannot be said in JSON: {error}") from None
+        yield Document(body, source)
+        return
+    items = body.get("items")
+    if not isinstance(items, list):
+        raise Failure(f"{source}: items: must be a list")
+    for index, item in enumerate(items):
+        yield from _objects(item, f"{source}: items[{index}]")
+
+
+def _name_of(value: Any) -> str:
+    return {str: "a string", list: "a list", bool: "a boolean", int: "a number", float: "a number"}.get(
+        type(value), type(value).__name__
+    )

@@ -1,0 +1,96 @@
+"""`kilim status`: is everything well. Exit status 1 where it is not, with a line for each problem."""
+
+import time
+from typing import Any
+
+import click
+
+from kilim.cli.client import connect, server_option
+from kilim.cli.command import Command
+from kilim.cli.duration import DURATION
+from kilim.cli.failure import FAILED, Failure
+from kilim.cli.nodes import digest_text, node_rows
+from kilim.cli.output import output_option, plain, print_data
+from kilim.cli.progress import waiting_for
+from kilim.cli.table import size, table
+from kilim.v1 import controlplane_pb2 as pb
+
+POLL_S = 0.2
+
+
+@click.command(cls=Command, example="kilim status --wait\nkilim status -o json")
+@click.option("--wait", is_flag=True, help="Return when everything is well.")
+@click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long --wait may take.")
+@output_option("json", "yaml", "wide")
+@server_option
+@click.pass_context
+def status(context: click.Context, wait: bool, timeout: float, output: str | None, servers: str | None) -> None:
+    """Is everything well: replicas, etcd, nodes, sequence number and digests of each."""
+    answer = _well(servers, timeout) if wait else connect(servers).cluster("Status", pb.StatusRequest())
+    if output in {"json", "yaml"}:
+        print_data(plain(answer), output)
+    else:
+        click.echo(render(answer, wide=output == "wide"))
+    context.exit(0 if answer.ok else FAILED)
+
+
+def _well(servers: str | None, timeout_s: float) -> Any:
+    """The first status that is well, or the last one there was."""
+    client, answer, deadline = connect(servers), None, time.monotonic() + timeout_s
+    with waiting_for("waiting until everything is well"):
+        while True:
+            try:
+                answer = client.cluster("Status", pb.StatusRequest())
+                if answer.ok:
+                    return answer
+            except Failure:
+                if time.monotonic() > deadline and answer is None:
+                    raise
+            if time.monotonic() > deadline:
+                return answer
+            time.sleep(POLL_S)
+
+
+def render(answer: Any, wide: bool) -> str:
+    sections = ["\n".join(_summary(answer, wide))]
+    if answer.replicas:
+        sections.append(
+            "Replicas\n" + table(["NAME", "ADDRESS", "ROLE", "SEQ", "STATE DIGEST"], _replicas(answer, wide))
+        )
+    if answer.nodes:
+        sections.append("Nodes\n" + table(*node_rows(answer.nodes, wide)))
+    if answer.problems:
+        sections.append("Problems\n" + "\n".join(f"- {problem}" for problem in answer.problems))
+    return "\n\n".join(sections)
+
+
+def _summary(answer: Any, wide: bool) -> list[str]:
+    return [
+        f"Kilim    {'ok' if answer.ok else 'NOT OK'}",
+        f"Log      seq {answer.seq}, chain {digest_text(answer.chain, wide)}",
+        f"State    digest {digest_text(answer.state_digest, wide)}",
+        f"etcd     {_etcd(answer.etcd)}",
+    ]
+
+
+def _etcd(etcd: Any) -> str:
+    if not etcd.reachable:
+        return f"NOT REACHABLE at {', '.join(etcd.endpoints) or 'no endpoint'}: {etcd.error or 'no answer'}"
+    parts = [f"ok, {etcd.version}, {len(etcd.endpoints)} endpoint{'s' if len(etcd.endpoints) != 1 else ''}"]
+    parts += [f"leader {etcd.leader}"] if etcd.leader else []
+    parts.append(size(etcd.db_size_bytes))
+    parts += [f"ALARMS {', '.join(etcd.alarms)}"] if etcd.alarms else []
+    return ", ".join(parts)
+
+
+def _replicas(answer: Any, wide: bool) -> list[list[object]]:
+    return [
+        [
+            replica.name,
+            replica.address,
+            ("leader" if replica.leader else "follower") + (" (asked)" if replica.self else ""),
+            replica.seq or None,
+            digest_text(replica.state_digest, wide),
+        ]
+        for replica in answer.replicas
+    ]
