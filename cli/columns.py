@@ -87,6 +87,7 @@ OF_KIND: dict[str, tuple[Column, ...]] = {
         Column("CONTAINER", at("spec.containerId"), wide=True),
         Column("SERVICE ACCOUNT", at("spec.serviceAccount"), wide=True),
     ),
+    "Setting": (Column("VALUE", at("spec.value")),),
     "Identity": (Column("LABELS", at("spec.labels")),),
 }
 

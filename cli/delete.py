@@ -2,7 +2,7 @@
 
 import click
 
-from kilim.cli.apply import actor, print_results
+from kilim.cli.apply import DRY_RUN_NOTE, actor, print_results
 from kilim.cli.client import connect, server_option
 from kilim.cli.command import Command
 from kilim.cli.duration import DURATION
@@ -27,21 +27,22 @@ from kilim.v1 import controlplane_pb2 as pb
 @click.option("--ignore-not-found", is_flag=True, help="Do not mind what is not there.")
 @click.option("--wait", is_flag=True, help="Return when every node that is up enforces the change.")
 @click.option("--timeout", type=DURATION, default="10s", show_default=True, help="How long --wait may take.")
+@click.option("--dry-run", type=click.Choice(["none", "server"]), default="none", help="Say what would change only.")
 @output_option("json", "yaml", "name")
 @server_option
 def delete(
     words: tuple[str, ...], files: tuple[str, ...], namespace: str | None, ignore_not_found: bool,
-    wait: bool, timeout: float, output: str | None, servers: str | None,
+    wait: bool, timeout: float, dry_run: str, output: str | None, servers: str | None,
 ) -> None:  # fmt: skip
     """Delete resources by file or by name; all that is given, or none of it."""
     if bool(words) == bool(files):
         raise BadUsage("give either -f FILE or KIND NAME")
     refs = _refs_of_files(files) if files else _refs_of_words(words, namespace)
     client = connect(servers)
-    request = pb.DeleteRequest(refs=refs, actor=actor(), ignore_not_found=ignore_not_found)
+    request = pb.DeleteRequest(refs=refs, actor=actor(), ignore_not_found=ignore_not_found, dry_run=dry_run == "server")
     response = client.resources("Delete", request)
-    print_results(response, output)
-    if wait:
+    print_results(response, output, DRY_RUN_NOTE if request.dry_run else "")
+    if wait and not request.dry_run:
         wait_for(client, response.seq, timeout)
 
 

@@ -24,6 +24,7 @@ KINDS = (
     Kind("Pod", "", True, ("pods", "pod", "po")),
     Kind("Node", "", False, ("nodes", "node", "no")),
     Kind("Endpoint", "kilim.io", True, ("endpoints", "endpoint", "ep")),
+    Kind("Setting", "kilim.io", False, ("settings", "setting")),
     Kind("Identity", "kilim.io", False, ("identities", "identity", "id")),
 )
 BY_NAME = {kind.name: kind for kind in KINDS}

@@ -37,6 +37,10 @@ SECTIONS = {
 }
 
 
-@click.group(cls=LazyGroup, sections=SECTIONS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("kilim", cls=LazyGroup, sections=SECTIONS, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """eBPF networking whose whole state is an event log."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The manners of the command line: exit statuses, one line of error, an example everywhere, a quick start."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kilim.cli.command import Command
+from kilim.cli.main import main
+
+HEAVY = {"grpc", "yaml", "rich", "google.protobuf", "pyroute2", "numpy", "structlog", "asyncio"}
+NOBODY = "127.0.0.1:1"  # a port on which nobody listens
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def all_commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None, f"{path} {name}"
+        if isinstance(command, click.Group):
+            yield from all_commands(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+def test_every_command_has_an_example_that_calls_it() -> None:
+    for path, command in all_commands(main, "kilim"):
+        assert isinstance(command, Command), path
+        assert path in command.example, f"{path}: {command.example}"
+        assert command.help, path
+
+
+def test_every_help_text_prints() -> None:
+    for path, _ in all_commands(main, "kilim"):
+        status, stdout, _ = run(*path.split()[1:], "--help")
+        assert (status, "Examples:" in stdout) == (0, True), path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "error: No such command 'nothing' (see kilim --help)"),
+        (["get"], "error: Missing argument 'KIND' (see kilim get --help)"),
+        (["get", "cheese"], 'error: unknown kind "cheese": must be one of networkpolicies, namespaces, '),
+        (["get", "po", "-o", "xml"], "error: Invalid value for '-o' / '--output': 'xml' is not one of "),
+        (["get", "po", "--server", "here"], 'error: --server: "here" must be HOST:PORT'),
+        (["delete"], "error: give either -f FILE or KIND NAME"),
+        (["delete", "netpol"], "error: give the name of what to delete: KIND NAME"),
+        (["describe", "netpol"], "error: give KIND NAME or KIND/NAME"),
+        (["log", "show", "--from", "3", "--to", "2"], "error: --to: must be at least --from (3)"),
+        (["apply", "-f", "x", "--timeout", "soon"], "error: Invalid value for '--timeout': \"soon\" must be a time "),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
+    status, stdout, stderr = run(*arguments)
+    assert (status, stdout) == (2, "")
+    assert stderr.startswith(message) and stderr.count("\n") == 1
+
+
+def test_a_server_that_is_not_there_is_one_line_and_status_1() -> None:
+    status, stdout, stderr = run("status", "--server", f"{NOBODY},127.0.0.1:2")
+    assert (status, stdout) == (1, "")
+    assert stderr == f"error: no server answers; tried {NOBODY} (cannot connect), 127.0.0.1:2 (cannot connect)\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom kilim.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        f"print([name for name in {sorted(HEAVY)} if name in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr.strip() == "[]"
+
+
+def test_completion_offers_what_there_is() -> None:
+    environment = {"_KILIM_COMPLETE": "bash_complete", "COMP_WORDS": "kilim ap", "COMP_CWORD": "1"}
+    result = CliRunner(env=environment).invoke(main, [], prog_name="kilim")
+    assert result.stdout == "plain,apply\n"

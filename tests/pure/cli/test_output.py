@@ -1,0 +1,113 @@
+"""What the command line prints: tables, messages as data, events and policies in words."""
+
+import pytest
+
+from kilim.cli.columns import columns, selector_text
+from kilim.cli.describe import describe_object
+from kilim.cli.event import SUMMARIES, event_name, event_summary
+from kilim.cli.kinds import KINDS, kind_of, reference
+from kilim.cli.output import plain
+from kilim.cli.status import render
+from kilim.cli.table import age, size, table
+from kilim.v1 import controlplane_pb2 as pb
+from kilim.v1 import events_pb2
+
+POLICY = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "db", "namespace": "shop"},
+    "spec": {
+        "podSelector": {"matchLabels": {"app": "db"}},
+        "ingress": [
+            {
+                "from": [{"podSelector": {"matchLabels": {"app": "api"}}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}],
+                "ports": [{"port": 5432}],
+            }
+        ],
+    },
+}
+
+
+def test_columns_are_aligned_and_nothing_trails() -> None:
+    assert table(["NAME", "UP"], [["a", True], ["longer", None]]) == "NAME     UP\na        yes\nlonger   <none>"
+
+
+def test_zero_is_not_absent() -> None:
+    assert table(["N"], [[0], [{}]]) == "N\n0\n<none>"
+
+
+@pytest.mark.parametrize(("ms", "text"), [(0, "0ms"), (999, "999ms"), (61_000, "61s"), (180_000, "3m"), (9e7, "25h")])
+def test_age(ms: float, text: str) -> None:
+    assert age(int(ms)) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (2048, "2 KiB"), (5 << 20, "5 MiB"), (3 << 30, "3.0 GiB")])
+def test_size(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize("word", ["netpol", "networkpolicies", "NetworkPolicy", "networkpolicy.networking.k8s.io"])
+def test_kinds_go_by_kubectls_words(word: str) -> None:
+    assert kind_of(word).name == "NetworkPolicy"
+
+
+def test_references_are_kubectls() -> None:
+    assert reference("NetworkPolicy", "db") == "networkpolicy.networking.k8s.io/db"
+    assert reference("Pod", "a") == "pod/a"
+    assert reference("CheeseBoard", "a") == "cheeseboard/a"
+
+
+def test_every_kind_has_columns() -> None:
+    for kind in KINDS:
+        for column in columns(kind, wide=True, with_namespace=True):
+            column.cell({"metadata": {"name": "x"}})
+
+
+def test_selectors() -> None:
+    assert selector_text({}) == "<none>"
+    rules = [{"key": "t", "operator": "In", "values": ["a", "b"]}, {"key": "u", "operator": "DoesNotExist"}]
+    assert selector_text({"matchLabels": {"a": "b"}, "matchExpressions": rules}) == "a=b,t in (a,b),!u"
+
+
+def test_messages_become_data() -> None:
+    event = events_pb2.Endpoint(name="a", ip=0x0A3D0103, labels=[events_pb2.Label(key="k", value="v")])
+    data = plain(event)
+    assert (data["ip"], data["labels"]) == ("10.61.1.3", [{"key": "k", "value": "v"}])
+    assert plain(pb.StatusResponse(seq=2**60, chain=b"\x01\xff"))["chain"] == "01ff"
+    assert plain(events_pb2.Policy(manifest_json='{"a": 1}'))["manifest"] == {"a": 1}
+
+
+def test_every_event_has_a_summary() -> None:
+    bodies = events_pb2.Event.DESCRIPTOR.oneofs_by_name["body"].fields
+    assert {field.name for field in bodies} == set(SUMMARIES)
+    for field in bodies:
+        event = events_pb2.Event()
+        getattr(event, field.name).SetInParent()
+        assert event_name(event) == field.message_type.name
+        assert isinstance(event_summary(event), str)
+    assert event_name(events_pb2.Event()) == "unknown"
+
+
+def test_a_policy_in_words() -> None:
+    assert describe_object(POLICY)[3:] == [
+        "Labels:       <none>",
+        "Spec:",
+        "  Pods: app=db",
+        "  Allowing ingress traffic:",
+        "    To port: 5432/TCP",
+        "    From: PodSelector: app=api",
+        "    From: IPBlock 10.0.0.0/8",
+        "  Not affecting egress traffic",
+        "  Policy types: Ingress",
+    ]
+
+
+def test_status_says_what_is_wrong() -> None:
+    answer = pb.StatusResponse(
+        problems=["node n2 is down"],
+        etcd=pb.EtcdStatus(endpoints=["10.0.0.1:2379"], error="connection refused"),
+        nodes=[pb.NodeStatus(name="n1", up=True, seq=4, digest_match=True), pb.NodeStatus(name="n2")],
+    )
+    text = render(answer, wide=False)
+    assert "Kilim    NOT OK" in text and "NOT REACHABLE at 10.0.0.1:2379: connection refused" in text
+    assert "n2     down" in text and text.endswith("Problems\n- node n2 is down")
