@@ -25,7 +25,7 @@ CALL_TIMEOUT_S = 10.0
 ATTEMPT_S = 1.5
 _ATTEMPT_MOST_S = 6.0
 _PAUSE_FIRST_S = 0.02
-_PAUSE_MOST_S = 0.5
+_PAUSE_MOST_S = 0.25
 
 T = TypeVar("T")
 Metadata = tuple[tuple[str, str], ...]

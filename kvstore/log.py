@@ -1,28 +1,115 @@
-"""The append-only log in etcd: guarded appends, paged reads, following for ever (I3)."""
+"""The append-only log in etcd: guarded appends, paged reads, following for ever (I3).
+
+Easy to get wrong: a failed compare after a retry may be our own success. The append id in head and commit tells.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+import itertools
+import secrets
+from collections.abc import AsyncGenerator, Sequence
 
+from kilim.kvstore import transaction
+from kilim.kvstore.calls import Repeat
 from kilim.kvstore.client import EtcdClient
-from kilim.kvstore.commit import Commit
-from kilim.kvstore.head import LogHead
+from kilim.kvstore.commit import (
+    COMMIT_BYTES_MAX,
+    COMMIT_RECORDS_MAX,
+    Commit,
+    decode_commit,
+    encode_commit,
+    split_records,
+)
+from kilim.kvstore.cursor import Cursor
+from kilim.kvstore.errors import Conflict, LogBroken, OutcomeUnknown, TooLarge
+from kilim.kvstore.follow import follow_commits
+from kilim.kvstore.head import EMPTY_HEAD, LogHead, decode_head, encode_head
+from kilim.kvstore.keys import Keys
+from kilim.kvstore.keyvalue import KeyValue
+from kilim.kvstore.read import read_commits, read_head
 
-__all__ = ["EventLog", "LogHead"]
+__all__ = ["EventLog", "LogHead", "split_records"]
 
 
 class EventLog:
     def __init__(self, client: EtcdClient, cluster: str = "default") -> None:
-        raise NotImplementedError
+        self._client = client
+        self._keys = Keys(cluster)
+        self._writer = secrets.token_hex(8)
+        self._appends = itertools.count(1)
 
     async def head(self) -> LogHead:
-        raise NotImplementedError
+        """What the next append must follow; next_seq 1 and mod_revision 0 where nothing was ever appended."""
+        return (await read_head(self._client, self._keys)).head
 
     async def append(self, after: LogHead, records: Sequence[bytes]) -> tuple[Commit, LogHead]:
-        raise NotImplementedError
+        """All records or none, exactly after `after`; returns the commit and the head that it made.
 
-    def read(self, from_seq: int, to_seq: int | None = None) -> AsyncIterator[Commit]:
-        raise NotImplementedError
+        Raises Conflict (with the present head), TooLarge, Unavailable (surely not applied), OutcomeUnknown, and
+        LogBroken where the head went backwards."""
+        commit = self._encode(after, records)
+        head_value = encode_head(LogHead(commit.last_seq + 1, commit.chain_after, 0, commit.append_id))
+        result = await self._client.transaction(
+            compare=[transaction.mod_revision_is(self._keys.head, after.mod_revision)],
+            success=[
+                transaction.put(self._keys.commit(commit.first_seq), commit.encoded),
+                transaction.put(self._keys.head, head_value),
+            ],
+            failure=[transaction.get(self._keys.head)],
+            repeat=Repeat.HARMLESS,
+        )
+        if result.succeeded:
+            return commit, _head_after(commit, result.revision)
+        applied_at = await self._find_own(commit, after, result.found[0], result.repeated)
+        return commit, _head_after(commit, applied_at)
 
-    def follow(self, from_seq: int, chain_before: bytes) -> AsyncIterator[Commit]:
-        raise NotImplementedError
+    def _encode(self, after: LogHead, records: Sequence[bytes]) -> Commit:
+        if len(records) > COMMIT_RECORDS_MAX:
+            raise TooLarge(f"{len(records)} records; a commit holds at most {COMMIT_RECORDS_MAX}")
+        append_id = f"{self._writer}-{next(self._appends)}"
+        commit = encode_commit(after.next_seq, after.chain, records, append_id)
+        if len(commit.encoded) >= COMMIT_BYTES_MAX:
+            raise TooLarge(f"a commit of {len(commit.encoded)} bytes; it must be under {COMMIT_BYTES_MAX}")
+        return commit
+
+    async def _find_own(self, commit: Commit, after: LogHead, found: tuple[KeyValue, ...], repeated: bool) -> int:
+        """The compare failed: the revision at which an earlier try of ours was applied, else raises."""
+        head = decode_head(found[0].value, found[0].mod_revision) if found else EMPTY_HEAD
+        if head.append_id == commit.append_id:
+            return head.mod_revision
+        if head.next_seq < after.next_seq:
+            raise LogBroken(head.next_seq, f"the log ends before it, we were to append at {after.next_seq}")
+        if head.next_seq == after.next_seq and head.chain != after.chain:
+            raise LogBroken(head.next_seq, "the head has our seq with another chain")
+        if not repeated or head.next_seq == after.next_seq:
+            raise Conflict(head)
+        # Others may have appended after our unanswered try.
+        first = await self._client.get(self._keys.commit(commit.first_seq))
+        if first is None:
+            raise OutcomeUnknown(f"seq {commit.first_seq} is trimmed already")
+        if decode_commit(first.value).append_id == commit.append_id:
+            return first.mod_revision
+        raise Conflict(head)
+
+    async def read(self, from_seq: int, to_seq: int | None = None) -> AsyncGenerator[Commit, None]:
+        """From the commit that holds `from_seq` to the one that holds `to_seq` (default: the last one there is now),
+        dense and with a whole chain, else LogBroken. Compacted and Unavailable can come in the middle: read on from
+        last_seq + 1."""
+        present = await read_head(self._client, self._keys)
+        cursor = Cursor(from_seq, None)
+        if from_seq > present.head.next_seq:
+            return
+        commits = read_commits(self._client, self._keys, cursor, present.head, present.revision, to_seq)
+        async with contextlib.aclosing(commits):
+            async for commit in commits:
+                yield commit
+
+    def follow(self, from_seq: int, chain_before: bytes) -> AsyncGenerator[Commit, None]:
+        """From the commit that holds `from_seq` on, for ever; `chain_before` is the chain of event from_seq - 1.
+        Waits out an etcd that is away. Raises LogBroken, Denied and what else waiting does not help against."""
+        return follow_commits(self._client, self._keys, Cursor(from_seq, chain_before))
+
+
+def _head_after(commit: Commit, revision: int) -> LogHead:
+    return LogHead(commit.last_seq + 1, commit.chain_after, revision, commit.append_id)

@@ -1,0 +1,56 @@
+"""The keys of one cluster's log in etcd (docs: DESIGN, the log). PURE.
+
+    /kilim/v1/<cluster>/log/<first seq, 20 digits>   one commit
+                       /head                         what the next append must follow
+                       /member/<name>, /leader       presence and leadership, under a lease
+
+Easy to get wrong: a commit holds several events, so the numbers of log keys are ordered but not dense.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_CLUSTER = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+_SEQ_DIGITS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    cluster: str
+
+    def __post_init__(self) -> None:
+        if not _CLUSTER.fullmatch(self.cluster):
+            raise ValueError(f"cluster name {self.cluster!r}: letters, digits, '.', '_' and '-' only, at most 64")
+
+    @property
+    def prefix(self) -> bytes:
+        return b"/kilim/v1/" + self.cluster.encode() + b"/"
+
+    @property
+    def head(self) -> bytes:
+        return self.prefix + b"head"
+
+    @property
+    def leader(self) -> bytes:
+        return self.prefix + b"leader"
+
+    @property
+    def members(self) -> bytes:
+        return self.prefix + b"member/"
+
+    def member(self, name: str) -> bytes:
+        if not name or "/" in name:
+            raise ValueError(f"member name {name!r}: must not be empty nor hold a '/'")
+        return self.members + name.encode()
+
+    def member_name(self, key: bytes) -> str:
+        return key[len(self.members) :].decode()
+
+    @property
+    def log(self) -> bytes:
+        return self.prefix + b"log/"
+
+    def commit(self, first_seq: int) -> bytes:
+        return self.log + b"%0*d" % (_SEQ_DIGITS, first_seq)
