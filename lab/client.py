@@ -26,6 +26,10 @@ class Refused(LabError):
     """The control plane understood and said no."""
 
 
+class NotFound(Refused):
+    pass
+
+
 class ControlPlane:
     """Calls go to the replica that answered last; where one fails the next is asked, until `patience_s` is over."""
 
@@ -58,6 +62,14 @@ class ControlPlane:
         request = controlplane_pb2.DeleteRequest(refs=[ref], actor="kilim lab")
         return int((await self._call(controlplane_pb2_grpc.ResourcesStub, "Delete", request)).seq)
 
+    async def exists(self, kind: str, namespace: str, name: str) -> bool:
+        request = controlplane_pb2.GetRequest(kind=kind, namespace=namespace, name=name)
+        try:
+            await self._call(controlplane_pb2_grpc.ResourcesStub, "Get", request)
+        except NotFound:
+            return False
+        return True
+
     async def status(self, attempt_s: float = _ATTEMPT_S) -> controlplane_pb2.StatusResponse:
         request = controlplane_pb2.StatusRequest()
         answer: controlplane_pb2.StatusResponse = await self._call(
@@ -85,7 +97,8 @@ class ControlPlane:
                     return await call(request, timeout=attempt_s)
                 except grpc.aio.AioRpcError as error:
                     if error.code() not in _ELSEWHERE:
-                        raise Refused(error.details() or error.code().name) from None
+                        kind = NotFound if error.code() is grpc.StatusCode.NOT_FOUND else Refused
+                        raise kind(error.details() or error.code().name) from None
                     self._current = (self._current + 1) % len(self._channels)
                     last = error
             if time.monotonic() > deadline:
@@ -102,14 +115,3 @@ async def agent_status(socket_path: str, timeout_s: float = 2.0) -> agent_pb2.Ag
             return answer
         except grpc.aio.AioRpcError:
             return None
-
-
-async def list_drops(socket_path: str, since_ns: int, timeout_s: float = 2.0) -> list[agent_pb2.Drop]:
-    """The packets that node dropped since then (CLOCK_MONOTONIC); none where no agent answers."""
-    async with grpc.aio.insecure_channel(f"unix:{socket_path}", options=_OPTIONS) as channel:
-        try:
-            stub = agent_pb2_grpc.AgentStub(channel)
-            answer = await stub.ListDrops(agent_pb2.ListDropsRequest(since_ns=since_ns), timeout=timeout_s)
-            return list(answer.drops)
-        except grpc.aio.AioRpcError:
-            return []

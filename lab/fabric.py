@@ -91,10 +91,6 @@ def join_pair(lab: Lab, first: tuple[str, str], second: tuple[str, str]) -> None
     in_netns(lab.netns(second[0]), lambda: _set_neighbour(first[1], None))
 
 
-def clear_cuts(lab: Lab, role: str) -> None:
-    in_netns(lab.netns(role), _drop_permanent_neighbours)
-
-
 def bring_up_loopback(netns: Path) -> None:
     def work() -> None:
         with _netlink() as route:
@@ -146,14 +142,6 @@ def _set_neighbour(ip: str, address: str | None) -> None:
                     route.neigh("del", ifindex=link, dst=ip)
         else:
             route.neigh("replace", ifindex=link, dst=ip, lladdr=address, state="permanent")
-
-
-def _drop_permanent_neighbours() -> None:
-    with _netlink() as route:
-        link = _index(route, MEMBER_LINK)
-        for entry in route.get_neighbours(ifindex=link):
-            if entry["state"] == _NUD_PERMANENT and entry.get_attr("NDA_LLADDR") == _NOWHERE:
-                route.neigh("del", ifindex=link, dst=entry.get_attr("NDA_DST"))
 
 
 def _netlink() -> Any:

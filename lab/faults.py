@@ -1,0 +1,77 @@
+"""Killing, pausing and cutting off: any process of a lab, any member of its underlay.
+
+A node's name stands for its agent where a process is meant, and for the node itself where the network is meant.
+"""
+
+import signal
+
+from kilim.lab import fabric
+from kilim.lab.commands import process_spec
+from kilim.lab.errors import BadInput
+from kilim.lab.names import external_role
+from kilim.lab.process import signal_process, start_process, stop_process
+from kilim.lab.topology import Lab
+
+
+def kill(lab: Lab, process: str, number: signal.Signals = signal.SIGKILL) -> int:
+    """The pid that was there."""
+    return signal_process(lab.name, _checked_process(lab, process), number)
+
+
+def pause(lab: Lab, process: str) -> int:
+    return kill(lab, process, signal.SIGSTOP)
+
+
+def resume(lab: Lab, process: str) -> int:
+    return kill(lab, process, signal.SIGCONT)
+
+
+def restart(lab: Lab, process: str) -> int:
+    """Ends it where it runs and starts it again with the same command line; the new pid."""
+    spec = process_spec(lab, _checked_process(lab, process))
+    assert spec is not None
+    stop_process(lab.name, process)
+    return start_process(lab.name, spec)
+
+
+def partition(lab: Lab, member: str, other: str | None = None) -> None:
+    """One member off from all the rest, or two from each other; packets vanish silently."""
+    first = _checked_member(lab, member)
+    if other is None:
+        fabric.set_cable(lab, first[0], up=False)
+    else:
+        fabric.cut_pair(lab, first, _checked_member(lab, other))
+
+
+def heal(lab: Lab, member: str | None = None, other: str | None = None) -> None:
+    """Undoes partitions: of two members from each other, all of one member, or every one."""
+    if member is not None and other is not None:
+        fabric.join_pair(lab, _checked_member(lab, member), _checked_member(lab, other))
+        return
+    members = _members(lab)
+    chosen = [_checked_member(lab, member)] if member else list(members.values())
+    for first in chosen:
+        fabric.set_cable(lab, first[0], up=True)
+        for second in members.values():
+            if first != second:
+                fabric.join_pair(lab, first, second)
+
+
+def _checked_process(lab: Lab, name: str) -> str:
+    if name not in lab.process_names:
+        raise BadInput(f"lab {lab.name} has no process {name!r} (it has {', '.join(lab.process_names)})")
+    return name
+
+
+def _checked_member(lab: Lab, name: str) -> tuple[str, str]:
+    members = _members(lab)
+    if name not in members:
+        raise BadInput(f"{name!r} is not on the underlay of lab {lab.name} ({', '.join(members)} are)")
+    return members[name]
+
+
+def _members(lab: Lab) -> dict[str, tuple[str, str]]:
+    """(role, ip) of everything that has a cable, by the name that users give it."""
+    members = {server.name: (server.name, server.ip) for server in (*lab.etcd, *lab.replicas)}
+    members |= {node.name: (node.name, node.ip) for node in lab.nodes}
+    return members | {f"ext:{e.name}": (external_role(e.name), e.ip) for e in lab.externals}
