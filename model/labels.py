@@ -22,13 +22,24 @@ def sorted_pairs(labels: Mapping[str, str]) -> LabelPairs:
 def security_labels(
     pod_labels: LabelPairs, namespace: str, namespace_labels: LabelPairs, service_account: str, cluster: str
 ) -> tuple[str, ...]:
-    """The labels that make an endpoint's identity, sorted. Source of the names: Cilium, identity concepts."""
-    labels = {f"k8s:{key}={value}" for key, value in pod_labels}
-    labels |= {f"{NAMESPACE_LABELS_PREFIX}{key}={value}" for key, value in namespace_labels}
+    """The labels that make an endpoint's identity, sorted. Source of the names: Cilium, identity concepts.
+
+    1. The pod's own labels, less those that would pass for one of the following: a pod cannot claim a namespace.
+    2. Its namespace's labels, among them the namespace's name, which Kubernetes sets on every namespace.
+    3. Namespace, service account, cluster.
+    """
+    own = {f"k8s:{key}": value for key, value in pod_labels}
+    labels = {f"{key}={value}" for key, value in own.items() if not _is_derived(key)}
+    names = dict(namespace_labels) | {NAMESPACE_NAME_LABEL: namespace}
+    labels |= {f"{NAMESPACE_LABELS_PREFIX}{key}={value}" for key, value in names.items()}
     labels.add(f"{NAMESPACE}={namespace}")
     labels.add(f"{SERVICE_ACCOUNT}={service_account or 'default'}")
     labels.add(f"{CLUSTER}={cluster}")
     return tuple(sorted(labels))
+
+
+def _is_derived(key: str) -> bool:
+    return key in (NAMESPACE, SERVICE_ACCOUNT, CLUSTER) or key.startswith(NAMESPACE_LABELS_PREFIX)
 
 
 def label_map(labels: Iterable[str]) -> dict[str, str]:

@@ -1,0 +1,62 @@
+"""What policy resolution asks about a cluster, and the plain answers straight from a State.
+
+A visitor would get wrong: `StateFacts` is the definition, slow and obvious; `PolicyIndex` gives the same answers from
+indexes. Identity number 0 never counts as a peer: in a row, 0 is any peer.
+"""
+
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Protocol
+
+from kilim.model.identity import ANY_PEER, Identity
+from kilim.model.labels import label_map
+from kilim.model.nouns import NamedPort
+from kilim.model.rules import Peer, PolicyRules, compile_policy, peer_matches
+from kilim.model.state import State
+
+
+class Facts(Protocol):
+    def knows(self, identity: int) -> bool:
+        """Whether the log has this identity, so that its labels are known."""
+
+    def policies_of(self, subject: int) -> Sequence[PolicyRules]:
+        """Those that select the subject, in the order of their keys."""
+
+    def selected(self, peer: Peer) -> AbstractSet[int]:
+        """The identities that a peer of a rule selects."""
+
+    def named_ports(self, identity: int) -> AbstractSet[NamedPort]:
+        """What the endpoints of an identity offer, all together."""
+
+    def identities_with_ports(self) -> Iterable[int]:
+        """Those with at least one named port."""
+
+
+class StateFacts:
+    """Facts of one state at rest; do not change the state while using it."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._identities: dict[int, Identity] = dict(state.identities)
+        self._policies = [compile_policy(state.policies[key]) for key in sorted(state.policies)]
+        self._selected: dict[Peer, frozenset[int]] = {}
+
+    def knows(self, identity: int) -> bool:
+        return identity in self._identities
+
+    def policies_of(self, subject: int) -> Sequence[PolicyRules]:
+        labels = label_map(self._identities[subject].labels)
+        return [policy for policy in self._policies if policy.subjects.matches(labels)]
+
+    def selected(self, peer: Peer) -> AbstractSet[int]:
+        if peer not in self._selected:
+            matching = (number for number, each in self._identities.items() if peer_matches(peer, each))
+            self._selected[peer] = frozenset(matching) - {ANY_PEER}
+        return self._selected[peer]
+
+    def named_ports(self, identity: int) -> AbstractSet[NamedPort]:
+        keys = self._state.endpoints_of_identity.get(identity, set())
+        return {port for key in keys for port in self._state.endpoints[key].named_ports}
+
+    def identities_with_ports(self) -> Iterable[int]:
+        return [each for each in self._state.endpoints_of_identity if each != ANY_PEER and self.named_ports(each)]

@@ -1,0 +1,153 @@
+"""From policies to the rows of one subject: who may talk to it, and to whom it may talk, by identity and port.
+
+A visitor would get wrong: a subject is an identity, not a pod; and no row in a direction that is not enforced means
+everything passes, while no row in one that is enforced means nothing does.
+
+What a subject gets:
+1. A direction is enforced as soon as one policy that selects the subject has it; rules of all of them add up.
+2. A subject that the log does not know is closed in both directions, without any row (I9).
+3. A node reaches the pods on it, whatever ingress policy says (Kubernetes: kubelet's probes).
+4. A rule without peers is for any peer (0), the world included; without ports for any protocol (0).
+5. A port name is looked up at the receiver and must agree in protocol: for ingress among the named ports of all
+   endpoints of the subject, for egress among those of each peer. Who has no such port is not reached by name.
+6. A port range becomes the fewest prefixes that cover it.
+
+Which rows are dropped, as another row covers them (same direction; same or any peer; same or broader protocol and port;
+not the same row). After 1, deny always wins in a look-up that takes the longest match for the peer and for any peer.
+1. Any row that a deny row covers.  2. An allow row that an allow row covers.
+"""
+
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+from kilim.model.facts import Facts, StateFacts
+from kilim.model.identity import ANY_PEER, HOST
+from kilim.model.nouns import NamedPort
+from kilim.model.rules import Origin, PolicyRules, PortName, PortRange, Rule, port_prefixes
+from kilim.model.state import State
+from kilim.model.tables import (
+    ALLOW,
+    ANY_PROTOCOL,
+    DENY,
+    EGRESS,
+    ENFORCE_EGRESS,
+    ENFORCE_INGRESS,
+    INGRESS,
+    PolicyKey,
+    PolicyRows,
+)
+
+L4 = tuple[int, int, int]  # protocol, port, port_prefix_len
+Provenance = dict[PolicyKey, tuple[Origin, ...]]
+
+ANY_L4: L4 = (ANY_PROTOCOL, 0, 0)
+CLOSED = ENFORCE_INGRESS | ENFORCE_EGRESS
+HOST_ROW = PolicyKey(INGRESS, HOST, *ANY_L4)
+HOST_ORIGIN = Origin("built-in", "", "a node reaches its pods", 0)
+
+
+class Resolution(NamedTuple):
+    flags: int
+    rows: PolicyRows
+    provenance: Provenance
+
+
+def resolve(source: State | Facts, subject: int) -> Resolution:
+    """Rows of a subject with the rules that asked for each; for tables alone `resolve_rows` is cheaper."""
+    facts = StateFacts(source) if isinstance(source, State) else source
+    flags, rows = resolve_rows(facts, subject)
+    origins: dict[PolicyKey, list[Origin]] = {HOST_ROW: [HOST_ORIGIN]} if HOST_ROW in rows else {}
+    for policy in facts.policies_of(subject) if facts.knows(subject) else ():
+        for rule in policy.rules:
+            for key in set(_keys_of_rule(facts, subject, rule)):
+                if rows.get(key) == rule.action:
+                    origins.setdefault(key, []).append(policy.origin(rule))
+    return Resolution(flags, rows, {key: tuple(origins[key]) for key in sorted(origins)})
+
+
+def resolve_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
+    """(flags, rows) of a subject."""
+    if not facts.knows(subject):
+        return CLOSED, {}
+    policies = facts.policies_of(subject)
+    flags = 0
+    for policy in policies:
+        flags |= policy.flags
+    wanted = _wanted(facts, subject, policies)
+    if flags & ENFORCE_INGRESS:
+        wanted.setdefault(HOST_ROW, ALLOW)
+    return flags, without_covered(wanted)
+
+
+def _wanted(facts: Facts, subject: int, policies: Iterable[PolicyRules]) -> PolicyRows:
+    allowed: set[PolicyKey] = set()
+    denied: set[PolicyKey] = set()
+    for policy in policies:
+        for rule in policy.rules:
+            (denied if rule.action == DENY else allowed).update(_keys_of_rule(facts, subject, rule))
+    wanted = dict.fromkeys(allowed, ALLOW)
+    wanted.update(dict.fromkeys(denied, DENY))
+    return wanted
+
+
+def _keys_of_rule(facts: Facts, subject: int, rule: Rule) -> Iterator[PolicyKey]:
+    """May repeat itself."""
+    direction = rule.direction
+    names = [port for port in rule.ports or () if isinstance(port, PortName)]
+    l4s = [ANY_L4] if rule.ports is None else list(_l4s_of_ranges(rule))
+    if names and direction == INGRESS:
+        l4s += _l4s_of_names(names, facts.named_ports(subject))
+    peer_sets: list[Iterable[int]] = [(ANY_PEER,)]
+    if rule.peers is not None:
+        peer_sets = [facts.selected(peer) for peer in rule.peers]
+    for peers in peer_sets:
+        for protocol, port, prefix_len in l4s:
+            for peer in peers:
+                yield PolicyKey(direction, peer, protocol, port, prefix_len)
+    if names and direction == EGRESS:
+        receivers = [facts.identities_with_ports()] if rule.peers is None else peer_sets
+        for peers in receivers:
+            for peer in peers:
+                for l4 in _l4s_of_names(names, facts.named_ports(peer)):
+                    yield PolicyKey(direction, peer, *l4)
+
+
+def _l4s_of_ranges(rule: Rule) -> Iterator[L4]:
+    for port in rule.ports or ():
+        if isinstance(port, PortRange):
+            for number, prefix_len in port_prefixes(port.first, port.last):
+                yield port.protocol, number, prefix_len
+
+
+def _l4s_of_names(names: Iterable[PortName], offered: AbstractSet[NamedPort]) -> Iterator[L4]:
+    for name in names:
+        for port in offered:
+            if port.name == name.name and port.protocol == name.protocol and 0 < port.port <= 0xFFFF:
+                yield port.protocol, port.port, 16
+
+
+def without_covered(wanted: PolicyRows) -> PolicyRows:
+    """The rows that remain; see the list at the top. Covering is transitive, so one pass over all rows is enough."""
+    present = {key[2:] for key in wanted}
+    broader = {l4: [each for each in _broader(l4) if each in present] for l4 in present}
+    rows: PolicyRows = {}
+    for key, verdict in wanted.items():
+        direction, peer, *_ = key
+        l4 = key[2:]
+        covers = [(direction, peer, *each) for each in broader[l4]]
+        if peer != ANY_PEER:
+            covers += [(direction, ANY_PEER, *each) for each in (l4, *broader[l4])]
+        above = [wanted[PolicyKey(*cover)] for cover in covers if cover in wanted]
+        if DENY not in above and (verdict == DENY or ALLOW not in above):
+            rows[key] = verdict
+    return rows
+
+
+def _broader(l4: L4) -> Iterator[L4]:
+    """Everything that covers this protocol and port range, itself not among it."""
+    protocol, port, prefix_len = l4
+    for length in range(prefix_len):
+        yield protocol, port & (0xFFFF << (16 - length)) & 0xFFFF, length
+    if protocol != ANY_PROTOCOL:
+        yield ANY_L4
