@@ -9,10 +9,6 @@
 #include "reasons.h"
 #include "settings.h"
 
-struct metric_key {
-	__u32 index; /* reason * 2 + direction */
-};
-
 struct metric_value {
 	__u64 packets;
 	__u64 bytes;
@@ -23,7 +19,7 @@ struct metric_value {
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 512);
-	__type(key, struct metric_key);
+	__type(key, __u32); /* reason * 2 + direction; the kernel wants an integer here */
 	__type(value, struct metric_value);
 } metrics SEC(".maps");
 
@@ -61,7 +57,7 @@ struct {
 
 static __always_inline void count(__u32 reason, __u32 direction, __u64 bytes)
 {
-	struct metric_key key = {.index = reason * 2 + (direction & 1)};
+	__u32 key = reason * 2 + (direction & 1);
 	struct metric_value *value = bpf_map_lookup_elem(&metrics, &key);
 
 	if (value) {

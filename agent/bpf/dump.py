@@ -1,0 +1,99 @@
+"""A table of the kernel as text, for people and for `verify`."""
+
+import time
+from typing import Any
+
+from kilim.agent.bpf import rows
+from kilim.agent.bpf.layout import TICK_SHIFT
+from kilim.agent.bpf.maps import Map, Maps
+from kilim.model.address import format_ip
+
+Dump = tuple[list[str], list[list[str]]]
+
+_VERDICTS = {1: "allow", 2: "deny"}
+_DIRECTIONS = {0: "ingress", 1: "egress"}
+
+
+def dump_table(maps: Maps, table: str, raw: bool) -> Dump:
+    """Columns and rows, sorted by key. Raises KeyError for a table that is none."""
+    return _DUMPS[table](maps, raw)
+
+
+def _cells(row: list[Any]) -> list[str]:
+    return [str(cell) for cell in row]
+
+
+def _sorted_rows(each: Map) -> list[tuple[tuple[int, ...], tuple[Any, ...]]]:
+    keys, values = each.read()
+    return sorted(zip(keys.tolist(), values.tolist(), strict=True), key=lambda row: row[0])
+
+
+def _dump_ipcache(maps: Maps, raw: bool) -> Dump:
+    table = rows.decode_ipcache(*maps["ipcache"].read())
+    return ["prefix", "identity", "tunnel_endpoint"], [
+        _cells([f"{format_ip(ip)}/{prefix_len}", identity, format_ip(tunnel) if tunnel else "-"])
+        for (ip, prefix_len), (identity, tunnel) in sorted(table.items())
+    ]
+
+
+def _dump_endpoints(maps: Maps, raw: bool) -> Dump:
+    columns = ["ip", "endpoint_id", "identity"]
+    listed: list[list[str]] = []
+    for (ip,), (ifindex, identity, endpoint_id, flags, mac, gateway) in _sorted_rows(maps["endpoints"]):
+        row = _cells([format_ip(ip), endpoint_id, identity])
+        listed.append([*row, str(ifindex), str(flags), _mac(mac), _mac(gateway)] if raw else row)
+    return [*columns, "ifindex", "flags", "mac", "node_mac"] if raw else columns, listed
+
+
+def _dump_subjects(maps: Maps, raw: bool) -> Dump:
+    columns = ["identity", "flags"]
+    listed: list[list[str]] = []
+    for (identity,), (table, revision, flags) in _sorted_rows(maps["subjects"]):
+        listed.append(_cells([identity, flags, table, revision] if raw else [identity, flags]))
+    return [*columns, "table", "revision"] if raw else columns, listed
+
+
+def _dump_policy(maps: Maps, raw: bool) -> Dump:
+    """Logical: only rows of the table that the subject points at."""
+    present = {identity: row[0] for (identity,), row in _sorted_rows(maps["subjects"])}
+    listed: list[list[str]] = []
+    for key, (verdict, _) in _sorted_rows(maps["policy"]):
+        prefix_len, table, subject, peer, direction, protocol, port = key
+        if not raw and present.get(subject) != table:
+            continue
+        ports = max(prefix_len - rows.PROTOCOL_BITS, 0)
+        row = _cells([subject, _DIRECTIONS[direction], peer, protocol, port, ports, _VERDICTS.get(verdict, verdict)])
+        listed.append([str(table), *row] if raw else row)
+    columns = ["subject", "direction", "peer", "protocol", "port", "port_prefix_len", "verdict"]
+    return ["table", *columns] if raw else columns, listed
+
+
+def _dump_ct(maps: Maps, raw: bool) -> Dump:
+    """Each connection from the end that opened it; expired entries only if raw."""
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> TICK_SHIFT
+    listed: list[list[str]] = []
+    for (*ends, protocol, _), (expires, initiator, tcp_flags, _, verdicts) in _sorted_rows(maps["ct"]):
+        if expires <= now and not raw:
+            continue
+        lo, hi = (ends[0], ends[2]), (ends[1], ends[3])
+        (source, source_port), (destination, destination_port) = (hi, lo) if initiator else (lo, hi)
+        row = [protocol, f"{format_ip(source)}:{source_port}", f"{format_ip(destination)}:{destination_port}"]
+        row += [(max(expires - now, 0) << TICK_SHIFT) // 10**9, *(f"{flags:#04x}" for flags in tcp_flags)]
+        for subject, peer, revision in (verdicts[1], verdicts[0]):
+            row.append(f"{subject}>{peer}@{revision}" if subject else "-")
+        listed.append(_cells(row))
+    columns = ["protocol", "source", "destination", "expires_s", "flags", "reply_flags", "egress", "ingress"]
+    return columns, listed
+
+
+def _mac(octets: Any) -> str:
+    return ":".join(f"{octet:02x}" for octet in octets)
+
+
+_DUMPS = {
+    "ipcache": _dump_ipcache,
+    "endpoints": _dump_endpoints,
+    "subjects": _dump_subjects,
+    "policy": _dump_policy,
+    "ct": _dump_ct,
+}

@@ -1,0 +1,123 @@
+"""The structs shared with the datapath as numpy dtypes. They are defined in bpf/lib/*.h; every object is checked
+against these when it is loaded, so a field that moved stops the agent instead of corrupting a map (I12)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kilim.agent.bpf.btf import Btf
+from kilim.agent.records import EVENT
+
+IPCACHE_KEY = np.dtype([("prefix_len", "=u4"), ("ip", ">u4")])
+IPCACHE_VALUE = np.dtype([("identity", "=u4"), ("tunnel_endpoint", ">u4")])
+ENDPOINT_KEY = np.dtype([("ip", ">u4")])
+ENDPOINT_VALUE = np.dtype(
+    [
+        ("ifindex", "=u4"),
+        ("identity", "=u4"),
+        ("endpoint_id", "=u2"),
+        ("flags", "=u2"),
+        ("mac", "u1", 6),
+        ("node_mac", "u1", 6),
+    ]
+)
+SUBJECT_KEY = np.dtype([("identity", "=u4")])
+SUBJECT_VALUE = np.dtype([("table", "=u4"), ("revision", "=u4"), ("flags", "=u4")])
+POLICY_KEY = np.dtype(
+    [
+        ("prefix_len", "=u4"),
+        ("table", "=u4"),
+        ("subject", "=u4"),
+        ("peer", "=u4"),
+        ("direction", "u1"),
+        ("protocol", "u1"),
+        ("port", ">u2"),
+    ]
+)
+POLICY_VALUE = np.dtype([("verdict", "u1"), ("pad", "u1", 3)])
+CT_KEY = np.dtype(
+    [
+        ("ip_lo", ">u4"),
+        ("ip_hi", ">u4"),
+        ("port_lo", ">u2"),
+        ("port_hi", ">u2"),
+        ("protocol", "u1"),
+        ("pad", "u1", 3),
+    ]
+)
+CT_VERDICT = np.dtype([("subject", "=u4"), ("peer", "=u4"), ("revision", "=u4")])
+CT_ENTRY = np.dtype(
+    [
+        ("expires", "=u4"),
+        ("initiator", "u1"),
+        ("tcp_flags", "u1", 2),
+        ("pad", "u1"),
+        ("verdicts", CT_VERDICT, 2),
+    ]
+)
+METRIC_VALUE = np.dtype([("packets", "=u8"), ("bytes", "=u8")])
+
+# Seconds to ticks of the datapath's clock (TICK_SHIFT of settings.h).
+TICK_SHIFT = 30
+
+STRUCTS: dict[str, np.dtype[Any]] = {
+    "ipcache_key": IPCACHE_KEY,
+    "ipcache_value": IPCACHE_VALUE,
+    "endpoint_key": ENDPOINT_KEY,
+    "endpoint_value": ENDPOINT_VALUE,
+    "subject_key": SUBJECT_KEY,
+    "subject_value": SUBJECT_VALUE,
+    "policy_key": POLICY_KEY,
+    "policy_value": POLICY_VALUE,
+    "ct_key": CT_KEY,
+    "ct_verdict": CT_VERDICT,
+    "ct_entry": CT_ENTRY,
+    "metric_value": METRIC_VALUE,
+    "event": EVENT,
+}
+
+MAP_ROWS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
+    "ipcache": (IPCACHE_KEY, IPCACHE_VALUE),
+    "endpoints": (ENDPOINT_KEY, ENDPOINT_VALUE),
+    "subjects": (SUBJECT_KEY, SUBJECT_VALUE),
+    "policy": (POLICY_KEY, POLICY_VALUE),
+    "ct": (CT_KEY, CT_ENTRY),
+}
+
+
+class LayoutMismatch(Exception):
+    """A struct of the object is not what Python would write."""
+
+
+def check_struct(btf: Btf, name: str, dtype: np.dtype[Any]) -> None:
+    """Raises LayoutMismatch naming the first field that differs."""
+    try:
+        size, members = btf.struct(name)
+    except KeyError:
+        raise LayoutMismatch(f"struct {name}: not in the object's BTF") from None
+    fields: Mapping[str, Any] = dtype.fields or {}
+    for member in members:
+        if member.name not in fields:
+            raise LayoutMismatch(f"struct {name}: field {member.name} is unknown to Python")
+        field_type, offset = fields[member.name][:2]
+        if (offset, field_type.itemsize) != (member.offset, member.size):
+            raise LayoutMismatch(
+                f"struct {name}: field {member.name} is {member.size} bytes at {member.offset} in C, "
+                f"{field_type.itemsize} at {offset} in Python"
+            )
+    missing = set(fields) - {member.name for member in members}
+    if missing:
+        raise LayoutMismatch(f"struct {name}: no field {min(missing)} in C")
+    if size != dtype.itemsize:
+        raise LayoutMismatch(f"struct {name}: {size} bytes in C, {dtype.itemsize} in Python")
+
+
+def check_layout(btf: Btf) -> None:
+    """Every struct that the object uses; one that it does not use is not in its BTF."""
+    for name, dtype in STRUCTS.items():
+        try:
+            btf.struct(name)
+        except KeyError:
+            continue
+        check_struct(btf, name, dtype)

@@ -1,0 +1,93 @@
+"""Logical rows to kernel rows and back, whole arrays at a time."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from kilim.agent.bpf import layout
+from kilim.agent.bpf.maps import Rows
+from kilim.model.mac import node_mac, pod_mac
+from kilim.model.tables import IpcacheKey, IpcacheValue, PolicyKey, PolicyRows
+
+# The part of a policy key that always matches exactly (table, subject, peer, direction), and that plus the protocol.
+EXACT_BITS = 104
+PROTOCOL_BITS = 112
+
+
+def _columns(rows: Collection[Sequence[int]], width: int) -> npt.NDArray[np.int64]:
+    if not rows:
+        return np.zeros((0, width), np.int64)
+    return np.fromiter((cell for row in rows for cell in row), np.int64, len(rows) * width).reshape(-1, width)
+
+
+def ipcache_keys(keys: Collection[IpcacheKey]) -> Rows:
+    columns = _columns(keys, 2)
+    rows = np.zeros(len(columns), layout.IPCACHE_KEY)
+    rows["ip"], rows["prefix_len"] = columns[:, 0], columns[:, 1]
+    return rows
+
+
+def ipcache_values(values: Collection[IpcacheValue]) -> Rows:
+    columns = _columns(values, 2)
+    rows = np.zeros(len(columns), layout.IPCACHE_VALUE)
+    rows["identity"], rows["tunnel_endpoint"] = columns[:, 0], columns[:, 1]
+    return rows
+
+
+def decode_ipcache(keys: Rows, values: Rows) -> dict[IpcacheKey, IpcacheValue]:
+    return dict(
+        zip(
+            zip(keys["ip"].tolist(), keys["prefix_len"].tolist(), strict=True),
+            zip(values["identity"].tolist(), values["tunnel_endpoint"].tolist(), strict=True),
+            strict=True,
+        )
+    )
+
+
+def endpoint_keys(ips: Iterable[int]) -> Rows:
+    return np.array([(ip,) for ip in ips], layout.ENDPOINT_KEY)
+
+
+def endpoint_values(endpoints: Iterable[tuple[int, int, int, int]]) -> Rows:
+    """From (ip, ifindex, identity, endpoint_id); the MAC addresses follow from the first."""
+    return np.array(
+        [
+            (ifindex, identity, endpoint_id, 0, tuple(pod_mac(ip)), tuple(node_mac(ip)))
+            for ip, ifindex, identity, endpoint_id in endpoints
+        ],
+        layout.ENDPOINT_VALUE,
+    )
+
+
+def subject_keys(identities: Iterable[int]) -> Rows:
+    return np.array([(identity,) for identity in identities], layout.SUBJECT_KEY)
+
+
+def subject_values(values: Iterable[tuple[int, int, int]]) -> Rows:
+    """From (table, revision, flags)."""
+    return np.array([tuple(value) for value in values], layout.SUBJECT_VALUE)
+
+
+def policy_keys(table: int, subject: int, keys: Collection[PolicyKey]) -> Rows:
+    columns = _columns(keys, 5)
+    rows = np.zeros(len(columns), layout.POLICY_KEY)
+    direction, peer, protocol, port, port_prefix_len = columns.T
+    rows["table"], rows["subject"] = table, subject
+    rows["direction"], rows["peer"], rows["protocol"], rows["port"] = direction, peer, protocol, port
+    rows["prefix_len"] = np.where(protocol == 0, EXACT_BITS, PROTOCOL_BITS + port_prefix_len)
+    return rows
+
+
+def policy_values(verdicts: Collection[int]) -> Rows:
+    rows = np.zeros(len(verdicts), layout.POLICY_VALUE)
+    rows["verdict"] = np.fromiter(verdicts, np.uint8, len(verdicts))
+    return rows
+
+
+def decode_policy(keys: Rows, values: Rows) -> PolicyRows:
+    """The rows of one subject and table."""
+    port_prefix_lens = np.maximum(keys["prefix_len"].astype(np.int64) - PROTOCOL_BITS, 0)
+    columns = (keys["direction"], keys["peer"], keys["protocol"], keys["port"], port_prefix_lens)
+    policy_rows = zip(*(column.tolist() for column in columns), strict=True)
+    return dict(zip((PolicyKey(*row) for row in policy_rows), values["verdict"].tolist(), strict=True))

@@ -1,0 +1,190 @@
+"""The driver of a node's tables: the smallest ordered change that brings the kernel to where it should be.
+
+It keeps a copy of the kernel's rows, read at the start and after an error. What a visitor would get wrong: `endpoints`
+rows are joined with the interface index here and nowhere else (I13), so an endpoint without one is held back.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from kilim.agent.bpf import rows
+from kilim.agent.bpf.dump import dump_table
+from kilim.agent.bpf.kernel_rows import KernelEndpoint, KernelSubject, read_kernel_rows
+from kilim.agent.bpf.maps import Maps, Rows
+from kilim.agent.bpf.policy import PolicyPlan, plan_policy
+from kilim.model.tables import EndpointValue, Tables, TablesDelta
+
+_U32 = 0xFFFFFFFF
+
+
+class _Retired(NamedTuple):
+    since: float
+    keys: Rows
+
+
+class KernelTables:
+    """Not for several threads. `write` is idempotent and may be called with an empty delta."""
+
+    def __init__(self, maps: Maps) -> None:
+        self._maps = maps
+        self._kernel = read_kernel_rows(maps)
+        self._retired: list[_Retired] = []
+        self._wanted: dict[int, EndpointValue] = {}
+        self._adopt()
+
+    def read_rows(self) -> Tables:
+        """The kernel's rows as logical ones, read anew; later writes are differences to these."""
+        self._reload()
+        return self._kernel.tables()
+
+    def dump(self, table: str, raw: bool = False) -> tuple[list[str], list[list[str]]]:
+        """A table of the kernel as text; raw: the entries with table generation, revision, interface and MAC addresses.
+        Raises KeyError for a table that is none."""
+        return dump_table(self._maps, table, raw)
+
+    @property
+    def held_endpoints(self) -> frozenset[int]:
+        """Addresses that wait for their interface."""
+        return frozenset(self._wanted.keys() - self._kernel.endpoints.keys())
+
+    def has_endpoint(self, ip: int) -> bool:
+        """Whether the datapath serves this address: its row and its identity's policy are in place (I9)."""
+        endpoint = self._kernel.endpoints.get(ip)
+        return endpoint is not None and endpoint.identity in self._kernel.subjects
+
+    def write(self, delta: TablesDelta, seq: int, ifindex_of: Mapping[int, int], *, allow_delete: bool = True) -> None:
+        """Bring the kernel to `delta`, additions before what refers to them, removals in reverse (I8).
+
+        `ifindex_of`: address of an endpoint to the index of the host's side of its veth pair. `allow_delete=False`
+        until the agent has caught up once (I6): no row is removed, a subject keeps the rows that `delta` no longer
+        has. Raises MapFull, OSError. After that, and for what was not deleted: take the difference to `read_rows()`."""
+        stamp = max(seq & _U32, self._kernel.stamp + 1)
+        try:
+            self._write_policy_and_subjects(delta, stamp, allow_delete)
+            self._write_endpoints(delta, ifindex_of, allow_delete)
+            self._write_ipcache(delta)
+            if allow_delete:
+                self._delete(delta)
+        except OSError:
+            self._reload()
+            raise
+
+    def sweep(self, min_age_s: float = 0.05) -> int:
+        """Delete the rows of retired tables; not at once, as a program may still be on its way through them. Call it
+        some time after each write. Returns how many rows went."""
+        limit = time.monotonic() - min_age_s
+        due = [each for each in self._retired if each.since <= limit]
+        self._retired = [each for each in self._retired if each.since > limit]
+        return sum(self._maps["policy"].delete(each.keys) for each in due)
+
+    def _reload(self) -> None:
+        stamp = self._kernel.stamp
+        self._kernel = read_kernel_rows(self._maps)
+        self._kernel.stamp = max(self._kernel.stamp, stamp)
+        self._adopt()
+
+    def _adopt(self) -> None:
+        self._retired = []
+        self._retire(self._kernel.leftovers)
+        for ip, endpoint in self._kernel.endpoints.items():
+            self._wanted.setdefault(ip, (endpoint.endpoint_id, endpoint.identity))
+
+    def _retire(self, tables: list[Rows]) -> None:
+        now = time.monotonic()
+        self._retired += [_Retired(now, keys) for keys in tables]
+
+    def _write_policy_and_subjects(self, delta: TablesDelta, stamp: int, allow_delete: bool) -> None:
+        """Rows, then the subjects that point at them, and only then what nothing points at is up for removal."""
+        kernel = self._kernel
+        revised: set[int] = set()
+        retired: list[Rows] = []
+        for subject, wanted in delta.policy.items():
+            old = kernel.policy.get(subject, {})
+            new = (wanted or {}) if allow_delete else old | (wanted or {})
+            if new == old:
+                continue
+            plan = plan_policy(old, new)
+            if subject in delta.subjects and delta.subjects[subject] is None and not new:
+                plan = PolicyPlan(True, [], [], False)  # keeps its rows until its own row is gone
+            if plan.flip and old:
+                retired.append(rows.policy_keys(kernel.table_of[subject], subject, old.keys()))
+            self._write_policy(subject, plan, stamp)
+            kernel.policy[subject] = dict(new)
+            if not new:
+                del kernel.policy[subject]
+            if plan.revise:
+                revised.add(subject)
+        self._write_subjects(delta, stamp, revised)
+        self._retire(retired)
+
+    def _write_policy(self, subject: int, plan: PolicyPlan, stamp: int) -> None:
+        kernel = self._kernel
+        if plan.flip or subject not in kernel.table_of:
+            kernel.table_of[subject] = kernel.stamp = stamp
+        table = kernel.table_of[subject]
+        keys = [key for key, _ in plan.add]
+        verdicts = [verdict for _, verdict in plan.add]
+        self._maps["policy"].update(rows.policy_keys(table, subject, keys), rows.policy_values(verdicts))
+        self._maps["policy"].delete(rows.policy_keys(table, subject, plan.remove))
+
+    def _write_subjects(self, delta: TablesDelta, stamp: int, revised: set[int]) -> None:
+        kernel = self._kernel
+        flags_of = {each: kernel.subjects[each].flags for each in revised & kernel.subjects.keys()}
+        for identity, flags in delta.subjects.items():
+            old = kernel.subjects.get(identity)
+            if flags is None:
+                flags_of.pop(identity, None)
+            elif old is None or old.flags != flags or identity in revised:
+                flags_of[identity] = flags
+        if not flags_of:
+            return
+        changed = {
+            identity: KernelSubject(kernel.table_of.setdefault(identity, stamp), stamp, flags)
+            for identity, flags in flags_of.items()
+        }
+        self._maps["subjects"].update(rows.subject_keys(changed), rows.subject_values(changed.values()))
+        kernel.subjects |= changed
+        kernel.stamp = stamp
+
+    def _write_endpoints(self, delta: TablesDelta, ifindex_of: Mapping[int, int], allow_delete: bool) -> None:
+        kernel = self._kernel
+        for ip, value in delta.endpoints.items():
+            if value is not None:
+                self._wanted[ip] = value
+            elif allow_delete:
+                self._wanted.pop(ip, None)
+        changed: dict[int, KernelEndpoint] = {}
+        for ip, (endpoint_id, identity) in self._wanted.items():
+            old = kernel.endpoints.get(ip)
+            ifindex = ifindex_of.get(ip, old.ifindex if old else 0)
+            new = KernelEndpoint(ifindex, identity, endpoint_id)
+            if ifindex and new != old:
+                changed[ip] = new
+        if changed:
+            values = rows.endpoint_values((ip, *endpoint) for ip, endpoint in changed.items())
+            self._maps["endpoints"].update(rows.endpoint_keys(changed), values)
+            kernel.endpoints |= changed
+
+    def _write_ipcache(self, delta: TablesDelta) -> None:
+        held = self._kernel.ipcache
+        changed = {key: value for key, value in delta.ipcache.items() if value is not None and held.get(key) != value}
+        self._maps["ipcache"].update(rows.ipcache_keys(changed.keys()), rows.ipcache_values(changed.values()))
+        held |= changed
+
+    def _delete(self, delta: TablesDelta) -> None:
+        kernel = self._kernel
+        prefixes = [key for key, value in delta.ipcache.items() if value is None and key in kernel.ipcache]
+        self._maps["ipcache"].delete(rows.ipcache_keys(prefixes))
+        for prefix in prefixes:
+            del kernel.ipcache[prefix]
+        ips = [ip for ip, value in delta.endpoints.items() if value is None and ip in kernel.endpoints]
+        self._maps["endpoints"].delete(rows.endpoint_keys(ips))
+        for ip in ips:
+            del kernel.endpoints[ip]
+        gone = [key for key, flags in delta.subjects.items() if flags is None and key in kernel.subjects]
+        self._maps["subjects"].delete(rows.subject_keys(gone))
+        for identity in gone:
+            del kernel.subjects[identity]
+            if identity not in kernel.policy:
+                kernel.table_of.pop(identity, None)
