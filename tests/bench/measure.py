@@ -26,9 +26,7 @@ class Result:
     rounds: int
 
 
-def alternate(
-    ours: Callable[[], float], rival: Callable[[], float], rounds: int
-) -> tuple[list[float], list[float]]:
+def alternate(ours: Callable[[], float], rival: Callable[[], float], rounds: int) -> tuple[list[float], list[float]]:
     """Runs A B, B A, A B, … so that neither side always comes second."""
     mine: list[float] = []
     theirs: list[float] = []

@@ -1,8 +1,8 @@
 """The floor to be measured against: pods of plain veths, the kernel's own routing, and its own VXLAN between two nodes.
 
-    podA ── veth ── node1 ── veth ── podB            same node
-                      │ underlay, vxlan id 42
-                    node2 ── veth ── podC            across nodes
+podA ── veth ── node1 ── veth ── podB            same node
+                  │ underlay, vxlan id 42
+                node2 ── veth ── podC            across nodes
 """
 
 import os

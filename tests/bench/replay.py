@@ -1,0 +1,140 @@
+"""A cold agent and a long log: 100,000 endpoint events from etcd to filled maps, beside merely reading the same bytes.
+
+The agent's time is from the start of its process to its first complete report; what the same start takes with an empty
+log is measured in the same run and told apart.
+"""
+
+import asyncio
+import shutil
+import time
+from pathlib import Path
+
+from kilim.kvstore.client import EtcdClient
+from kilim.kvstore.log import EventLog
+from kilim.lab.client import ControlPlane, agent_status
+from kilim.lab.commands import agent_process, agent_socket, replica_targets
+from kilim.lab.names import pin_dir
+from kilim.lab.process import pid_of, start_process, stop_process
+from kilim.lab.topology import Lab, Node
+from kilim.model.identity import Identity
+from kilim.model.nouns import Endpoint, endpoint_to_pb, identity_to_pb, node_to_pb
+from kilim.model.nouns import Node as NodeNoun
+from kilim.v1 import events_pb2 as pb
+from tests.bench.measure import Result, compared, publish, single
+from tests.bench.stage import stage
+
+ENDPOINTS = 100_000
+_IDENTITIES = 1_000
+_REMOTE_NODES = 400
+_RECORDS_A_COMMIT = 100
+_ROUNDS = 6
+_PAGE = 10_000
+_PATIENCE_S = 120.0
+
+
+def _records() -> list[bytes]:
+    events = []
+    for number in range(_REMOTE_NODES):
+        node = NodeNoun(f"remote{number}", 0x0B000000 + number)
+        events.append(pb.Event(node_joined=pb.NodeJoined(node=node_to_pb(node))))
+    for number in range(_IDENTITIES):
+        labels = (f"k8s:app=app{number}", "k8s:io.kubernetes.pod.namespace=bench")
+        identity = identity_to_pb(Identity(1000 + number, labels))
+        events.append(pb.Event(identity_allocated=pb.IdentityAllocated(identity=identity)))
+    for number in range(ENDPOINTS):
+        endpoint = Endpoint(
+            namespace="bench",
+            name=f"app{number % _IDENTITIES}-7d4b9c6f5-{number:06d}",
+            node=f"remote{number % _REMOTE_NODES}",
+            endpoint_id=1 + number // _REMOTE_NODES,
+            ip=0x0A800000 + number,
+            identity=1000 + number % _IDENTITIES,
+            container_id=f"{number:064x}",
+            labels=(("app", f"app{number % _IDENTITIES}"),),
+            service_account="default",
+        )
+        events.append(pb.Event(endpoint_added=pb.EndpointAdded(endpoint=endpoint_to_pb(endpoint))))
+    for event in events:
+        event.actor, event.cause, event.time_ns = "bench", "bench", 1
+    return [event.SerializeToString() for event in events]
+
+
+async def _fill(lab: Lab, records: list[bytes]) -> int:
+    etcd = EtcdClient([lab.etcd[0].loopback])
+    log = EventLog(etcd, lab.name)
+    head = await log.head()
+    for start in range(0, len(records), _RECORDS_A_COMMIT):
+        _, head = await log.append(head, records[start : start + _RECORDS_A_COMMIT])
+    await etcd.close()
+    return head.last_seq
+
+
+async def _read_bytes(lab: Lab, last_seq: int) -> float:
+    """Seconds to fetch the log's values by bounded pages, without looking at them."""
+    etcd = EtcdClient([lab.etcd[0].loopback])
+    prefix = f"/kilim/v1/{lab.name}/log/"
+    start = time.perf_counter()
+    for first in range(1, last_seq + 1, _PAGE):
+        await etcd.get_range(f"{prefix}{first:020d}", f"{prefix}{first + _PAGE:020d}")
+    took = time.perf_counter() - start
+    await etcd.close()
+    return took
+
+
+def _make_cold(lab: Lab, node: Node) -> None:
+    stop_process(lab.name, node.name)
+    shutil.rmtree(lab.node_run_dir(node.name) / "state", ignore_errors=True)
+    shutil.rmtree(pin_dir(lab.name) / node.name, ignore_errors=True)
+    (pin_dir(lab.name) / node.name).mkdir(parents=True, exist_ok=True)
+
+
+async def _cold_start(lab: Lab, seq: int) -> float:
+    """Seconds from the start of the process to maps that hold everything up to `seq`."""
+    node = lab.nodes[0]
+    _make_cold(lab, node)
+    start = time.perf_counter()
+    start_process(lab.name, agent_process(lab, node))
+    while True:
+        status = await agent_status(agent_socket(lab, node.name), 5.0)
+        if status is not None and status.in_sync and status.seq >= seq:
+            return time.perf_counter() - start
+        if time.perf_counter() - start > _PATIENCE_S:
+            raise TimeoutError(f"the agent did not reach seq {seq} in {_PATIENCE_S:g} s")
+        await asyncio.sleep(0.02)
+
+
+def _memory_mb(lab: Lab) -> float:
+    pid = pid_of(lab.name, lab.nodes[0].name)
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise LookupError("VmRSS")
+
+
+async def _settled(lab: Lab, seq: int) -> None:
+    async with ControlPlane(replica_targets(lab)) as plane:
+        await plane.wait(seq, 60.0)
+
+
+async def _run() -> None:
+    async with stage(nodes=1, replicas=1) as lab:
+        empty = [await _cold_start(lab, 1) for _ in range(_ROUNDS)]
+        last_seq = await _fill(lab, await asyncio.to_thread(_records))
+        await _settled(lab, last_seq)
+        full, reading, memory = [], [], []
+        for _ in range(_ROUNDS):
+            full.append(await _cold_start(lab, last_seq))
+            memory.append(_memory_mb(lab))
+            reading.append(await _read_bytes(lab, last_seq))
+    replay = [mine - start for mine, start in zip(full, empty, strict=True)]
+    results: list[Result] = [
+        compared("replay_100k_s", "s", "reading the bytes", replay, reading),
+        compared("cold_start_100k_s", "s", "reading the bytes", full, reading),
+        single("cold_start_empty_log_s", "s", empty),
+        single("agent_memory_100k_mb", "MB", memory),
+    ]
+    publish("replay", results)
+
+
+def run() -> None:
+    asyncio.run(_run())
