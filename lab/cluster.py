@@ -73,7 +73,7 @@ async def bring_up(spec: ClusterSpec, progress: Progress = silent) -> Lab:
         raise LabError(f"lab {spec.name!r} is up already, or left from a crash (kilim lab down --name {spec.name})")
     try:
         progress("namespaces and underlay")
-        lab = await asyncio.to_thread(_lay_out, spec)
+        lab = await asyncio.to_thread(lay_out, spec)
         progress(f"starting {len(lab.etcd)} etcd, {len(lab.replicas)} replicas, {len(lab.nodes)} agents")
         await asyncio.to_thread(_start_all, lab)
         await wait_ready(lab, progress)
@@ -163,7 +163,8 @@ async def _what_is_missing(lab: Lab) -> str:
     return f"nodes {', '.join(down)} are not up ({logs})"
 
 
-def _lay_out(spec: ClusterSpec) -> Lab:
+def lay_out(spec: ClusterSpec) -> Lab:
+    """Everything but the cluster's own processes: run directory, relay, namespaces and cables."""
     from kilim.lab.fabric import create_fabric
     from kilim.lab.relay import open_loopback_listener
 

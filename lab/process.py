@@ -18,6 +18,7 @@ from kilim.lab import cgroup
 from kilim.lab.errors import LabError
 
 _POLL_S = 0.02
+_ENTER_S, _ENTER_POLL_S = 2.0, 0.001
 # The shell moves itself into the cgroup and then becomes the program, so no moment passes in which a child is not ours,
 # and no Python runs between fork and exec.
 _ENTER_CGROUP = 'echo $$ > "$0" && exec "$@"'
@@ -55,6 +56,9 @@ def start_process(lab: str, spec: ProcessSpec) -> int:
             start_new_session=True,
             pass_fds=spec.inherited_fds,
         )
+    deadline = time.monotonic() + _ENTER_S
+    while child.pid not in cgroup.pids_in(group) and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(_ENTER_POLL_S)
     child.returncode = 0  # Popen's finaliser warns about children that are meant to outlive it
     return child.pid
 
