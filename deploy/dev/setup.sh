@@ -24,7 +24,7 @@ as_root() {
 # --- system packages ---
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null)" = "ii " ]; }
-available() { apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [0-9]'; }
+available() { [[ $(apt-cache policy "$1" 2>/dev/null) =~ Candidate:\ [0-9] ]]; }
 
 missing_packages() {
     local package
@@ -36,18 +36,22 @@ missing_packages() {
     "$python" -c 'import ensurepip, venv' 2>/dev/null || echo venv
 }
 
-# What a missing thing is called in this distribution's archive.
-package_for() {
-    local package
-    case $1 in
-        clang)   set -- clang-19 clang ;;
-        bpftool) set -- bpftool linux-tools-common ;;
-        venv)    set -- "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" python3-venv ;;
-    esac
-    for package; do
-        if available "$package"; then echo "$package"; return; fi
+# What missing things are called in this distribution's archive, one a line; fails at one that it does not have.
+packages_for() {
+    local thing name names
+    for thing; do
+        case $thing in
+            clang)   names="clang-19 clang" ;;
+            bpftool) names="bpftool linux-tools-common" ;;
+            venv)    names="$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])') python3-venv" ;;
+            *)       names=$thing ;;
+        esac
+        for name in $names none; do
+            if available "$name"; then break; fi
+        done
+        if [ "$name" = none ]; then echo "$thing"; return 1; fi
+        echo "$name"
     done
-    die "the package archive has no $1"
 }
 
 # Debian's etcd-server starts a server on 2379 when it is installed. We start our own and want none of it, and a server
@@ -63,20 +67,18 @@ install_packages() {
 }
 
 system_packages() {
-    local missing packages=() thing
+    local missing packages list
     missing=$(missing_packages)
     [ -n "$missing" ] || return 0
-    command -v apt-get >/dev/null || die "needs ${missing//$'\n'/, } and finds no apt-get to install them with"
-    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null \
-        || die "needs root (or sudo) to install ${missing//$'\n'/, }"
-    say "installing system packages: ${missing//$'\n'/, }"
-    if [ -z "$(find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' -print -quit 2>/dev/null)" ]; then
+    list=${missing//$'\n'/, }
+    command -v apt-get >/dev/null || die "needs $list and finds no apt-get to install them with"
+    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || die "needs root (or sudo) to install $list"
+    say "installing system packages: $list"
+    # The second try is for lists that are absent or have gone stale: packages move on in the archive.
+    if ! packages=$(packages_for $missing) || ! (install_packages $packages) >"$log" 2>&1 </dev/null; then
         quietly "apt-get update" as_root apt-get update
-    fi
-    for thing in $missing; do packages+=("$(package_for "$thing")"); done
-    if ! (install_packages "${packages[@]}") >"$log" 2>&1 </dev/null; then
-        quietly "apt-get update" as_root apt-get update       # lists gone stale: files moved in the archive
-        quietly "apt-get install ${packages[*]}" install_packages_apart "${packages[@]}"
+        packages=$(packages_for $missing) || die "the package archive of this system has no ${packages##*$'\n'}"
+        quietly "apt-get install" install_packages_apart $packages
     fi
 }
 install_packages_apart() { (install_packages "$@"); }         # in a shell of its own, for its EXIT trap
