@@ -74,7 +74,7 @@ def _socket(node: str | None, agent_socket: str | None) -> str:
         raise BadUsage("give either --node or --agent-socket")
     if node is None:
         return agent_socket or DEFAULT_SOCKET
-    from kilim.cli.lab import node_socket
+    from kilim.cli.lab_command import node_socket
 
     return node_socket(node)
 

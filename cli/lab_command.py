@@ -1,0 +1,66 @@
+"""What the commands of `kilim lab` have in common: whose lab, and errors of the lab as one line.
+
+Imports nothing of the lab at the top, so that help and completion stay quick; each command imports what it runs.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from kilim.cli.command import Command, Group
+from kilim.cli.failure import BadUsage, Failure
+
+F = TypeVar("F", bound=Callable[..., Any])
+DEFAULT_LAB = "kilim"
+
+
+class LabCommand(Command):
+    """`BadInput` of the lab ends with status 2, every other `LabError` with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from kilim.lab.errors import BadInput, LabError
+
+        try:
+            return super().invoke(ctx)
+        except BadInput as error:
+            raise BadUsage(str(error)) from None
+        except LabError as error:
+            raise Failure(str(error)) from None
+
+
+class LabGroup(Group):
+    command_class = LabCommand
+
+
+def lab_option(function: F) -> F:
+    return click.option("--name", "lab", envvar="KILIM_LAB", default=DEFAULT_LAB, show_default=True, help="Which lab.")(
+        function
+    )
+
+
+def pod_key(pod: str, namespace: str | None) -> str:
+    """`shop/db`, or `db` with -n shop."""
+    if "/" in pod:
+        return pod
+    if namespace is None:
+        raise BadUsage(f'"{pod}" must be NAMESPACE/NAME, or give -n NAMESPACE')
+    return f"{namespace}/{pod}"
+
+
+def node_socket(node: str) -> str:
+    """The socket of a node's agent, in the lab that KILIM_LAB names or the only one there is."""
+    from kilim.lab.api import list_labs
+    from kilim.lab.commands import agent_socket
+    from kilim.lab.errors import LabError
+    from kilim.lab.topology import load_lab
+
+    labs = [os.environ["KILIM_LAB"]] if "KILIM_LAB" in os.environ else list_labs()
+    if len(labs) != 1:
+        raise Failure(f"--node: no lab is up (or name one in KILIM_LAB: {', '.join(labs) or 'there is none'})")
+    try:
+        lab = load_lab(labs[0])
+        return str(agent_socket(lab, lab.node(node).name))
+    except LabError as error:
+        raise Failure(f"--node: {error}") from None
