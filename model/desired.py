@@ -40,7 +40,7 @@ def _add_cidrs(state: State, tables: Tables) -> None:
     for number in sorted(state.identities, reverse=True):
         cidr = state.identities[number].cidr
         if cidr is not None:
-            tables.ipcache[cidr] = (number, 0)
+            tables.ipcache[(cidr.ip, cidr.prefix_len)] = (number, 0)
 
 
 def _add_endpoints(state: State, node: str, tables: Tables) -> None:

@@ -6,13 +6,19 @@ without touching the others.
 
 from hashlib import blake2b
 
+_int_from_bytes = int.from_bytes
 _MODULUS_MASK = (1 << 256) - 1
 
 
 def hash_entry(table: bytes, key: bytes, value: bytes) -> int:
     """Hash of one entry; the lengths keep (ab, c) and (a, bc) apart."""
     head = table + len(key).to_bytes(4, "big") + key
-    return int.from_bytes(blake2b(head + value, digest_size=32).digest(), "big")
+    return hash_bytes(head + value)
+
+
+def hash_bytes(entry: bytes) -> int:
+    """Hash of an entry laid out as above by the caller."""
+    return _int_from_bytes(blake2b(entry, digest_size=32).digest(), "big")
 
 
 class Multiset:

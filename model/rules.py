@@ -35,6 +35,9 @@ class CidrPeer(NamedTuple):
     cidr: Cidr
     excepts: tuple[Cidr, ...]
 
+    def selects(self, cidr: Cidr) -> bool:
+        return self.cidr.contains(cidr) and not any(each.contains(cidr) for each in self.excepts)
+
 
 class PortRange(NamedTuple):
     """Ports `first`..`last` of a protocol; 0..65535 is all of them."""
@@ -98,7 +101,7 @@ def peer_matches(peer: Peer, identity: Identity) -> bool:
     """Whether the peer of a rule selects an identity."""
     if isinstance(peer, CidrPeer):
         cidr = identity.cidr
-        return cidr is not None and peer.cidr.contains(cidr) and not any(e.contains(cidr) for e in peer.excepts)
+        return cidr is not None and peer.selects(cidr)
     return peer.matches(label_map(identity.labels))
 
 

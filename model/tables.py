@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from kilim.model.digest import Multiset, hash_entry
+from kilim.model.digest import Multiset, hash_bytes
 
 INGRESS = 0
 EGRESS = 1
@@ -109,27 +109,27 @@ def _apply(target: dict[K, V], delta: dict[K, V | None]) -> None:
             target[key] = value
 
 
-_PACK_IPCACHE = struct.Struct(">IB").pack
-_PACK_IPCACHE_VALUE = struct.Struct(">II").pack
-_PACK_U32 = struct.Struct(">I").pack
-_PACK_ENDPOINT_VALUE = struct.Struct(">HI").pack
-_PACK_POLICY = struct.Struct(">IBIBHB").pack
+# One entry as `hash_entry` lays it out: table, length of the key, key, value; packed in one go.
+_pack_ipcache = struct.Struct(">7sIIBII").pack
+_pack_endpoint = struct.Struct(">9sIIHI").pack
+_pack_subject = struct.Struct(">8sIIB").pack
+_pack_policy = struct.Struct(">6sIIBIBHBB").pack
 
 
 def _hash_ipcache(key: IpcacheKey, value: IpcacheValue) -> int:
-    return hash_entry(b"ipcache", _PACK_IPCACHE(*key), _PACK_IPCACHE_VALUE(*value))
+    return hash_bytes(_pack_ipcache(b"ipcache", 5, *key, *value))
 
 
 def _hash_endpoint(ip: int, value: EndpointValue) -> int:
-    return hash_entry(b"endpoints", _PACK_U32(ip), _PACK_ENDPOINT_VALUE(*value))
+    return hash_bytes(_pack_endpoint(b"endpoints", 4, ip, *value))
 
 
 def _hash_subject(identity: int, flags: int) -> int:
-    return hash_entry(b"subjects", _PACK_U32(identity), bytes((flags,)))
+    return hash_bytes(_pack_subject(b"subjects", 4, identity, flags))
 
 
 def _hash_policy_rows(subject: int, rows: PolicyRows) -> int:
-    return sum(hash_entry(b"policy", _PACK_POLICY(subject, *key), bytes((verdict,))) for key, verdict in rows.items())
+    return sum(hash_bytes(_pack_policy(b"policy", 13, subject, *key, verdict)) for key, verdict in rows.items())
 
 
 class TablesDigest:
@@ -143,15 +143,21 @@ class TablesDigest:
 
     def apply(self, before: Tables, delta: TablesDelta) -> None:
         """Follow `delta`; `before` are the rows it is about to change (call it before `apply_to`)."""
-        self._follow(before.ipcache, delta.ipcache, _hash_ipcache)
-        self._follow(before.endpoints, delta.endpoints, _hash_endpoint)
-        self._follow(before.subjects, delta.subjects, _hash_subject)
-        self._follow(before.policy, delta.policy, _hash_policy_rows)
+        self._multiset.add(
+            _shift(before.ipcache, delta.ipcache, _hash_ipcache)
+            + _shift(before.endpoints, delta.endpoints, _hash_endpoint)
+            + _shift(before.subjects, delta.subjects, _hash_subject)
+            + _shift(before.policy, delta.policy, _hash_policy_rows)
+        )
 
-    def _follow(self, before: dict[K, V], delta: dict[K, V | None], hash_row: Callable[[K, V], int]) -> None:
-        for key, new in delta.items():
-            old = before.get(key)
-            if old is not None:
-                self._multiset.remove(hash_row(key, old))
-            if new is not None:
-                self._multiset.add(hash_row(key, new))
+
+def _shift(before: dict[K, V], delta: dict[K, V | None], hash_row: Callable[[K, V], int]) -> int:
+    """By how much the sum of the hashes of one table moves."""
+    total = 0
+    for key, new in delta.items():
+        old = before.get(key)
+        if old is not None:
+            total -= hash_row(key, old)
+        if new is not None:
+            total += hash_row(key, new)
+    return total

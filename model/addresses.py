@@ -1,0 +1,133 @@
+"""Who holds which address, change by change, and the `ipcache` and `endpoints` rows that follow (rules in desired.py).
+
+A visitor would get wrong: changes only note what to look at; `settle` makes the rows, when state and notes agree. A
+lone remote endpoint, nearly all there is in a large cluster, is written down at once instead (`_lone`).
+"""
+
+from kilim.model.address import Cidr
+from kilim.model.desired import is_endpoint_id
+from kilim.model.identity import HOST, REMOTE_NODE
+from kilim.model.nouns import Endpoint
+from kilim.model.state import State
+from kilim.model.tables import EndpointValue, IpcacheKey, IpcacheValue, Tables, TablesDelta
+from kilim.v1 import events_pb2 as pb
+
+HOST_LENGTH = 32
+
+
+class Addresses:
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._claims: dict[int, str | set[str]] = {}  # address -> key of its endpoint, or of several
+        self._keys_of_node: dict[str, set[str]] = {}
+        self._node_ips: dict[str, int] = {}
+        self._nodes_at: dict[int, set[str]] = {}
+        self._cidrs: dict[Cidr, set[int]] = {}
+        self._touched: set[IpcacheKey] = set()
+        self._lone: dict[IpcacheKey, IpcacheValue] = {}
+
+    # --- notes
+
+    def add_endpoint(self, key: str, node: str, endpoint: pb.Endpoint) -> None:
+        ip = endpoint.ip
+        keys = self._keys_of_node.get(node)
+        if keys is None:
+            keys = self._keys_of_node[node] = set()
+        keys.add(key)
+        holder = self._claims.setdefault(ip, key)
+        if holder is key and node != self._node and ip and ip not in self._nodes_at:
+            self._lone[(ip, HOST_LENGTH)] = (endpoint.identity, self._node_ips.get(node, 0))
+            return
+        self._touched.add((ip, HOST_LENGTH))
+        if isinstance(holder, set):
+            holder.add(key)
+        elif holder != key:
+            self._claims[ip] = {holder, key}
+
+    def remove_endpoint(self, key: str, node: str, endpoint: pb.Endpoint) -> None:
+        ip = endpoint.ip
+        self._touched.add((ip, HOST_LENGTH))
+        keys = self._keys_of_node[node]
+        keys.discard(key)
+        if not keys:
+            del self._keys_of_node[node]
+        holders = self._claims[ip]
+        if isinstance(holders, set) and len(holders) > 1:
+            holders.discard(key)
+        else:
+            del self._claims[ip]
+
+    def set_node(self, state: State, name: str, ip: int | None) -> None:
+        """None: the node has left. `state` is as after the batch, which holds every address that will matter."""
+        old = self._node_ips.pop(name, None)
+        if ip is not None:
+            self._node_ips[name] = ip
+        if old == ip:
+            return
+        if old is not None:
+            self._nodes_at[old].discard(name)
+            if not self._nodes_at[old]:
+                del self._nodes_at[old]
+            self._touched.add((old, HOST_LENGTH))
+        if ip is not None:
+            self._nodes_at.setdefault(ip, set()).add(name)
+            self._touched.add((ip, HOST_LENGTH))
+        for key in self._keys_of_node.get(name, ()):
+            if key in state.endpoints:
+                self._touched.add((state.endpoints[key].ip, HOST_LENGTH))
+
+    def set_cidr(self, number: int, old: Cidr | None, new: Cidr | None) -> None:
+        if old is not None:
+            self._cidrs[old].discard(number)
+            if not self._cidrs[old]:
+                del self._cidrs[old]
+            self._touched.add((old.ip, old.prefix_len))
+        if new is not None:
+            self._cidrs.setdefault(new, set()).add(number)
+            self._touched.add((new.ip, new.prefix_len))
+
+    # --- rows
+
+    def settle(self, state: State, tables: Tables, delta: TablesDelta) -> None:
+        """Put into `delta` what differs from `tables`, and forget the notes."""
+        ipcache = tables.ipcache
+        changed = delta.ipcache
+        for key, row in self._lone.items():
+            if ipcache.get(key) != row:
+                changed[key] = row
+        for key in self._touched:
+            owner = self._owner(state, key[0]) if key[1] == HOST_LENGTH else None
+            wanted = self._ipcache_row(key, owner)
+            if ipcache.get(key) != wanted:
+                changed[key] = wanted
+            else:
+                changed.pop(key, None)
+            if key[1] == HOST_LENGTH:
+                endpoint = self._endpoints_row(owner)
+                if tables.endpoints.get(key[0]) != endpoint:
+                    delta.endpoints[key[0]] = endpoint
+        self._lone = {}
+        self._touched = set()
+
+    def _owner(self, state: State, ip: int) -> Endpoint | None:
+        holders = self._claims.get(ip)
+        if holders is None or not ip:
+            return None
+        if isinstance(holders, str):
+            return state.endpoints[holders]
+        endpoints = ((key, state.endpoints[key]) for key in holders)
+        return min(endpoints, key=lambda each: (each[1].node != self._node, each[0]))[1]
+
+    def _ipcache_row(self, key: IpcacheKey, owner: Endpoint | None) -> IpcacheValue | None:
+        ip, prefix_len = key
+        if prefix_len == HOST_LENGTH and ip and ip in self._nodes_at:
+            return (HOST if self._node in self._nodes_at[ip] else REMOTE_NODE), 0
+        if owner is not None:
+            return owner.identity, 0 if owner.node == self._node else self._node_ips.get(owner.node, 0)
+        numbers = self._cidrs.get(Cidr(ip, prefix_len))
+        return None if numbers is None else (min(numbers), 0)
+
+    def _endpoints_row(self, owner: Endpoint | None) -> EndpointValue | None:
+        if owner is None or owner.node != self._node or not is_endpoint_id(owner.endpoint_id):
+            return None
+        return owner.endpoint_id, owner.identity

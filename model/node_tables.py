@@ -1,0 +1,155 @@
+"""The tables of one node, kept equal to `desired_tables(state, node)` change by change.
+
+A visitor would get wrong: `update` is called after the state has folded the changes, and gives the difference that the
+changes made together; the same changes in other batches end in the same tables.
+
+What a change touches:
+1. An endpoint: its address; if it is or was on this node, its identity as a subject; if its named ports or its identity
+   change, the subjects whose policies name ports that it offers.
+2. An identity: its prefix; itself as a subject; the subjects whose policies' peers begin or cease to select it.
+3. A policy: the subjects that it selects or selected.
+4. A node: its address, old and new, and the rows of its endpoints.
+5. A namespace, pod or setting: nothing; they act through identities and endpoints, which events of their own change.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from kilim.model import nouns
+from kilim.model.addresses import Addresses
+from kilim.model.nouns import NamedPort
+from kilim.model.policy_index import PolicyIndex
+from kilim.model.resolve import resolve_rows
+from kilim.model.rules import compile_policy
+from kilim.model.state import Change, State
+from kilim.model.tables import PolicyRows, Tables, TablesDelta, TablesDigest
+from kilim.v1 import events_pb2 as pb
+
+
+class NodeTables:
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.tables = Tables()
+        self._digest = TablesDigest()
+        self._addresses = Addresses(node)
+        self._policies = PolicyIndex()
+        self._local: dict[int, int] = {}  # subject -> how many endpoints here have it
+        self._counts_ports = False
+        self._stale: set[int] = set()  # subjects whose rows are to be made anew
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes over all rows; equals `self.tables.digest()`."""
+        return self._digest.digest()
+
+    def rebuild(self, state: State) -> TablesDelta:
+        """Start over from the whole state; gives what differs from the tables before."""
+        fresh = NodeTables(self.node)
+        fresh.update(state, _all_of(state))
+        delta = TablesDelta.between(self.tables, fresh.tables)
+        self.__dict__.update(fresh.__dict__)
+        return delta
+
+    def update(self, state: State, changes: Iterable[Change]) -> TablesDelta:
+        """Follow changes that `state` already contains."""
+        for change in changes:
+            if change.table == "endpoint":
+                self._change_endpoint(state, change)
+            elif change.table == "identity":
+                self._change_identity(change)
+            elif change.table == "policy":
+                rules = None if change.new is None else compile_policy(nouns.decode_policy(change.new))
+                self._stale |= self._policies.set_policy(str(change.key), rules)
+            elif change.table == "node":
+                ip = None if change.new is None else nouns.decode_node(change.new).ip
+                self._addresses.set_node(state, str(change.key), ip)
+        self._settle_ports(state)
+        delta = TablesDelta()
+        self._addresses.settle(state, self.tables, delta)
+        self._settle_subjects(delta)
+        self._digest.apply(self.tables, delta)
+        delta.apply_to(self.tables)
+        return delta
+
+    def _change_endpoint(self, state: State, change: Change) -> None:
+        key = str(change.key)
+        old = None if change.old is None else pb.Endpoint.FromString(change.old)
+        new = None if change.new is None else pb.Endpoint.FromString(change.new)
+        if old is not None:
+            self._addresses.remove_endpoint(key, old.node, old)
+        if new is not None:
+            node = new.node
+            self._addresses.add_endpoint(key, node, new)
+            if node == self.node:
+                self._come(state, new.identity)
+        if old is not None and old.node == self.node:
+            self._go(old.identity)
+        if self._counts_ports:
+            self._change_ports(old, new)
+
+    def _change_ports(self, old: pb.Endpoint | None, new: pb.Endpoint | None) -> None:
+        if new is not None and new.named_ports:
+            self._stale |= self._policies.change_ports(new.identity, (), _ports_of(new))
+        if old is not None and old.named_ports:
+            self._stale |= self._policies.change_ports(old.identity, _ports_of(old), ())
+
+    def _settle_ports(self, state: State) -> None:
+        """Named ports are counted only while a policy names some, from the state when the first one does.
+
+        The subjects of that first policy are stale already.
+        """
+        if self._policies.needs_ports == self._counts_ports:
+            return
+        self._counts_ports = self._policies.needs_ports
+        self._policies.forget_ports()
+        if self._counts_ports:
+            for data in state.endpoints.data.values():
+                self._change_ports(None, pb.Endpoint.FromString(data))
+
+    def _change_identity(self, change: Change) -> None:
+        number = int(change.key)
+        old = None if change.old is None else nouns.decode_identity(change.old)
+        new = None if change.new is None else nouns.decode_identity(change.new)
+        self._stale |= self._policies.set_identity(number, old, new)
+        self._addresses.set_cidr(number, old.cidr if old is not None else None, new.cidr if new is not None else None)
+
+    def _come(self, state: State, subject: int) -> None:
+        count = self._local.get(subject, 0)
+        self._local[subject] = count + 1
+        if not count:
+            self._policies.track(subject, state.identities[subject] if subject in state.identities else None)
+            self._stale.add(subject)
+
+    def _go(self, subject: int) -> None:
+        self._local[subject] -= 1
+        if not self._local[subject]:
+            del self._local[subject]
+            self._policies.untrack(subject)
+            self._stale.add(subject)
+
+    def _settle_subjects(self, delta: TablesDelta) -> None:
+        for subject in self._stale:
+            flags: int | None = None
+            rows: PolicyRows = {}
+            if subject in self._local:
+                flags, rows = resolve_rows(self._policies, subject)
+            if self.tables.subjects.get(subject) != flags:
+                delta.subjects[subject] = flags
+            if self.tables.policy.get(subject, {}) != rows:
+                delta.policy[subject] = rows or None
+        self._stale = set()
+
+
+def _all_of(state: State) -> Iterator[Change]:
+    """Referents first: it saves work, the outcome is the same in any order."""
+    for name, data in state.nodes.data.items():
+        yield Change("node", name, None, data)
+    for number, data in state.identities.data.items():
+        yield Change("identity", number, None, data)
+    for key, data in state.policies.data.items():
+        yield Change("policy", key, None, data)
+    for key, data in state.endpoints.data.items():
+        yield Change("endpoint", key, None, data)
+
+
+def _ports_of(endpoint: pb.Endpoint) -> list[NamedPort]:
+    return [NamedPort(port.name, port.port, port.protocol) for port in endpoint.named_ports]

@@ -1,0 +1,255 @@
+"""`Facts` kept up to date change by change, and who is affected by each change.
+
+A visitor would get wrong: every `set_` answers with the tracked subjects whose rows may differ now (a few too many is
+right, one too few is a hole); only tracked subjects can be asked for their policies.
+
+  identity ──tokens──▶ peers filed under one of them ──▶ policies that use the peer ──▶ tracked subjects they select
+
+A token is `key` or `key=value` of an identity label. A peer that is selected needs each of its positive requirements to
+hold, so it is enough to file it under one of them; what has none is filed under EVERY, prefixes under PREFIX.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TypeVar
+
+from kilim.model.address import Cidr
+from kilim.model.identity import ANY_PEER, Identity
+from kilim.model.labels import NAMESPACE, label_map
+from kilim.model.nouns import NamedPort
+from kilim.model.rules import CidrPeer, Peer, PolicyRules, peer_matches
+from kilim.model.selector import DOES_NOT_EXIST, EXISTS, IN, Requirement
+from kilim.model.tables import EGRESS, INGRESS
+
+EVERY = ""
+PREFIX = "="  # no label key is empty, so no token looks like this
+_T = TypeVar("_T")
+NOTHING: frozenset[int] = frozenset()
+
+
+class _Selection:
+    """What one distinct peer selects, and the keys of the policies that use it."""
+
+    __slots__ = ("identities", "users")
+
+    def __init__(self, identities: set[int]) -> None:
+        self.identities = identities
+        self.users: set[str] = set()
+
+
+class _Subject:
+    __slots__ = ("labels", "policies")
+
+    def __init__(self) -> None:
+        self.labels: Mapping[str, str] | None = None
+        self.policies: set[str] = set()
+
+
+class PolicyIndex:
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+        self._cidrs: dict[int, Cidr] = {}
+        self._with_token: dict[str, set[int]] = {}
+        self._policies: dict[str, PolicyRules] = {}
+        self._subjects_of_policy: dict[str, set[int]] = {}
+        self._selections: dict[Peer, _Selection] = {}
+        self._filed: dict[str, set[Peer]] = {}
+        self._subjects: dict[int, _Subject] = {}
+        self._ports: dict[int, dict[NamedPort, int]] = {}  # identity -> port -> how many endpoints offer it
+        self._users_of_names: set[str] = set()  # policies that name ports
+
+    # --- Facts
+
+    def knows(self, identity: int) -> bool:
+        return identity in self._known
+
+    def policies_of(self, subject: int) -> Sequence[PolicyRules]:
+        return [self._policies[key] for key in sorted(self._subjects[subject].policies)]
+
+    def selected(self, peer: Peer) -> AbstractSet[int]:
+        return self._selections[peer].identities
+
+    def named_ports(self, identity: int) -> AbstractSet[NamedPort]:
+        return self._ports.get(identity, {}).keys()
+
+    def identities_with_ports(self) -> Iterable[int]:
+        return self._ports.keys() - {ANY_PEER}
+
+    # --- changes
+
+    def track(self, subject: int, identity: Identity | None) -> None:
+        """Start to follow the policies of a subject; `identity` is None where the log does not know it."""
+        self._subjects[subject] = _Subject()
+        self._relabel(subject, identity)
+
+    def untrack(self, subject: int) -> None:
+        self._relabel(subject, None)
+        del self._subjects[subject]
+
+    def set_identity(self, number: int, old: Identity | None, new: Identity | None) -> set[int]:
+        affected: set[int] = set()
+        old_tokens, new_tokens = set(_tokens_of(old)), set(_tokens_of(new))
+        for token in old_tokens:
+            _discard(self._with_token, token, number)
+        for token in new_tokens:
+            self._with_token.setdefault(token, set()).add(number)
+        self._known.discard(number)
+        self._cidrs.pop(number, None)
+        if new is not None:
+            self._known.add(number)
+            if new.cidr is not None:
+                self._cidrs[number] = new.cidr
+        for peer in {peer for token in old_tokens | new_tokens for peer in self._filed.get(token, ())}:
+            selection = self._selections[peer]
+            selects = new is not None and number != ANY_PEER and peer_matches(peer, new)
+            if selects != (number in selection.identities):
+                (selection.identities.add if selects else selection.identities.discard)(number)
+                affected.update(*(self._subjects_of_policy[key] for key in selection.users))
+        if number in self._subjects:
+            self._relabel(number, new)
+            affected.add(number)
+        return affected
+
+    def set_policy(self, key: str, new: PolicyRules | None) -> set[int]:
+        old = self._policies.pop(key, None)
+        affected = self._subjects_of_policy.pop(key, set())
+        for subject in affected:
+            self._subjects[subject].policies.discard(key)
+        self._users_of_names.discard(key)
+        if new is not None:
+            self._policies[key] = new
+            self._use_peers(key, new)
+            if new.uses_port_names(INGRESS) or new.uses_port_names(EGRESS):
+                self._users_of_names.add(key)
+            selected = {number for number, each in self._subjects.items() if _selects(new, each.labels)}
+            self._subjects_of_policy[key] = selected
+            for subject in selected:
+                self._subjects[subject].policies.add(key)
+            affected = affected | selected
+        if old is not None:
+            kept = set(_peers_of(new)) if new is not None else set()
+            self._drop_peers(key, set(_peers_of(old)) - kept)
+        return affected
+
+    @property
+    def needs_ports(self) -> bool:
+        """Whether any policy names a port. Only then need `change_ports` and `forget_ports` be called."""
+        return bool(self._users_of_names)
+
+    def forget_ports(self) -> None:
+        self._ports = {}
+
+    def change_ports(self, identity: int, gone: Iterable[NamedPort], come: Iterable[NamedPort]) -> set[int]:
+        """One endpoint of an identity offers other named ports than before."""
+        ports = self._ports.setdefault(identity, {})
+        before = set(ports)
+        for port in come:
+            ports[port] = ports.get(port, 0) + 1
+        for port in gone:
+            ports[port] -= 1
+            if not ports[port]:
+                del ports[port]
+        changed = ports.keys() != before
+        if not ports:
+            del self._ports[identity]
+        return self._affected_by_ports(identity) if changed else set()
+
+    def _affected_by_ports(self, identity: int) -> set[int]:
+        affected: set[int] = set()
+        for key in self._users_of_names:
+            policy = self._policies[key]
+            subjects = self._subjects_of_policy[key]
+            if identity in subjects:
+                affected.add(identity)
+            if policy.uses_port_names(EGRESS) and any(
+                rule.peers is None or any(identity in self.selected(peer) for peer in rule.peers)
+                for rule in policy.rules
+                if rule.direction == EGRESS
+            ):
+                affected |= subjects
+        return affected
+
+    def _relabel(self, number: int, identity: Identity | None) -> None:
+        subject = self._subjects[number]
+        for key in subject.policies:
+            self._subjects_of_policy[key].discard(number)
+        subject.labels = None if identity is None else label_map(identity.labels)
+        subject.policies = {key for key, rules in self._policies.items() if _selects(rules, subject.labels)}
+        for key in subject.policies:
+            self._subjects_of_policy[key].add(number)
+
+    # --- peers
+
+    def _use_peers(self, key: str, rules: PolicyRules) -> None:
+        for peer in _peers_of(rules):
+            if peer not in self._selections:
+                self._selections[peer] = _Selection(self._evaluate(peer))
+                for token in _filing_tokens(peer):
+                    self._filed.setdefault(token, set()).add(peer)
+            self._selections[peer].users.add(key)
+
+    def _drop_peers(self, key: str, peers: Iterable[Peer]) -> None:
+        for peer in peers:
+            selection = self._selections[peer]
+            selection.users.discard(key)
+            if not selection.users:
+                del self._selections[peer]
+                for token in _filing_tokens(peer):
+                    _discard(self._filed, token, peer)
+
+    def _evaluate(self, peer: Peer) -> set[int]:
+        if isinstance(peer, CidrPeer):
+            return {number for number, cidr in self._cidrs.items() if peer.selects(cidr)} - {ANY_PEER}
+        positive = sorted((self._having(each) for each in peer.requirements if _is_positive(each)), key=len)
+        found = set.intersection(*map(set, positive)) if positive else set(self._known)
+        for requirement in peer.requirements:
+            if not _is_positive(requirement):
+                found -= self._having(requirement)
+        return found - {ANY_PEER}
+
+    def _having(self, requirement: Requirement) -> AbstractSet[int]:
+        """Identities with the key and, for In and NotIn, one of the values."""
+        if requirement.operator in (EXISTS, DOES_NOT_EXIST):
+            return self._with_token.get(requirement.key, NOTHING)
+        tokens = [f"{requirement.key}={value}" for value in requirement.values]
+        return NOTHING.union(*(self._with_token.get(token, NOTHING) for token in tokens))
+
+
+def _tokens_of(identity: Identity | None) -> Iterator[str]:
+    if identity is not None:
+        yield EVERY
+        if identity.cidr is not None:
+            yield PREFIX
+        for key, value in label_map(identity.labels).items():
+            yield key
+            yield f"{key}={value}"
+
+
+def _filing_tokens(peer: Peer) -> list[str]:
+    """The values of the first In, rather on pod labels than on the namespace; else the first key that must exist."""
+    if isinstance(peer, CidrPeer):
+        return [PREFIX]
+    equal = [each for each in peer.requirements if each.operator == IN]
+    if equal:
+        chosen = next((each for each in equal if each.key != NAMESPACE), equal[0])
+        return [f"{chosen.key}={value}" for value in chosen.values]
+    return [next((each.key for each in peer.requirements if each.operator == EXISTS), EVERY)]
+
+
+def _is_positive(requirement: Requirement) -> bool:
+    return requirement.operator in (IN, EXISTS)
+
+
+def _selects(rules: PolicyRules, labels: Mapping[str, str] | None) -> bool:
+    return labels is not None and rules.subjects.matches(labels)
+
+
+def _peers_of(rules: PolicyRules) -> Iterator[Peer]:
+    return (peer for rule in rules.rules for peer in rule.peers or ())
+
+
+def _discard(sets: dict[str, set[_T]], key: str, item: _T) -> None:
+    members = sets[key]
+    members.discard(item)
+    if not members:
+        del sets[key]
