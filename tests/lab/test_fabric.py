@@ -11,8 +11,9 @@ from kilim.lab import cluster, commands, faults
 from kilim.lab.cgroup import lab_cgroup, pids_in
 from kilim.lab.exchange import Target
 from kilim.lab.names import netns_prefix, run_dir
-from kilim.lab.process import pid_of, start_process, wait_until
+from kilim.lab.netns import open_socket
 from kilim.lab.probe import Question, ask_all
+from kilim.lab.process import pid_of, start_process, wait_until
 from kilim.lab.serving import serve, stop_serving, workloads_socket
 from kilim.lab.topology import External, Lab, Port, default_node_plans
 
@@ -89,8 +90,6 @@ async def test_the_workload_server_keeps_connections_and_survives_its_own_death(
 
 
 async def connect(lab: Lab, source: str, ip: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    from kilim.lab.netns import open_socket
-
     opened = open_socket(lab.netns(source), socket.AF_INET, socket.SOCK_STREAM)
     await asyncio.get_running_loop().sock_connect(opened, (ip, 80))
     return await asyncio.open_connection(sock=opened)
@@ -119,9 +118,14 @@ async def test_down_leaves_no_trace_and_needs_no_memory(lab: Lab) -> None:
     assert cluster.take_down(lab.name) is True
     assert not lab_cgroup(lab.name).exists() and not run_dir(lab.name).exists()
     assert [file for file in os.listdir("/var/run/netns") if file.startswith(netns_prefix(lab.name))] == []
-    assert all(pid is not None and not os.path.exists(f"/proc/{pid}/ns/net") for pid in pids)
+    assert all(pid is not None and not has_namespace(pid) for pid in pids)
     assert lab.name not in cluster.existing_labs()
     assert cluster.take_down(lab.name) is False
+
+
+def has_namespace(pid: int) -> bool:
+    """A zombie has none."""
+    return os.path.exists(f"/proc/{pid}/ns/net")
 
 
 @pytest.fixture

@@ -61,31 +61,44 @@ def _with(**changes: Any) -> dict[str, Any]:
 
 
 PROBE = {"from": "x/a", "to": "x/a", "port": 80}
+POD = {"name": "a", "namespace": "x"}
 MISTAKES: list[tuple[Any, str]] = [
-    ([], "s.yaml: document: must be a mapping, not a list"),
-    ({"kind": "Pod"}, "s.yaml: kind: must be one of Scenario, not 'Pod'"),
-    (_with(node=2), "s.yaml: node: unknown field (known here: externals, kind, namespaces, nodes, pods, services, steps)"),
-    (_with(nodes=0), "s.yaml: nodes: must be a number from 1 to 100, not 0"),
-    (_with(nodes=True), "s.yaml: nodes: must be a list, not True"),
-    (_with(nodes=[{"name": "n", "podCIDRs": ["10.0.0.1/8"]}]), "s.yaml: nodes[0].podCIDRs[0]: must be an IPv4 CIDR, not '10.0.0.1/8'"),
-    (_with(pods=[{"name": "a"}]), "s.yaml: pods[0].namespace: is required"),
-    (_with(pods=[{"name": "a", "namespace": "y"}]), "s.yaml: pods[0].namespace: no namespace 'y' in namespaces"),
-    (_with(pods=[{"name": "a", "namespace": "x", "node": "n"}]), "s.yaml: pods[0].node: no node 'n' in nodes"),
-    (_with(pods=[{"name": "a", "namespace": "x", "ip": "1.2.3.4"}]), "s.yaml: pods[0].ip: 1.2.3.4 is in no node's podCIDRs"),
-    (_with(pods=[{"name": "a", "namespace": "x", "ports": [{"port": 0}]}]), "s.yaml: pods[0].ports[0].port: must be a number from 1 to 65535, not 0"),
-    (_with(pods=[{"name": "a", "namespace": "x", "labels": {"v": 1}}]), "s.yaml: pods[0].labels.v: must be a text, not 1 (quote it)"),
-    (_with(pods=[{"name": "a", "namespace": "x"}] * 2), "s.yaml: pods: x/a is there 2 times"),
-    (_with(steps=[{"probes": [{**PROBE, "expekt": "allow"}]}]), "s.yaml: steps[0].probes[0].expekt: unknown field (known here: expect, from, port, protocol, to)"),
-    (_with(steps=[{"probes": [{**PROBE, "to": "x/z"}]}]), "s.yaml: steps[0].probes[0].to: 'x/z' is no pod (namespace/name), ext:NAME, node:NAME or entity of this scenario"),
-    (_with(steps=[{"probes": [{**PROBE, "protocol": "tcp"}]}]), "s.yaml: steps[0].probes[0].protocol: must be one of TCP, UDP, SCTP, ICMP, not 'tcp'"),
-]  # fmt: skip
+    ([], "document: must be a mapping, not a list"),
+    ({"kind": "Pod"}, "kind: must be one of Scenario, not 'Pod'"),
+    (_with(node=2), "node: unknown field (known here: externals, kind, namespaces, nodes, pods, services, steps)"),
+    (_with(nodes=0), "nodes: must be a number from 1 to 100, not 0"),
+    (_with(nodes=True), "nodes: must be a list, not True"),
+    (
+        _with(nodes=[{"name": "n", "podCIDRs": ["10.0.0.1/8"]}]),
+        "nodes[0].podCIDRs[0]: must be an IPv4 CIDR, not '10.0.0.1/8'",
+    ),
+    (_with(pods=[{"name": "a"}]), "pods[0].namespace: is required"),
+    (_with(pods=[{"name": "a", "namespace": "y"}]), "pods[0].namespace: no namespace 'y' in namespaces"),
+    (_with(pods=[{**POD, "node": "n"}]), "pods[0].node: no node 'n' in nodes"),
+    (_with(pods=[{**POD, "ip": "1.2.3.4"}]), "pods[0].ip: 1.2.3.4 is in no node's podCIDRs"),
+    (_with(pods=[{**POD, "ports": [{"port": 0}]}]), "pods[0].ports[0].port: must be a number from 1 to 65535, not 0"),
+    (_with(pods=[{**POD, "labels": {"v": 1}}]), "pods[0].labels.v: must be a text, not 1 (quote it)"),
+    (_with(pods=[POD] * 2), "pods: x/a is there 2 times"),
+    (
+        _with(steps=[{"probes": [{**PROBE, "expekt": "allow"}]}]),
+        "steps[0].probes[0].expekt: unknown field (known here: expect, from, port, protocol, to)",
+    ),
+    (
+        _with(steps=[{"probes": [{**PROBE, "to": "x/z"}]}]),
+        "steps[0].probes[0].to: 'x/z' is no pod (namespace/name), ext:NAME, node:NAME or entity of this scenario",
+    ),
+    (
+        _with(steps=[{"probes": [{**PROBE, "protocol": "tcp"}]}]),
+        "steps[0].probes[0].protocol: must be one of TCP, UDP, SCTP, ICMP, not 'tcp'",
+    ),
+]
 
 
 @pytest.mark.parametrize(("value", "message"), MISTAKES)
 def test_a_mistake_is_one_line_with_file_field_and_rule(value: Any, message: str) -> None:
     with pytest.raises(BadInput) as raised:
         parse_scenario(value, "s.yaml")
-    assert str(raised.value) == message
+    assert str(raised.value) == f"s.yaml: {message}"
 
 
 def test_what_is_no_yaml_or_not_there(tmp_path: Path) -> None:
