@@ -1,0 +1,1 @@
+"""The datapath on the real kernel: root and BPF are needed."""

@@ -1,0 +1,46 @@
+"""A datapath of its own for each test, under a pin directory of its own."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from kilim.agent.bpf.datapath import Settings, load_objects, remove_all
+from kilim.agent.bpf.objects import PROGRAMS, object_path
+from tests.kernel.frames import NODE
+from tests.kernel.rig import Rig
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _objects() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("root is missing")
+    source = Path(__file__).parents[2] / "bpf"
+    subprocess.run(["make", "-s", "-C", str(source)], check=True)
+    assert all(object_path(program).exists() for program in PROGRAMS)
+
+
+@pytest.fixture
+def bpf_root(name_prefix: str) -> Iterator[Path]:
+    root = Path(f"/sys/fs/bpf/{name_prefix}-{next(_numbers)}")
+    yield root
+    remove_all(root)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(node_ip=NODE.ip, underlay_ifindex=1, tunnel_ifindex=1, ct_max_entries=4096, events_bytes=1 << 16)
+
+
+@pytest.fixture
+def rig(bpf_root: Path, settings: Settings) -> Iterator[Rig]:
+    datapath = load_objects(settings, bpf_root)
+    try:
+        yield Rig(datapath)
+    finally:
+        datapath.close()

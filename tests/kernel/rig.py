@@ -1,0 +1,87 @@
+"""A loaded datapath with two endpoints, and a way to push frames through its programs and see what became of them."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from kilim.agent.bpf import syscall
+from kilim.agent.bpf.datapath import Datapath
+from kilim.agent.records import CONNECTION, DROP, Record, decode_records
+from kilim.model.tables import PolicyKey, PolicyRows, TablesDelta
+from tests.kernel.frames import CIDR, NODE, OTHER_NODE, REMOTE, A, B, End
+
+PASS, SHOT, REDIRECT = 0, 2, 7
+
+# BPF_PROG_TEST_RUN gives packets the loopback device, so that is where all endpoints are.
+LO = 1
+
+INGRESS, EGRESS = 0, 1
+BOTH = 3
+
+
+class Outcome(NamedTuple):
+    verdict: int
+    reason: int  # 0: not dropped
+    records: list[Record]
+    frame: bytes
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict in (PASS, REDIRECT)
+
+    @property
+    def opened(self) -> bool:
+        """Whether it was reported as a new connection."""
+        return any(record.type == CONNECTION for record in self.records)
+
+
+def row(direction: int, peer: int, protocol: int = 0, port: int = 0, port_prefix_len: int = 0) -> PolicyKey:
+    return PolicyKey(direction, peer, protocol, port, port_prefix_len)
+
+
+class Rig:
+    def __init__(self, datapath: Datapath) -> None:
+        self.datapath = datapath
+        self.tables = datapath.tables
+        self._seq = 100
+        self.write(
+            TablesDelta(
+                ipcache={
+                    (NODE.ip, 32): (1, 0),
+                    (OTHER_NODE.ip, 32): (6, 0),
+                    (A.ip, 32): (A.identity, 0),
+                    (B.ip, 32): (B.identity, 0),
+                    (REMOTE.ip, 32): (REMOTE.identity, OTHER_NODE.ip),
+                    (CIDR.ip & 0xFFFFFF00, 24): (CIDR.identity, 0),
+                },
+                endpoints={end.ip: (end.endpoint_id, end.identity) for end in (A, B)},
+                subjects={A.identity: 0, B.identity: 0},
+            )
+        )
+
+    def write(self, delta: TablesDelta, ifindex_of: Mapping[int, int] | None = None) -> None:
+        self._seq += 1
+        self.tables.write(delta, self._seq, {A.ip: LO, B.ip: LO} if ifindex_of is None else ifindex_of)
+
+    def set_policy(self, subject: End, rows: PolicyRows, enforced: int = BOTH) -> None:
+        self.write(TablesDelta(subjects={subject.identity: enforced}, policy={subject.identity: rows}))
+
+    def send(self, program: str, frame: bytes, repeat: int = 1) -> Outcome:
+        self.datapath.events.read()
+        result = syscall.run_program(self.datapath.program_fd(program), frame, repeat)
+        records = list(decode_records(self.datapath.events.read()))
+        reason = next((record.reason for record in records if record.type == DROP), 0)
+        return Outcome(result.retval, reason, records, result.data)
+
+    def out(self, frame: bytes) -> Outcome:
+        """A pod sends."""
+        return self.send("from_endpoint", frame)
+
+    def from_host(self, frame: bytes) -> Outcome:
+        return self.send("to_endpoint", frame)
+
+    def from_wire(self, frame: bytes) -> Outcome:
+        return self.send("from_netdev", frame)
+
+    def connections(self) -> list[dict[str, str]]:
+        columns, listed = self.tables.dump("ct", raw=True)
+        return [dict(zip(columns, each, strict=True)) for each in listed]

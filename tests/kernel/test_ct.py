@@ -1,0 +1,172 @@
+"""Connections: replies, re-judging after a change of policy, TCP's end, ICMP errors, time-outs."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from kilim.agent.bpf.datapath import Settings, load_objects
+from kilim.model.tables import ALLOW, DENY, TablesDelta
+from tests.kernel.frames import (
+    ACK, FIN, NODE, REMOTE, RST, SYN, TCP, WORLD, A, B, icmp, icmp_error, tcp, udp,
+)  # fmt: skip
+from tests.kernel.rig import EGRESS, INGRESS, Rig, row
+
+POLICY_DENIED = 133
+
+
+@pytest.fixture
+def one_way(rig: Rig) -> Rig:
+    """A may open to B, B to nobody; nobody else to A."""
+    rig.set_policy(A, {row(EGRESS, B.identity): ALLOW, row(EGRESS, WORLD.identity): ALLOW})
+    rig.set_policy(B, {row(INGRESS, A.identity): ALLOW})
+    return rig
+
+
+def reply_to(rig: Rig, flags: int = SYN | ACK) -> bool:
+    return rig.out(tcp(B, A, flags, sport=80, dport=40000)).passed
+
+
+def test_replies_pass_and_openings_do_not(one_way: Rig) -> None:
+    assert not reply_to(one_way)
+    first = one_way.out(tcp(A, B))
+    assert first.passed and first.opened
+    reply = one_way.out(tcp(B, A, SYN | ACK, sport=80, dport=40000))
+    assert reply.passed and not reply.opened
+    assert one_way.out(tcp(B, A)).reason == POLICY_DENIED
+
+
+def test_one_entry_holds_both_verdicts(one_way: Rig) -> None:
+    one_way.out(tcp(A, B))
+    reply_to(one_way)
+    [entry] = one_way.connections()
+    assert (entry["source"], entry["destination"]) == ("10.61.1.2:40000", "10.61.1.3:80")
+    assert entry["egress"].startswith("1001>1002@") and entry["ingress"].startswith("1002>1001@")
+
+
+def test_world_and_host_replies_come_back(one_way: Rig) -> None:
+    assert one_way.from_wire(tcp(WORLD, A, SYN | ACK, 443, 5000)).reason == POLICY_DENIED
+    assert one_way.out(tcp(A, WORLD, SYN, 5000, 443)).passed
+    assert one_way.from_wire(tcp(WORLD, A, SYN | ACK, 443, 5000)).passed
+    one_way.set_policy(B, {row(INGRESS, 1): ALLOW})
+    assert one_way.from_host(tcp(NODE, B, SYN, 5000, 80)).passed
+    assert one_way.out(tcp(B, NODE, SYN | ACK, 80, 5000)).passed
+
+
+def test_revoked_policy_stops_both_directions_of_a_connection(one_way: Rig) -> None:
+    one_way.out(tcp(A, B))
+    assert reply_to(one_way)
+    one_way.set_policy(B, {row(INGRESS, WORLD.identity): ALLOW})
+    outcome = one_way.out(tcp(A, B, ACK))
+    assert outcome.reason == POLICY_DENIED and outcome.records[0].direction == INGRESS
+    assert not reply_to(one_way, ACK)
+    one_way.set_policy(B, {row(INGRESS, A.identity): ALLOW})
+    assert one_way.out(tcp(A, B, ACK)).passed and reply_to(one_way, ACK)
+
+
+def test_a_reply_is_judged_in_the_original_direction(rig: Rig) -> None:
+    """B may open to A, but after A's opening to B is revoked B's data is still a reply."""
+    rig.set_policy(A, {row(EGRESS, B.identity): ALLOW, row(INGRESS, B.identity): ALLOW})
+    rig.out(tcp(A, B))
+    assert reply_to(rig)
+    rig.set_policy(A, {row(INGRESS, B.identity): ALLOW})
+    assert not reply_to(rig, ACK)
+
+
+def test_established_connections_ask_no_policy(one_way: Rig) -> None:
+    one_way.out(tcp(A, B))
+    maps = one_way.datapath.maps
+    keys, _ = maps["policy"].read()
+    maps["policy"].delete(keys)  # behind the driver's back: no revision changes
+    assert one_way.out(tcp(A, B, ACK)).passed
+    assert one_way.out(tcp(A, B, sport=2)).reason == POLICY_DENIED
+
+
+def test_a_peer_that_changes_identity_is_judged_again(one_way: Rig) -> None:
+    assert one_way.out(tcp(A, WORLD, SYN, 5000, 443)).passed
+    one_way.write(TablesDelta(ipcache={(WORLD.ip, 32): (1 << 24, 0)}))
+    assert one_way.out(tcp(A, WORLD, ACK, 5000, 443)).reason == POLICY_DENIED
+
+
+def test_deny_row_for_one_peer_reaches_its_connections(one_way: Rig) -> None:
+    one_way.set_policy(B, {row(INGRESS, 0, TCP): ALLOW})
+    assert one_way.out(tcp(A, B)).passed
+    one_way.set_policy(B, {row(INGRESS, 0, TCP): ALLOW, row(INGRESS, A.identity): DENY})
+    assert one_way.out(tcp(A, B, ACK)).reason == 181
+
+
+def test_syn_reopens_a_closed_connection(one_way: Rig) -> None:
+    one_way.out(tcp(A, B))
+    reply_to(one_way)
+    one_way.out(tcp(A, B, FIN | ACK))
+    assert not one_way.out(tcp(A, B, SYN)).opened, "half closed is not closed"
+    reply_to(one_way, FIN | ACK)
+    assert one_way.out(tcp(A, B, SYN)).opened
+
+
+def test_syn_from_the_other_end_is_no_reply(one_way: Rig) -> None:
+    one_way.out(tcp(A, B))
+    reply_to(one_way)
+    assert one_way.out(tcp(B, A, SYN, 80, 40000)).reason == POLICY_DENIED
+    assert reply_to(one_way, ACK)
+
+
+def test_mid_stream_without_entry_is_judged_as_new(one_way: Rig) -> None:
+    assert one_way.out(tcp(A, B, ACK)).opened
+
+
+@pytest.mark.parametrize(
+    ("flags", "replies", "seconds"), [(SYN, [], 60), (SYN, [SYN | ACK], 8000), (SYN, [SYN | ACK, RST], 10)]
+)
+def test_lives_of_tcp(rig: Rig, flags: int, replies: list[int], seconds: int) -> None:
+    rig.out(tcp(A, B, flags))
+    for each in replies:
+        reply_to(rig, each)
+    [entry] = rig.connections()
+    assert seconds - 2 <= int(entry["expires_s"]) <= seconds + 2
+
+
+def test_expired_entry_is_none(bpf_root: Path, settings: Settings) -> None:
+    datapath = load_objects(Settings(node_ip=settings.node_ip, ct_max_entries=4096, ct_life_other_s=1), bpf_root)
+    try:
+        rig = Rig(datapath)
+        rig.set_policy(A, {row(EGRESS, B.identity): ALLOW})
+        assert rig.out(udp(A, B)).opened
+        assert rig.out(udp(B, A, 53, 40000)).passed
+        deadline = time.monotonic() + 5
+        while rig.tables.dump("ct")[1]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert rig.out(udp(B, A, 53, 40000)).reason == POLICY_DENIED
+    finally:
+        datapath.close()
+
+
+def test_echo_replies_belong_to_their_request(one_way: Rig) -> None:
+    assert one_way.out(icmp(B, A, 0)).reason == POLICY_DENIED
+    assert one_way.out(icmp(A, B, 8)).opened
+    assert one_way.out(icmp(B, A, 0)).passed
+    assert one_way.out(icmp(B, A, 0, number=8)).reason == POLICY_DENIED
+    assert one_way.out(icmp(B, A, 8)).reason == POLICY_DENIED, "a request with the id of another's"
+
+
+def test_icmp_errors_about_live_connections_pass(one_way: Rig) -> None:
+    about = udp(A, B)
+    assert one_way.out(icmp_error(B, A, about)).reason == POLICY_DENIED
+    one_way.out(about)
+    assert one_way.out(icmp_error(B, A, about)).passed
+    assert one_way.out(icmp_error(B, A, about, icmp_type=11)).passed
+    assert one_way.out(icmp_error(B, A, udp(A, B, dport=54))).reason == POLICY_DENIED
+    assert one_way.from_wire(icmp_error(WORLD, A, about)).passed, "routers on the way speak for themselves"
+
+
+def test_icmp_errors_must_be_about_what_the_receiver_sent(one_way: Rig) -> None:
+    about = udp(A, B)
+    one_way.out(about)
+    assert one_way.from_wire(icmp_error(WORLD, B, about)).reason == POLICY_DENIED
+    assert one_way.out(icmp_error(B, A, udp(A, REMOTE))).reason == POLICY_DENIED
+
+
+def test_established_udp_writes_nothing_within_a_second(one_way: Rig) -> None:
+    result = one_way.send("from_endpoint", udp(A, B), repeat=1000)
+    assert result.passed and sum(record.type == 1 for record in result.records) == 1
