@@ -14,6 +14,7 @@ from kilim.agent.bpf.btf import Btf
 _LOG_LEVEL_FAILURE = 1
 _LOG_LEVEL_STATS = 4  # no instruction trace: that one outgrows any buffer and then looks like a rejection
 _LOG_BYTES = 4 << 20
+_LOG_SHOWN = 4000  # its end, where the reason is
 
 _lib = ctypes.CDLL(ctypes.util.find_library("bpf") or "libbpf.so.1", use_errno=True)
 _libc = ctypes.CDLL(None)
@@ -156,7 +157,7 @@ class ObjectFile:
         _messages.clear()
         failure = _lib.bpf_object__load(self._handle)
         if failure:
-            log = "\n".join(_messages[-8:]) + "\n" + self._log.value.decode(errors="replace")[-20000:]
+            log = "\n".join(_messages[-8:]) + "\n" + self._log.value.decode(errors="replace")[-_LOG_SHOWN:]
             raise LoadError(-failure, self.path, log)
         return {_lib.bpf_program__name(h).decode(): os.dup(_lib.bpf_program__fd(h)) for h in self._programs()}
 

@@ -8,7 +8,20 @@ import pytest
 from kilim.agent.bpf.datapath import Settings, load_objects
 from kilim.model.tables import ALLOW, DENY, TablesDelta
 from tests.kernel.frames import (
-    ACK, FIN, NODE, REMOTE, RST, SYN, TCP, WORLD, A, B, icmp, icmp_error, tcp, udp,
+    ACK,
+    FIN,
+    NODE,
+    REMOTE,
+    RST,
+    SYN,
+    TCP,
+    WORLD,
+    A,
+    B,
+    icmp,
+    icmp_error,
+    tcp,
+    udp,
 )  # fmt: skip
 from tests.kernel.rig import EGRESS, INGRESS, Rig, row
 

@@ -1,0 +1,193 @@
+"""The driver: what it writes, in which way, and that a process without memory finds it again (I7)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kilim.agent.bpf import layout
+from kilim.agent.bpf.datapath import Settings, load_objects
+from kilim.agent.bpf.maps import MapFull
+from kilim.model.tables import ALLOW, DENY, PolicyRows, TablesDelta
+from tests.kernel.frames import NODE, TCP, UDP, A, B, tcp
+from tests.kernel.rig import EGRESS, INGRESS, LO, Rig, row
+
+
+def subject_row(rig: Rig, identity: int) -> tuple[int, int, int]:
+    """(table, revision, flags)"""
+    keys, values = rig.datapath.maps["subjects"].read()
+    [found] = values[keys["identity"] == identity].tolist()
+    return tuple(found)  # type: ignore[return-value]
+
+
+def policy_tables(rig: Rig, subject: int) -> dict[int, int]:
+    """Rows by table generation."""
+    keys, _ = rig.datapath.maps["policy"].read()
+    tables, counts = np.unique(keys["table"][keys["subject"] == subject], return_counts=True)
+    return dict(zip(tables.tolist(), counts.tolist(), strict=True))
+
+
+def test_rows_come_back_as_they_were_given(rig: Rig) -> None:
+    policy: PolicyRows = {
+        row(INGRESS, 0): ALLOW,
+        row(INGRESS, 7, TCP): DENY,
+        row(EGRESS, 8, TCP, 80, 16): ALLOW,
+        row(EGRESS, 8, UDP, 1024, 6): ALLOW,
+    }
+    rig.set_policy(A, policy)
+    read = rig.tables.read_rows()
+    assert read.policy == {A.identity: policy}
+    assert read.subjects == {A.identity: 3, B.identity: 0}
+    assert read.endpoints == {A.ip: (A.endpoint_id, A.identity), B.ip: (B.endpoint_id, B.identity)}
+
+
+def test_new_peers_are_added_in_place_without_a_new_revision(rig: Rig) -> None:
+    rig.set_policy(A, {row(INGRESS, 7): ALLOW})
+    before = subject_row(rig, A.identity)
+    rig.set_policy(A, {row(INGRESS, 7): ALLOW, row(INGRESS, 8, TCP): ALLOW, row(INGRESS, 8, UDP): ALLOW})
+    assert subject_row(rig, A.identity) == before
+    assert policy_tables(rig, A.identity) == {before[0]: 3}
+
+
+def test_a_new_peer_with_a_deny_row_raises_the_revision(rig: Rig) -> None:
+    rig.set_policy(A, {row(INGRESS, 0): ALLOW})
+    table, revision, _ = subject_row(rig, A.identity)
+    rig.set_policy(A, {row(INGRESS, 0): ALLOW, row(INGRESS, 8): DENY})
+    assert subject_row(rig, A.identity)[0] == table
+    assert subject_row(rig, A.identity)[1] > revision
+
+
+def test_whole_peers_are_removed_in_place_with_a_new_revision(rig: Rig) -> None:
+    rig.set_policy(A, {row(INGRESS, 7): ALLOW, row(INGRESS, 8): ALLOW})
+    table, revision, _ = subject_row(rig, A.identity)
+    rig.set_policy(A, {row(INGRESS, 7): ALLOW})
+    assert subject_row(rig, A.identity)[0] == table and subject_row(rig, A.identity)[1] > revision
+    assert policy_tables(rig, A.identity) == {table: 1}
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        {row(INGRESS, 7, TCP): ALLOW},  # a part of a peer's rows goes
+        {row(INGRESS, 7, TCP): ALLOW, row(INGRESS, 7, UDP): DENY},  # a verdict changes
+        {row(INGRESS, 7, TCP): ALLOW, row(INGRESS, 7, UDP): ALLOW, row(INGRESS, 7): ALLOW},  # a peer's rows grow
+        {row(INGRESS, 0, TCP): ALLOW},  # a peer goes as any-peer comes
+    ],
+)
+def test_all_else_flips_to_a_new_table_and_sweeps_later(rig: Rig, new: PolicyRows) -> None:
+    rig.set_policy(A, {row(INGRESS, 7, TCP): ALLOW, row(INGRESS, 7, UDP): ALLOW})
+    old_table, revision, _ = subject_row(rig, A.identity)
+    rig.set_policy(A, new)
+    table, new_revision, _ = subject_row(rig, A.identity)
+    assert table > old_table and new_revision > revision
+    assert policy_tables(rig, A.identity) == {old_table: 2, table: len(new)}
+    assert rig.tables.read_rows().policy == {A.identity: new}
+    assert rig.tables.sweep(min_age_s=60) == 0
+    assert rig.tables.sweep(min_age_s=0) == 2
+    assert policy_tables(rig, A.identity) == {table: len(new)}
+    assert rig.tables.sweep(min_age_s=0) == 0
+
+
+def test_repeated_write_touches_nothing(rig: Rig) -> None:
+    rig.set_policy(A, {row(INGRESS, 7): ALLOW})
+    before = subject_row(rig, A.identity)
+    rig.set_policy(A, {row(INGRESS, 7): ALLOW})
+    assert subject_row(rig, A.identity) == before
+
+
+def test_generations_are_low_bits_of_seq_and_only_rise(rig: Rig) -> None:
+    rig.tables.write(TablesDelta(subjects={A.identity: 1}), (5 << 32) + 70_000, {})
+    assert subject_row(rig, A.identity)[1] == 70_000
+    rig.tables.write(TablesDelta(subjects={A.identity: 2}), 3, {})
+    assert subject_row(rig, A.identity)[1] == 70_001
+
+
+def test_removal_of_an_endpoint_leaves_no_row(rig: Rig) -> None:
+    rig.set_policy(A, {row(INGRESS, 7): ALLOW})
+    delta = TablesDelta({(A.ip, 32): None}, {A.ip: None}, {A.identity: None}, {A.identity: None})
+    rig.write(delta)
+    rig.write(delta)
+    rig.tables.sweep(min_age_s=0)
+    read = rig.tables.read_rows()
+    assert A.ip not in read.endpoints and A.identity not in read.subjects and (A.ip, 32) not in read.ipcache
+    assert policy_tables(rig, A.identity) == {}
+    assert not rig.tables.has_endpoint(A.ip)
+
+
+def test_policy_emptied_under_a_subject_closes_it(rig: Rig) -> None:
+    rig.set_policy(B, {row(INGRESS, A.identity, TCP): ALLOW, row(INGRESS, 0, UDP): ALLOW})
+    assert rig.out(tcp(A, B)).passed
+    rig.write(TablesDelta(policy={B.identity: None}))
+    assert not rig.out(tcp(A, B)).passed
+    assert rig.tables.read_rows().policy == {}
+
+
+def test_upserts_only_removes_nothing(rig: Rig) -> None:
+    rig.set_policy(A, {row(INGRESS, 7): ALLOW})
+    before = rig.tables.read_rows()
+    delta = TablesDelta(
+        {(NODE.ip, 32): None, (1, 32): (300, 0)},
+        {A.ip: None},
+        {A.identity: None},
+        {A.identity: {row(INGRESS, 8): DENY}},
+    )
+    rig.tables.write(delta, 500, {}, allow_delete=False)
+    after = rig.tables.read_rows()
+    assert after.ipcache == before.ipcache | {(1, 32): (300, 0)}
+    assert after.endpoints == before.endpoints and after.subjects == before.subjects
+    assert after.policy == {A.identity: {row(INGRESS, 7): ALLOW, row(INGRESS, 8): DENY}}
+
+
+def test_endpoint_waits_for_its_interface(rig: Rig) -> None:
+    late = A.ip + 50
+    rig.write(TablesDelta(endpoints={late: (50, A.identity)}))
+    assert rig.tables.held_endpoints == {late} and not rig.tables.has_endpoint(late)
+    rig.write(TablesDelta(), {late: LO})
+    assert not rig.tables.held_endpoints and rig.tables.has_endpoint(late)
+    rig.write(TablesDelta(), {late: 9})
+    columns, rows = rig.tables.dump("endpoints", raw=True)
+    [listed] = [dict(zip(columns, each, strict=True)) for each in rows if each[0] == "10.61.1.52"]
+    assert (listed["ifindex"], listed["mac"]) == ("9", "0a:58:0a:3d:01:34")
+
+
+def test_restart_finds_everything_and_sweeps_what_was_left(bpf_root: Path, settings: Settings) -> None:
+    first = load_objects(settings, bpf_root)
+    rig = Rig(first)
+    rig.set_policy(A, {row(INGRESS, 7, TCP): ALLOW, row(INGRESS, 7, UDP): ALLOW})
+    rig.set_policy(A, {row(INGRESS, 7, TCP): ALLOW})
+    expected, (_, revision, _) = rig.tables.read_rows(), subject_row(rig, A.identity)
+    first.close()  # the retired rows were never swept
+    second = load_objects(settings, bpf_root)
+    try:
+        assert second.tables.read_rows() == expected
+        assert second.tables.sweep(min_age_s=0) == 2
+        second.tables.write(TablesDelta(subjects={A.identity: 1}), 1, {})
+        _, values = second.maps["subjects"].read()
+        assert values["revision"].max() == revision + 1, "revisions rise over a restart too"
+    finally:
+        second.close()
+
+
+def test_after_a_failure_the_driver_reads_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    too_many = {number: 0 for number in range(5000, 5000 + rig.datapath.maps["subjects"].max_entries)}
+    with pytest.raises(MapFull):
+        rig.write(TablesDelta(subjects=dict(too_many)))
+    rig.write(TablesDelta(subjects=dict.fromkeys(too_many, None)))
+    assert rig.tables.read_rows().subjects == {A.identity: 0, B.identity: 0}
+
+
+def test_changes_made_by_others_are_found_by_reading(rig: Rig) -> None:
+    maps = rig.datapath.maps
+    maps["endpoints"].delete(np.array([(A.ip,)], layout.ENDPOINT_KEY))
+    assert A.ip not in rig.tables.read_rows().endpoints
+    rig.write(TablesDelta(endpoints={A.ip: (A.endpoint_id, A.identity)}))
+    assert A.ip in rig.tables.read_rows().endpoints
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("table", ["ipcache", "endpoints", "subjects", "policy", "ct"])
+def test_dumps_have_a_cell_for_each_column(rig: Rig, table: str, raw: bool) -> None:
+    rig.set_policy(A, {row(EGRESS, 0, TCP, 80, 16): ALLOW})
+    rig.out(tcp(A, B))
+    columns, rows = rig.tables.dump(table, raw)
+    assert rows and all(len(each) == len(columns) for each in rows)
