@@ -12,8 +12,7 @@ _MODULUS_MASK = (1 << 256) - 1
 
 def hash_entry(table: bytes, key: bytes, value: bytes) -> int:
     """Hash of one entry; the lengths keep (ab, c) and (a, bc) apart."""
-    head = table + len(key).to_bytes(4, "big") + key
-    return hash_bytes(head + value)
+    return hash_bytes(b"".join((table, len(key).to_bytes(4, "big"), key, value)))
 
 
 def hash_bytes(entry: bytes) -> int:

@@ -5,8 +5,7 @@ every mutation goes through `State.put`, which keeps digest and indexes and can 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from kilim.model import nouns
 from kilim.model.digest import Multiset, hash_entry
@@ -18,8 +17,7 @@ K = TypeVar("K", str, int)
 V = TypeVar("V")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One entry of one table before and after, as canonical bytes; None where there is none."""
 
     table: str
@@ -39,10 +37,11 @@ def policy_key(kind: str, namespace: str, name: str) -> str:
 class Table(Mapping[K, V], Generic[K, V]):
     """Read side of one table; decodes on reading."""
 
-    __slots__ = ("name", "decode", "data")
+    __slots__ = ("name", "tag", "decode", "data")
 
     def __init__(self, name: str, decode: Callable[[bytes], V]) -> None:
         self.name = name
+        self.tag = name.encode()
         self.decode = decode
         self.data: dict[K, bytes] = {}
 
@@ -94,11 +93,12 @@ class State:
 
     def put(self, table: str, key: Key, new: bytes | None) -> Change | None:
         """Set or (None) remove one entry. Returns the change, None where nothing changes."""
-        data: dict[Key, bytes] = self._tables[table].data  # type: ignore[assignment]
+        target = self._tables[table]
+        data: dict[Key, bytes] = target.data  # type: ignore[assignment]
         old = data.get(key)
         if old == new:
             return None
-        tag, key_bytes = table.encode(), key_to_bytes(key)
+        tag, key_bytes = target.tag, key_to_bytes(key)
         if old is not None:
             self._multiset.remove(hash_entry(tag, key_bytes, old))
         if new is None:
@@ -120,14 +120,19 @@ class State:
 
     def _index(self, change: Change) -> None:
         if change.table == "endpoint":
+            key = str(change.key)
             if change.old is not None:
-                users = self.endpoints_of_identity[nouns.decode_endpoint_identity(change.old)]
-                users.discard(str(change.key))
+                identity = nouns.decode_endpoint_identity(change.old)
+                users = self.endpoints_of_identity[identity]
+                users.discard(key)
                 if not users:
-                    del self.endpoints_of_identity[nouns.decode_endpoint_identity(change.old)]
+                    del self.endpoints_of_identity[identity]
             if change.new is not None:
                 identity = nouns.decode_endpoint_identity(change.new)
-                self.endpoints_of_identity.setdefault(identity, set()).add(str(change.key))
+                if identity in self.endpoints_of_identity:
+                    self.endpoints_of_identity[identity].add(key)
+                else:
+                    self.endpoints_of_identity[identity] = {key}
         elif change.table == "identity":
             if change.old is not None:
                 labels = nouns.decode_identity(change.old).labels
