@@ -1,0 +1,190 @@
+"""`kilim controlplane|agent|cni`: reads the flags of ARCHITECTURE.md, "Processes", into settings, and runs.
+
+Every flag may also come from the environment, KILIM_CONTROLPLANE_NAME or KILIM_AGENT_NODE_NAME for example.
+"""
+
+import ipaddress
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kilim.cli.command import Command
+from kilim.cli.failure import BadUsage
+
+F = TypeVar("F", bound=Callable[..., Any])
+DEFAULT_PORT = 4260
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+
+
+class Address(click.ParamType[str]):
+    """IP:PORT or HOST:PORT, or unix:PATH where that is allowed."""
+
+    name = "address"
+
+    def __init__(self, unix: bool = False) -> None:
+        self.unix = unix
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        host, _, port = text.rpartition(":")
+        if self.unix and text.startswith("unix:/"):
+            return text
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            self.fail(f'"{text}" must be HOST:PORT' + (" or unix:/PATH" if self.unix else ""), param, ctx)
+        return text
+
+
+class Ipv4(click.ParamType[str]):
+    name = "ip"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return str(ipaddress.IPv4Address(str(value)))
+        except ValueError:
+            self.fail(f'"{value}" must be an IPv4 address', param, ctx)
+
+
+class Ipv4Cidr(click.ParamType[str]):
+    name = "cidr"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return str(ipaddress.IPv4Network(str(value)))
+        except ValueError:
+            self.fail(f'"{value}" must be an IPv4 CIDR without host bits', param, ctx)
+
+
+class Several(click.ParamType[tuple[str, ...]]):
+    """Values of one kind with commas between them."""
+
+    name = "list"
+
+    def __init__(self, one: click.ParamType[str]) -> None:
+        self.one = one
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",") if part.strip()]
+        if not parts:
+            self.fail("must not be empty", param, ctx)
+        return tuple(self.one.convert(part, param, ctx) for part in parts)
+
+
+def log_format_option(function: F) -> F:
+    form = click.Choice(["auto", "json", "console"])
+    return click.option(
+        "--log-format", type=form, default="auto", show_default=True, help="auto: console on a terminal, else JSON."
+    )(function)
+
+
+class EtcdEndpoint(click.ParamType[str]):
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).rstrip("/")
+        if re.fullmatch(r"https?://[^/\s]+:\d{1,5}", text):
+            return text
+        self.fail(f'"{value}" must be http://HOST:PORT', param, ctx)
+
+
+@click.command(
+    cls=Command,
+    example="""
+    kilim controlplane --name replica1 --embedded-etcd /var/lib/kilim/etcd
+    kilim controlplane --name replica1 --etcd-endpoints http://192.0.2.1:2379 --listen 0.0.0.0:4260 --advertise 192.0.2.1:4260
+    """,
+    context_settings={"auto_envvar_prefix": "KILIM_CONTROLPLANE"},
+)
+@click.option("--name", required=True, help="This replica.")
+@click.option("--etcd-endpoints", type=Several(EtcdEndpoint()), metavar="URL,…", help="An etcd cluster that there is.")
+@click.option("--embedded-etcd", type=DIRECTORY, metavar="DIR", help="Start an etcd of one's own, with its data here.")
+@click.option(
+    "--listen", type=Address(unix=True), multiple=True, default=[f"127.0.0.1:{DEFAULT_PORT}"], show_default=True,
+    help="Where to serve: HOST:PORT or unix:PATH; may be given often.",
+)  # fmt: skip
+@click.option("--advertise", type=Address(), default="", help="What others reach it by. [default: the first --listen]")
+@click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
+@click.option(
+    "--cluster-pool-ipv4-cidr", type=Ipv4Cidr(), default="10.244.0.0/16", show_default=True,
+    help="What nodes without --pod-cidr get theirs from.",
+)  # fmt: skip
+@log_format_option
+@click.pass_context
+def controlplane(context: click.Context, **flags: Any) -> None:
+    """Run one replica of the control plane, until SIGTERM."""
+    from kilim.controlplane.runtime import Settings, run
+
+    if flags["etcd_endpoints"] and flags["embedded_etcd"]:
+        raise BadUsage("give either --etcd-endpoints or --embedded-etcd")
+    if not flags["etcd_endpoints"] and not flags["embedded_etcd"]:
+        raise BadUsage("--etcd-endpoints: must be given, or --embedded-etcd DIR")
+    flags["etcd_endpoints"] = flags["etcd_endpoints"] or ()
+    settings = Settings(**{**flags, "log_format": _format(flags["log_format"])})
+    try:
+        settings.check()
+    except ValueError as error:
+        raise BadUsage(f"--{error}") from None
+    context.exit(run(settings))
+
+
+def _format(choice: str) -> str:
+    return choice if choice != "auto" else "console" if sys.stderr.isatty() else "json"
+
+
+@click.command(
+    cls=Command,
+    example="kilim agent --node-name node1 --node-ip 192.0.2.11 --servers 192.0.2.1:4260,192.0.2.2:4260",
+    context_settings={"auto_envvar_prefix": "KILIM_AGENT"},
+)
+@click.option("--node-name", required=True, help="This node.")
+@click.option("--node-ip", type=Ipv4(), required=True, help="Its address on the underlay.")
+@click.option(
+    "--servers", type=Several(Address()), required=True, metavar="HOST:PORT,…", help="Control plane replicas."
+)
+@click.option(
+    "--pod-cidr", "pod_cidrs", type=Ipv4Cidr(), multiple=True,
+    help="Addresses for this node's pods; may be given often. [default: the control plane gives one]",
+)  # fmt: skip
+@click.option("--state-dir", type=DIRECTORY, default="/var/lib/kilim", show_default=True, help="The cache of the log.")
+@click.option("--run-dir", type=DIRECTORY, default="/run/kilim", show_default=True, help="agent.sock and cni.sock.")
+@click.option(
+    "--bpf-root", type=DIRECTORY, default="/sys/fs/bpf/kilim", show_default=True, help="Where maps are pinned."
+)
+@click.option("--tunnel-port", type=click.IntRange(1, 65535), default=8472, show_default=True, help="VXLAN's UDP port.")
+@click.option(
+    "--mtu", type=click.IntRange(0, 65535), default=0, help="Of the underlay. [default: read from its device]"
+)
+@log_format_option
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True,
+    help="The least that is logged.",
+)  # fmt: skip
+@click.pass_context
+def agent(context: click.Context, **flags: Any) -> None:
+    """Run the agent of a node, until SIGTERM. What it has put into the kernel goes on without it."""
+    from kilim.agent.runtime import run
+    from kilim.agent.settings import Settings
+
+    context.exit(run(Settings(**{**flags, "log_format": _format(flags["log_format"])})) or 0)
+
+
+@click.command(
+    cls=Command,
+    example="""
+    CNI_COMMAND=VERSION kilim cni < /etc/cni/net.d/05-kilim.conflist
+    CNI_COMMAND=STATUS kilim cni <<< '{"cniVersion": "1.1.0", "name": "kilim", "type": "kilim-cni"}'
+    """,
+)
+def cni() -> None:
+    """The CNI plugin, as kubelet calls it: CNI_* in the environment, the configuration on standard input.
+
+    The executable kilim-cni is the same and starts faster.
+    """
+    from kilim.agent.cni.plugin import main
+
+    raise SystemExit(main())
