@@ -5,10 +5,12 @@ Files are all read before the first is played, so that a mistake in the last cos
 
 import os
 from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from kilim.lab.cluster import Progress, silent
+from kilim.lab.interrupt import cancelled_by_sigterm
 from kilim.lab.probe import Verdict
 from kilim.lab.scenario import Manifest, Probe, Scenario, Step, load_scenario
 from kilim.lab.stage import Refusal, Stage
@@ -23,13 +25,14 @@ async def run_files(paths: Sequence[Path], model: bool = False, progress: Progre
     """
     scenarios = [load_scenario(path) for path in paths]
     stage = _model_stage() if model else _packet_stage(progress)
-    try:
-        for path, scenario in zip(paths, scenarios, strict=True):
-            progress(f"scenario {path}")
-            named: Document = {"file": str(path)} if len(paths) > 1 else {}
-            yield {**named, **await play(stage, scenario, progress)}
-    finally:
-        await stage.close()
+    with nullcontext() if model else cancelled_by_sigterm():
+        try:
+            for path, scenario in zip(paths, scenarios, strict=True):
+                progress(f"scenario {path}")
+                named: Document = {"file": str(path)} if len(paths) > 1 else {}
+                yield {**named, **await play(stage, scenario, progress)}
+        finally:
+            await stage.close()
 
 
 async def run_scenario(scenario: Scenario, model: bool = True) -> Document:
