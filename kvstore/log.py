@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncGenerator, Sequence
 
 from kilim.kvstore import transaction
-from kilim.kvstore.calls import Repeat
+from kilim.kvstore.calls import CALL_TIMEOUT_S, Repeat
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.commit import (
     COMMIT_BYTES_MAX,
@@ -43,7 +43,9 @@ class EventLog:
         """What the next append must follow; next_seq 1 and mod_revision 0 where nothing was ever appended."""
         return (await read_head(self._client, self._keys)).head
 
-    async def append(self, after: LogHead, records: Sequence[bytes]) -> tuple[Commit, LogHead]:
+    async def append(
+        self, after: LogHead, records: Sequence[bytes], *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> tuple[Commit, LogHead]:
         """All records or none, exactly after `after`; returns the commit and the head that it made.
 
         Raises Conflict (with the present head), TooLarge, Unavailable (surely not applied), OutcomeUnknown, and
@@ -58,6 +60,7 @@ class EventLog:
             ],
             failure=[transaction.get(self._keys.head)],
             repeat=Repeat.HARMLESS,
+            timeout_s=timeout_s,
         )
         if result.succeeded:
             return commit, _head_after(commit, result.revision)
