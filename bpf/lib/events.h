@@ -24,7 +24,7 @@ struct {
 } metrics SEC(".maps");
 
 #define EVENT_CONNECTION 1
-#define EVENT_DROP 2
+#define EVENT_DROP	 2
 
 #define EVENT_SRC_LOCAL 1
 #define EVENT_DST_LOCAL 2
@@ -37,8 +37,8 @@ struct event {
 	__be16 dst_port; /* ICMP: type */
 	__u8 protocol;
 	__u8 tcp_flags;
-	__u8 type;	/* EVENT_CONNECTION, EVENT_DROP */
-	__u8 direction; /* whose policy decided: ingress of the destination, egress of the source */
+	__u8 type;	    /* EVENT_CONNECTION, EVENT_DROP */
+	__u8 direction;	    /* whose policy decided: ingress of the destination, egress of the source */
 	__u32 src_identity; /* 0: not known when it was dropped */
 	__u32 dst_identity;
 	__u32 length; /* of the frame */

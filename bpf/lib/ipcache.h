@@ -5,7 +5,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#define IDENTITY_HOST 1
+#define IDENTITY_HOST  1
 #define IDENTITY_WORLD 2
 
 struct ipcache_key {

@@ -17,7 +17,7 @@
 #include "reasons.h"
 
 #define INGRESS 0
-#define EGRESS 1
+#define EGRESS	1
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -25,12 +25,12 @@
 #define TCP_ACK 0x10
 
 /* linux/icmp.h pulls in the C library's headers for the host. */
-#define ICMP_ECHOREPLY 0
-#define ICMP_DEST_UNREACH 3
-#define ICMP_ECHO 8
+#define ICMP_ECHOREPLY	   0
+#define ICMP_DEST_UNREACH  3
+#define ICMP_ECHO	   8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
-#define ICMP_HEADER_LEN 8
+#define ICMP_HEADER_LEN	   8
 
 #define IP_FRAGMENT_BITS 0x3fff /* more-fragments and offset */
 

@@ -8,11 +8,11 @@
 
 #include "packet.h"
 
-#define PEER_ANY 0
+#define PEER_ANY     0
 #define VERDICT_DENY 2
 
 #define SUBJECT_INGRESS_ENFORCED 1
-#define SUBJECT_EGRESS_ENFORCED 2
+#define SUBJECT_EGRESS_ENFORCED	 2
 
 struct subject_key {
 	__u32 identity;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Whether a packet may pass. Policy speaks of connections, so a packet is first turned into the connection it belongs to:
+ * Whether a packet may pass. Policy speaks of connections, so a packet is first turned into the connection it belongs
+ * to:
  *
  *     opened by initiator ──▶ responder        egress  side: initiator's subject, if the initiator is of this node
  *                                              ingress side: responder's subject, if the responder is of this node

@@ -1,0 +1,156 @@
+"""Real traffic between two nodes: sockets in pods, vxlan between the nodes, ip_forward off."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kilim.agent.records import decode_records, select_connections
+from kilim.model.address import format_ip
+from kilim.model.tables import ALLOW, TablesDelta
+from tests.kernel.rig import EGRESS, INGRESS, row
+from tests.kernel.wire import Namespace, Node, Pod, Wire
+
+PORT = 7000
+DATA = bytes(range(256)) * 1024
+
+
+@pytest.fixture
+def wire(bpf_root: Path) -> Iterator[Wire]:
+    built = Wire(bpf_root)
+    yield built
+    built.close()
+
+
+def transfer(source: Namespace, destination: Namespace, ip: int) -> None:
+    """A connection that carries DATA there and back."""
+    with destination.listener(ip, PORT) as listener:
+        client = source.connect(ip, PORT)
+        server, _ = listener.accept()
+        with client, server:
+            server.settimeout(5)
+            client.settimeout(5)
+            _send_and_check(client, server)
+            _send_and_check(server, client)
+
+
+def _send_and_check(sender: socket.socket, receiver: socket.socket) -> None:
+    thread = threading.Thread(target=sender.sendall, args=(DATA,))
+    thread.start()
+    received = bytearray()
+    while len(received) < len(DATA):
+        received += receiver.recv(1 << 20)
+    thread.join()
+    assert received == DATA
+
+
+def refused(source: Namespace, destination: Namespace, ip: int) -> bool:
+    with destination.listener(ip, PORT):
+        try:
+            source.connect(ip, PORT, timeout_s=0.3).close()
+        except TimeoutError:
+            return True
+    return False
+
+
+def test_every_way_through_the_datapath(wire: Wire) -> None:
+    first, second = wire.nodes
+    transfer(wire.a.namespace, wire.b.namespace, wire.b.end.ip)
+    transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
+    transfer(wire.c.namespace, wire.a.namespace, wire.a.end.ip)
+    transfer(first.namespace, wire.a.namespace, wire.a.end.ip)
+    transfer(wire.a.namespace, first.namespace, first.ip)
+    transfer(wire.a.namespace, second.namespace, second.ip)
+    transfer(second.namespace, wire.a.namespace, wire.a.end.ip)
+    for datapath in wire.datapaths:
+        assert {counted.reason for counted in datapath.counters()} <= {0, 139}
+
+
+def test_the_sender_is_known_by_the_vni(wire: Wire) -> None:
+    transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
+    [record] = decode_records(select_connections(wire.datapaths[1].events.read()))
+    assert (record.src_identity, record.dst_identity) == (wire.a.end.identity, wire.c.end.identity)
+    assert (record.src_ip, record.dst_ip, record.dst_port) == (wire.a.end.ip, wire.c.end.ip, PORT)
+
+
+def test_identity_in_the_vni_decides_at_the_receiver(wire: Wire) -> None:
+    tables = wire.datapaths[1].tables
+    policy = {wire.c.end.identity: {row(INGRESS, wire.a.end.identity): ALLOW}}
+    tables.write(TablesDelta(subjects={wire.c.end.identity: 1}, policy=policy), 20, {})
+    transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
+    assert refused(wire.b.namespace, wire.c.namespace, wire.c.end.ip)
+    assert refused(wire.nodes[1].namespace, wire.c.namespace, wire.c.end.ip)
+
+
+def test_egress_policy_towards_other_nodes(wire: Wire) -> None:
+    tables = wire.datapaths[0].tables
+    policy = {wire.a.end.identity: {row(EGRESS, 6): ALLOW}}
+    tables.write(TablesDelta(subjects={wire.a.end.identity: 2}, policy=policy), 20, {})
+    transfer(wire.a.namespace, wire.nodes[1].namespace, wire.nodes[1].ip)
+    assert refused(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
+    transfer(wire.c.namespace, wire.a.namespace, wire.a.end.ip)
+
+
+def test_closed_port_is_told_by_icmp_error(wire: Wire) -> None:
+    """The error comes back through the tunnel to a pod that accepts nothing."""
+    tables = wire.datapaths[0].tables
+    policy = {wire.a.end.identity: {row(EGRESS, 0): ALLOW}}
+    tables.write(TablesDelta(subjects={wire.a.end.identity: 3}, policy=policy), 20, {})
+    client = wire.a.namespace.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with client:
+        client.settimeout(2)
+        client.connect((format_ip(wire.c.end.ip), 9))
+        client.send(b"anybody?")
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(10)
+
+
+def test_connections_survive_the_restart_of_the_agent(wire: Wire) -> None:
+    with wire.c.namespace.listener(wire.c.end.ip, PORT) as listener:
+        client = wire.a.namespace.connect(wire.c.end.ip, PORT)
+        server, _ = listener.accept()
+        with client, server:
+            _send_and_check(client, server)
+            for number, node in enumerate(wire.nodes):
+                before = wire.datapaths[number].links()
+                wire.datapaths[number].close()
+                wire.datapaths[number] = node.load()
+                node.attach(wire.datapaths[number])
+                after = wire.datapaths[number].links()
+                assert {name: link.id for name, link in before.items()} == {
+                    name: link.id for name, link in after.items()
+                }
+                assert all(before[name].prog_id != after[name].prog_id for name in after)
+            _send_and_check(server, client)
+    [entry] = wire.datapaths[0].tables.dump("ct")[1]
+    assert entry[1].startswith("10.61.1.2:")
+
+
+def test_link_of_a_device_that_is_gone_is_made_anew(wire: Wire) -> None:
+    node, datapath = wire.nodes[0], wire.datapaths[0]
+    old = datapath.links()["lxc1-from"]
+    _remove_device(node, wire.a)
+    assert datapath.links()["lxc1-from"].ifindex == 0
+    node.pods.remove(wire.a)
+    wire.a.namespace.close()
+    pod = node.add_pod(wire.a.end)
+    node.attach(datapath)
+    new = datapath.links()["lxc1-from"]
+    assert (new.ifindex, new.id != old.id) == (pod.ifindex, True)
+    datapath.tables.write(TablesDelta(), 30, {pod.end.ip: pod.ifindex})
+    transfer(pod.namespace, wire.c.namespace, wire.c.end.ip)
+
+
+def _remove_device(node: Node, pod: Pod) -> None:
+    node.namespace.netlink(lambda ipr: ipr.link("del", index=pod.ifindex))
+
+
+def test_detached_endpoint_has_no_links(wire: Wire) -> None:
+    datapath = wire.datapaths[0]
+    datapath.detach_endpoint("lxc1")
+    datapath.detach_endpoint("lxc1")
+    assert set(datapath.links()) == {"lxc2-from", "lxc2-to", "overlay", "netdev-underlay"}
+    with pytest.raises(ValueError, match="cannot name a pin"):
+        datapath.attach_endpoint(1, "a.b")
