@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14kilim/v1/agent.proto\x12\x08kilim.v1\"\x14\n\x12\x41gentStatusRequest\"\xde\x01\n\x13\x41gentStatusResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x03 \x01(\x0c\x12\x14\n\x0ctable_digest\x18\x04 \x01(\x0c\x12\x0f\n\x07in_sync\x18\x05 \x01(\x08\x12\x11\n\tconnected\x18\x06 \x01(\x08\x12\x0e\n\x06server\x18\x07 \x01(\t\x12\x1f\n\x06\x63ounts\x18\x08 \x03(\x0b\x32\x0f.kilim.v1.Count\x12\x15\n\rrebuilt_at_ns\x18\t \x01(\x03\x12\x14\n\x0clost_records\x18\n \x01(\x04\"J\n\x05\x43ount\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tdirection\x18\x02 \x01(\t\x12\x0f\n\x07packets\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\"1\n\x10\x44umpTableRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06kernel\x18\x02 \x01(\x08\"i\n\x11\x44umpTableResponse\x12\x0f\n\x07\x63olumns\x18\x01 \x03(\t\x12-\n\x04rows\x18\x02 \x03(\x0b\x32\x1f.kilim.v1.DumpTableResponse.Row\x1a\x14\n\x03Row\x12\r\n\x05\x63\x65lls\x18\x01 \x03(\t\"$\n\x10ListDropsRequest\x12\x10\n\x08since_ns\x18\x01 \x01(\x03\"2\n\x11ListDropsResponse\x12\x1d\n\x05\x64rops\x18\x01 \x03(\x0b\x32\x0e.kilim.v1.Drop\"\xf4\x01\n\x04\x44rop\x12\x0f\n\x07time_ns\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x15\n\rreason_number\x18\x03 \x01(\r\x12\x11\n\tdirection\x18\x04 \x01(\t\x12\x11\n\tsource_ip\x18\x05 \x01(\t\x12\x16\n\x0e\x64\x65stination_ip\x18\x06 \x01(\t\x12\x13\n\x0bsource_port\x18\x07 \x01(\r\x12\x18\n\x10\x64\x65stination_port\x18\x08 \x01(\r\x12\x10\n\x08protocol\x18\t \x01(\r\x12\x17\n\x0fsource_identity\x18\n \x01(\r\x12\x1c\n\x14\x64\x65stination_identity\x18\x0b \x01(\r2\xda\x01\n\x05\x41gent\x12\x45\n\x06Status\x12\x1c.kilim.v1.AgentStatusRequest\x1a\x1d.kilim.v1.AgentStatusResponse\x12\x44\n\tDumpTable\x12\x1a.kilim.v1.DumpTableRequest\x1a\x1b.kilim.v1.DumpTableResponse\x12\x44\n\tListDrops\x12\x1a.kilim.v1.ListDropsRequest\x1a\x1b.kilim.v1.ListDropsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14kilim/v1/agent.proto\x12\x08kilim.v1\"\x14\n\x12\x41gentStatusRequest\"\x85\x02\n\x13\x41gentStatusResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x03 \x01(\x0c\x12\x14\n\x0ctable_digest\x18\x04 \x01(\x0c\x12\x0f\n\x07in_sync\x18\x05 \x01(\x08\x12\x11\n\tconnected\x18\x06 \x01(\x08\x12\x0e\n\x06server\x18\x07 \x01(\t\x12\x1f\n\x06\x63ounts\x18\x08 \x03(\x0b\x32\x0f.kilim.v1.Count\x12\x15\n\rrebuilt_at_ns\x18\t \x01(\x03\x12\x14\n\x0clost_records\x18\n \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x0b \x03(\t\x12\x15\n\rdrift_repairs\x18\x0c \x01(\x04\"J\n\x05\x43ount\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tdirection\x18\x02 \x01(\t\x12\x0f\n\x07packets\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\">\n\x10\x44umpTableRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06kernel\x18\x02 \x01(\x08\x12\x0b\n\x03raw\x18\x03 \x01(\x08\"i\n\x11\x44umpTableResponse\x12\x0f\n\x07\x63olumns\x18\x01 \x03(\t\x12-\n\x04rows\x18\x02 \x03(\x0b\x32\x1f.kilim.v1.DumpTableResponse.Row\x1a\x14\n\x03Row\x12\r\n\x05\x63\x65lls\x18\x01 \x03(\t\"$\n\x10ListDropsRequest\x12\x10\n\x08since_ns\x18\x01 \x01(\x03\"2\n\x11ListDropsResponse\x12\x1d\n\x05\x64rops\x18\x01 \x03(\x0b\x32\x0e.kilim.v1.Drop\"\xf4\x01\n\x04\x44rop\x12\x0f\n\x07time_ns\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x15\n\rreason_number\x18\x03 \x01(\r\x12\x11\n\tdirection\x18\x04 \x01(\t\x12\x11\n\tsource_ip\x18\x05 \x01(\t\x12\x16\n\x0e\x64\x65stination_ip\x18\x06 \x01(\t\x12\x13\n\x0bsource_port\x18\x07 \x01(\r\x12\x18\n\x10\x64\x65stination_port\x18\x08 \x01(\r\x12\x10\n\x08protocol\x18\t \x01(\r\x12\x17\n\x0fsource_identity\x18\n \x01(\r\x12\x1c\n\x14\x64\x65stination_identity\x18\x0b \x01(\r2\xda\x01\n\x05\x41gent\x12\x45\n\x06Status\x12\x1c.kilim.v1.AgentStatusRequest\x1a\x1d.kilim.v1.AgentStatusResponse\x12\x44\n\tDumpTable\x12\x1a.kilim.v1.DumpTableRequest\x1a\x1b.kilim.v1.DumpTableResponse\x12\x44\n\tListDrops\x12\x1a.kilim.v1.ListDropsRequest\x1a\x1b.kilim.v1.ListDropsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSTATUSREQUEST']._serialized_start=34
   _globals['_AGENTSTATUSREQUEST']._serialized_end=54
   _globals['_AGENTSTATUSRESPONSE']._serialized_start=57
-  _globals['_AGENTSTATUSRESPONSE']._serialized_end=279
-  _globals['_COUNT']._serialized_start=281
-  _globals['_COUNT']._serialized_end=355
-  _globals['_DUMPTABLEREQUEST']._serialized_start=357
-  _globals['_DUMPTABLEREQUEST']._serialized_end=406
-  _globals['_DUMPTABLERESPONSE']._serialized_start=408
-  _globals['_DUMPTABLERESPONSE']._serialized_end=513
-  _globals['_DUMPTABLERESPONSE_ROW']._serialized_start=493
-  _globals['_DUMPTABLERESPONSE_ROW']._serialized_end=513
-  _globals['_LISTDROPSREQUEST']._serialized_start=515
-  _globals['_LISTDROPSREQUEST']._serialized_end=551
-  _globals['_LISTDROPSRESPONSE']._serialized_start=553
-  _globals['_LISTDROPSRESPONSE']._serialized_end=603
-  _globals['_DROP']._serialized_start=606
-  _globals['_DROP']._serialized_end=850
-  _globals['_AGENT']._serialized_start=853
-  _globals['_AGENT']._serialized_end=1071
+  _globals['_AGENTSTATUSRESPONSE']._serialized_end=318
+  _globals['_COUNT']._serialized_start=320
+  _globals['_COUNT']._serialized_end=394
+  _globals['_DUMPTABLEREQUEST']._serialized_start=396
+  _globals['_DUMPTABLEREQUEST']._serialized_end=458
+  _globals['_DUMPTABLERESPONSE']._serialized_start=460
+  _globals['_DUMPTABLERESPONSE']._serialized_end=565
+  _globals['_DUMPTABLERESPONSE_ROW']._serialized_start=545
+  _globals['_DUMPTABLERESPONSE_ROW']._serialized_end=565
+  _globals['_LISTDROPSREQUEST']._serialized_start=567
+  _globals['_LISTDROPSREQUEST']._serialized_end=603
+  _globals['_LISTDROPSRESPONSE']._serialized_start=605
+  _globals['_LISTDROPSRESPONSE']._serialized_end=655
+  _globals['_DROP']._serialized_start=658
+  _globals['_DROP']._serialized_end=902
+  _globals['_AGENT']._serialized_start=905
+  _globals['_AGENT']._serialized_end=1123
 # @@protoc_insertion_point(module_scope)

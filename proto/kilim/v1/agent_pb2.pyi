@@ -47,6 +47,8 @@ class AgentStatusResponse(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     REBUILT_AT_NS_FIELD_NUMBER: _builtins.int
     LOST_RECORDS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    DRIFT_REPAIRS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     seq: _builtins.int
     state_digest: _builtins.bytes
@@ -59,9 +61,15 @@ class AgentStatusResponse(_message.Message):
     rebuilt_at_ns: _builtins.int
     """when the tables were first complete after the start"""
     lost_records: _builtins.int
-    """ring buffer records lost, since start"""
+    """ring buffer records lost, since the maps were made"""
+    drift_repairs: _builtins.int
+    """rows that were found wrong in the kernel and mended, since start"""
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Count]: ...
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what keeps the node from more, empty when well"""
+
     def __init__(
         self,
         *,
@@ -75,10 +83,12 @@ class AgentStatusResponse(_message.Message):
         counts: _abc.Iterable[Global___Count] | None = ...,
         rebuilt_at_ns: _builtins.int = ...,
         lost_records: _builtins.int = ...,
+        errors: _abc.Iterable[_builtins.str] | None = ...,
+        drift_repairs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "counts", b"counts", "in_sync", b"in_sync", "lost_records", b"lost_records", "node", b"node", "rebuilt_at_ns", b"rebuilt_at_ns", "seq", b"seq", "server", b"server", "state_digest", b"state_digest", "table_digest", b"table_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "counts", b"counts", "drift_repairs", b"drift_repairs", "errors", b"errors", "in_sync", b"in_sync", "lost_records", b"lost_records", "node", b"node", "rebuilt_at_ns", b"rebuilt_at_ns", "seq", b"seq", "server", b"server", "state_digest", b"state_digest", "table_digest", b"table_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -114,23 +124,28 @@ Global___Count: _TypeAlias = Count  # noqa: Y015
 
 @_typing.final
 class DumpTableRequest(_message.Message):
-    """table: "ipcache" | "endpoints" | "policy" | "subjects" | "ct" ; kernel false: the desired rows; true: read back from the kernel"""
+    """table: "ipcache" | "endpoints" | "policy" | "subjects" | "ct" ; kernel false: the desired rows; true: read back from the kernel
+    raw, with kernel: the entries as they are, with table generations, revisions, interfaces and MAC addresses
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TABLE_FIELD_NUMBER: _builtins.int
     KERNEL_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     kernel: _builtins.bool
+    raw: _builtins.bool
     def __init__(
         self,
         *,
         table: _builtins.str = ...,
         kernel: _builtins.bool = ...,
+        raw: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kernel", b"kernel", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kernel", b"kernel", "raw", b"raw", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,126 @@
+"""What the agent tells people and tools on its node: kilim.v1.Agent on a Unix socket, with health and reflection."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import _async as aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from kilim.agent.core.dump import DESIRED, dump_desired
+from kilim.agent.enforcement import Enforcement
+from kilim.agent.flows import Counted, Flows, lost_records, named_counts
+from kilim.agent.records import Record
+from kilim.agent.uplink import Subscription
+from kilim.model.address import format_ip
+from kilim.v1 import agent_pb2 as pb
+from kilim.v1 import agent_pb2_grpc
+
+_DROPS_MAX = 30_000  # of one answer, so that it fits into a client's default limit of 4 MiB
+_KERNEL = (*DESIRED, "ct")
+_SERVICE = pb.DESCRIPTOR.services_by_name["Agent"].full_name
+
+
+class KernelDump(Protocol):
+    def dump(self, table: str, raw: bool = False) -> tuple[list[str], list[list[str]]]: ...
+
+
+class AgentApi(agent_pb2_grpc.AgentServicer):
+    def __init__(
+        self,
+        enforcement: Enforcement,
+        subscription: Subscription,
+        flows: Flows,
+        kernel: KernelDump,
+        counters: Callable[[], Iterable[Counted]],
+    ) -> None:
+        self._enforcement = enforcement
+        self._subscription = subscription
+        self._flows = flows
+        self._kernel = kernel
+        self._counters = counters
+
+    async def Status(self, request: pb.AgentStatusRequest, context: Any) -> pb.AgentStatusResponse:
+        enforcement, counted = self._enforcement, list(self._counters())
+        report = enforcement.report()
+        return pb.AgentStatusResponse(
+            node=enforcement.replica.node,
+            seq=report.seq,
+            state_digest=report.state_digest,
+            table_digest=report.table_digest,
+            in_sync=enforcement.in_sync,
+            connected=self._subscription.connected,
+            server=self._subscription.server,
+            counts=[
+                pb.Count(reason=reason, direction=direction, packets=packets, bytes=octets)
+                for reason, direction, packets, octets in named_counts(counted)
+            ],
+            rebuilt_at_ns=enforcement.rebuilt_at_ns,
+            lost_records=lost_records(counted),
+            errors=report.errors,
+            drift_repairs=enforcement.drift_repairs,
+        )
+
+    async def DumpTable(self, request: pb.DumpTableRequest, context: Any) -> pb.DumpTableResponse:
+        known = _KERNEL if request.kernel else DESIRED
+        if request.table not in known:
+            rule = f"table: must be one of {', '.join(known)}, not {request.table!r}"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, rule)
+        if request.kernel:
+            columns, rows = self._kernel.dump(request.table, request.raw)
+        else:
+            columns, rows = dump_desired(self._enforcement.replica.tables, request.table)
+        return pb.DumpTableResponse(columns=columns, rows=[pb.DumpTableResponse.Row(cells=row) for row in rows])
+
+    async def ListDrops(self, request: pb.ListDropsRequest, context: Any) -> pb.ListDropsResponse:
+        drops = self._flows.drops_since(request.since_ns)
+        return pb.ListDropsResponse(drops=[_drop(each) for each in drops[-_DROPS_MAX:]])
+
+
+def _drop(record: Record) -> pb.Drop:
+    return pb.Drop(
+        time_ns=record.time_ns,
+        reason=record.reason_name,
+        reason_number=record.reason,
+        direction=record.direction_name.lower(),
+        source_ip=format_ip(record.src_ip),
+        destination_ip=format_ip(record.dst_ip),
+        source_port=record.src_port,
+        destination_port=record.dst_port,
+        protocol=record.protocol,
+        source_identity=record.src_identity,
+        destination_identity=record.dst_identity,
+    )
+
+
+async def serve_api(path: Path, api: AgentApi) -> None:
+    """Until cancelled. The socket is for root only."""
+    await asyncio.to_thread(_make_way, path)
+    server = grpc.aio.server()
+    agent_pb2_grpc.add_AgentServicer_to_server(api, server)
+    checks = aio.HealthServicer()
+    for service in ("", _SERVICE):
+        await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)  # type: ignore[no-untyped-call]
+    services = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(services, server)  # type: ignore[no-untyped-call]
+    before = os.umask(0o177)
+    try:
+        server.add_insecure_port(f"unix:{path}")
+        await server.start()
+    finally:
+        os.umask(before)
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        await server.stop(0.2)
+
+
+def _make_way(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    path.unlink(missing_ok=True)

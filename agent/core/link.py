@@ -1,0 +1,72 @@
+"""The pair of devices of a pod as a value, and the alias by which a process without memory knows it (I7). PURE.
+
+kilim:<namespace>/<pod>:<container id>:<ip>      an alias has room for 255 bytes; a long pod name is cut, so what
+                                                 identifies a link is (container id, ip)
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from kilim.model.address import format_ip, parse_ip
+
+LINK_PREFIX = "lxc"
+_ALIAS = "kilim:"
+_ALIAS_MAX = 255
+
+
+@dataclass(frozen=True, slots=True)
+class LocalLink:
+    """The host side of a pod's veth pair, as its alias tells (I7)."""
+
+    name: str
+    ifindex: int
+    namespace: str
+    pod: str
+    container_id: str
+    ip: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.pod}"
+
+
+@dataclass(frozen=True, slots=True)
+class PodLink:
+    """What a pair is to be. `route_mtu`: of the default route, lower than the device's by the overlay's header."""
+
+    namespace: str
+    pod: str
+    container_id: str
+    ifname: str
+    netns: str
+    ip: int
+    node_ip: int
+    mtu: int
+    route_mtu: int
+
+    @property
+    def name(self) -> str:
+        return link_name(self.container_id, self.ifname)
+
+    @property
+    def alias(self) -> str:
+        tail = f":{self.container_id}:{format_ip(self.ip)}"
+        return f"{_ALIAS}{self.namespace}/{self.pod}"[: _ALIAS_MAX - len(tail)] + tail
+
+
+def link_name(container_id: str, ifname: str) -> str:
+    return LINK_PREFIX + hashlib.sha256(f"{container_id} {ifname}".encode()).hexdigest()[:11]
+
+
+def parse_alias(name: str, ifindex: int, alias: str) -> LocalLink | None:
+    """None: not ours."""
+    if not name.startswith(LINK_PREFIX) or not alias.startswith(_ALIAS):
+        return None
+    parts = alias[len(_ALIAS) :].split(":")
+    if len(parts) != 3 or "/" not in parts[0]:
+        return None
+    namespace, _, pod = parts[0].partition("/")
+    try:
+        return LocalLink(name, ifindex, namespace, pod, parts[1], parse_ip(parts[2]))
+    except ValueError:
+        return None

@@ -1,0 +1,268 @@
+"""From commits to rows in the kernel: take what has arrived, fold, write the cache, write the kernel, acknowledge.
+
+  1. A stream that starts from scratch is folded aside; what is enforced stays until that has reached the head.
+  2. Nothing is deleted from the kernel before the head was reached once (I6); then everything is compared once.
+  3. The cache is written before the kernel, so that it is never older.
+Easy to get wrong: `enforced_seq` moves only when every row of it is written; a full map holds it back until it fits.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from kilim.agent.cache import DiskCache
+from kilim.agent.inbox import Arrival, Begun, CommitsArrived, HeadArrived, Inbox, SnapshotArrived
+from kilim.agent.replica import Replica
+from kilim.agent.settings import AGENT_VERSION
+from kilim.agent.snapshot import decode_records
+from kilim.kvstore.commit import Commit, decode_commit
+from kilim.kvstore.errors import LogBroken
+from kilim.model.tables import Tables, TablesDelta
+from kilim.v1 import controlplane_pb2 as pb
+
+log = structlog.get_logger(__name__)
+
+_REPLAY_RECORDS = 2000  # from here on making the tables anew is cheaper than following each record
+_SLICE_S = 0.02
+
+
+class Kernel(Protocol):
+    """The driver of the tables (agent/bpf)."""
+
+    def read_rows(self) -> Tables: ...
+    def has_endpoint(self, ip: int) -> bool: ...
+    def write(
+        self, delta: TablesDelta, seq: int, ifindex_of: Mapping[int, int], *, allow_delete: bool = True
+    ) -> None: ...
+    def sweep(self, min_age_s: float = ...) -> int: ...
+
+
+class Enforcement:
+    """`ifindex_of` is the live mapping of local addresses to interfaces; whoever changes it calls `rejoin`."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        inbox: Inbox,
+        cache: DiskCache,
+        kernel: Kernel,
+        ifindex_of: Mapping[int, int],
+        publish: Callable[[pb.NodeReport], None],
+        restart_from_scratch: Callable[[], None],
+    ) -> None:
+        self.replica = replica
+        self.in_sync = False
+        self.rebuilt_at_ns = 0
+        self.enforced_seq = 0
+        self.drift_repairs = 0
+        self.errors: dict[str, str] = {}
+        self._inbox = inbox
+        self._cache = cache
+        self._kernel = kernel
+        self._ifindex_of = ifindex_of
+        self._publish = publish
+        self._restart_from_scratch = restart_from_scratch
+        self._staging: Replica | None = None
+        self._parts: list[pb.SnapshotPart] = []
+        self._ignoring = True  # until a stream begins
+        self._unwritten = False
+        self._enforced_digests = (b"", b"")
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._yielded_at = 0.0
+        self.synced = asyncio.Event()
+
+    def position(self) -> tuple[int, bytes]:
+        """Where a subscription is to go on."""
+        target = self._staging or self.replica
+        return target.seq, target.chain
+
+    def start_from_cache(self) -> None:
+        """Rows of the cached state into the kernel, none out of it."""
+        self.replica.finish_replay()
+        self._reconcile()
+
+    async def run(self) -> None:
+        """Never ends."""
+        while True:
+            arrivals = await self._inbox.take()
+            try:
+                await self._apply(arrivals)
+            except LogBroken as error:
+                log.error("the log that was sent is broken; subscribing from scratch", reason=str(error))
+                self._ignoring = True
+                self._staging = None
+                self._restart_from_scratch()
+            finally:
+                self._inbox.release()
+
+    def rejoin(self) -> None:
+        """An interface has come: rows that waited for it are written."""
+        self._write(TablesDelta())
+
+    async def wait_enforced(self, seq: int) -> None:
+        """Until everything up to `seq` is in the kernel."""
+        if self.enforced_seq >= seq:
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._waiters.append((seq, future))
+        await future
+
+    def repair(self) -> None:
+        """Compare the kernel with what is desired; differences are counted and mended."""
+        if self.in_sync:
+            self._reconcile(count_drift=not self._unwritten)
+
+    def report(self) -> pb.NodeReport:
+        return pb.NodeReport(
+            node=self.replica.node,
+            seq=self.enforced_seq,
+            state_digest=self._enforced_digests[0],
+            table_digest=self._enforced_digests[1],
+            errors=sorted(self.errors.values()),
+            agent_version=AGENT_VERSION,
+        )
+
+    # --- arrivals
+
+    async def _apply(self, arrivals: list[Arrival]) -> None:
+        commits: list[Commit] = []
+        head: HeadArrived | None = None
+        self._yielded_at = time.monotonic()
+        for arrival in arrivals:
+            if isinstance(arrival, Begun):
+                commits.clear()  # never: Inbox.start has emptied it
+                self._begin(arrival)
+            elif self._ignoring:
+                continue
+            elif isinstance(arrival, SnapshotArrived):
+                await self._take_snapshot(arrival.part)
+            elif isinstance(arrival, CommitsArrived):
+                decoded = map(decode_commit, arrival.encoded)
+                if self._staging is not None:
+                    await self._replay(self._staging, decoded)
+                else:
+                    commits += decoded
+            else:
+                head = arrival
+        if commits:
+            await self._follow(commits)
+        if head is not None:
+            self._reach(head)
+
+    def _begin(self, begun: Begun) -> None:
+        self._ignoring = False
+        self._parts = []
+        if begun.from_scratch:
+            self._staging = Replica(self.replica.node)
+
+    async def _take_snapshot(self, part: pb.SnapshotPart) -> None:
+        self._parts.append(part)
+        if not part.last:
+            return
+        if self._staging is None or self._staging.seq:
+            raise LogBroken(part.seq, "a snapshot where commits were due")
+        parts, self._parts = self._parts, []
+        self._staging.load_snapshot(decode_records(parts), part.seq, part.chain, part.state_digest)
+        await self._breathe()
+
+    async def _replay(self, target: Replica, commits: "map[Commit] | list[Commit]") -> None:
+        for commit in commits:
+            target.replay_commit(commit)
+            await self._breathe()
+
+    async def _follow(self, commits: list[Commit]) -> None:
+        if sum(len(commit.records) for commit in commits) >= _REPLAY_RECORDS:
+            await self._replay(self.replica, commits)
+            delta = self.replica.finish_replay()
+        else:
+            delta = self.replica.apply_commits(commits)
+        try:
+            self._cache.append(commits)
+            self.errors.pop("cache", None)
+        except OSError as error:
+            self._note_error("cache", f"cache: {error}")
+        self._write(delta)
+
+    def _reach(self, head: HeadArrived) -> None:
+        """Everything up to the head is folded."""
+        staged = self._staging
+        if staged is not None:
+            if staged.seq != head.seq:
+                raise LogBroken(head.seq, f"the stream ended its replay at seq {staged.seq}")
+            staged.finish_replay()
+            self.replica, self._staging = staged, None
+            self._cache.void()
+        if self.in_sync and staged is None:
+            return
+        first = not self.in_sync
+        self.in_sync = True
+        self._reconcile()
+        self.synced.set()
+        if first:
+            log.info("in sync with the log", seq=self.replica.seq)
+
+    async def _breathe(self) -> None:
+        # A long fold must not starve heartbeats, CNI calls and reports.
+        if time.monotonic() - self._yielded_at > _SLICE_S:
+            await asyncio.sleep(0)
+            self._yielded_at = time.monotonic()
+
+    # --- the kernel
+
+    def _reconcile(self, count_drift: bool = False) -> None:
+        try:
+            delta = TablesDelta.between(self._kernel.read_rows(), self.replica.tables)
+        except OSError as error:
+            self._fail(error)
+            return
+        if count_drift and delta:
+            self._count_drift(delta)
+        self._unwritten = False
+        self._write(delta)
+
+    def _write(self, delta: TablesDelta) -> None:
+        if self._unwritten:  # a delta on top of rows that are missing would hide them
+            self._reconcile()
+            return
+        try:
+            self._kernel.write(delta, self.replica.seq, self._ifindex_of, allow_delete=self.in_sync)
+        except OSError as error:
+            self._fail(error)
+            return
+        self.errors.pop("kernel", None)
+        self.enforced_seq = self.replica.seq
+        self._enforced_digests = (self.replica.state_digest, self.replica.table_digest)
+        if not self.rebuilt_at_ns and self.enforced_seq:
+            self.rebuilt_at_ns = time.time_ns()
+        self._publish(self.report())
+        self._wake()
+
+    def _fail(self, error: OSError) -> None:
+        self._unwritten = True
+        self._note_error("kernel", f"kernel tables: {error.strerror or error}")
+        self._publish(self.report())
+
+    def _note_error(self, about: str, message: str) -> None:
+        if self.errors.get(about) != message:
+            log.error("not well", about=about, reason=message)
+        self.errors[about] = message
+
+    def _count_drift(self, delta: TablesDelta) -> None:
+        held_back = {ip for ip in delta.endpoints if ip not in self._ifindex_of}
+        changed = len(delta.ipcache) + len(delta.endpoints.keys() - held_back) + len(delta.subjects) + len(delta.policy)
+        if changed:
+            self.drift_repairs += changed
+            log.warning("the kernel's rows had drifted; repaired", rows=changed)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for seq, future in waiters:
+            if future.done():
+                continue
+            if seq <= self.enforced_seq:
+                future.set_result(None)
+            else:
+                self._waiters.append((seq, future))

@@ -1,0 +1,233 @@
+"""What a CNI call does: address, link, programs, log entry, and the wait until all of it is enforced.
+
+Order of ADD: link (down) · programs (closed, no row names the address: I9) · up and configured, and registered in the
+log at the same time · enforced here · answer. A failure takes back what was made. Easy to get wrong: whether the log
+took a registration may be unknown; then its entry is one without a link, and `remove_stale` takes it out later.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from kilim.agent.cni import spec
+from kilim.agent.cni.requests import Json, PodRequest
+from kilim.agent.cni.results import check_prev_result, make_result
+from kilim.agent.cni.spec import CniError
+from kilim.agent.core.link import LocalLink, PodLink, link_name
+from kilim.agent.core.reconcile import plan_leftovers
+from kilim.agent.enforcement import Enforcement, Kernel
+from kilim.agent.inventory import Inventory
+from kilim.agent.servers import ControlPlaneAway, Refused
+from kilim.model.address import format_ip
+from kilim.model.nouns import Endpoint
+from kilim.v1 import controlplane_pb2 as pb
+
+log = structlog.get_logger(__name__)
+
+
+class Links(Protocol):
+    async def read(self) -> list[LocalLink]: ...
+    async def create(self, wanted: PodLink) -> LocalLink: ...
+    async def apply(self, wanted: PodLink) -> None: ...
+    async def delete(self, name: str) -> None: ...
+    async def check(self, wanted: PodLink) -> list[str]: ...
+
+
+class Programs(Protocol):
+    def attach_endpoint(self, ifindex: int, name: str) -> None: ...
+    def detach_endpoint(self, name: str) -> None: ...
+
+
+class Registry(Protocol):
+    async def register_endpoint(self, request: pb.RegisterEndpointRequest) -> pb.RegisterEndpointResponse: ...
+    async def remove_endpoint(self, request: pb.RemoveEndpointRequest) -> pb.RemoveEndpointResponse: ...
+
+
+class Pods:
+    """`connected`: whether the control plane can be reached as far as we know."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        links: Links,
+        programs: Programs,
+        registry: Registry,
+        enforcement: Enforcement,
+        kernel: Kernel,
+        connected: Callable[[], bool],
+        enforce_deadline_s: float = 5.0,
+    ) -> None:
+        self._inventory = inventory
+        self._links = links
+        self._programs = programs
+        self._registry = registry
+        self._enforcement = enforcement
+        self._kernel = kernel
+        self._connected = connected
+        self._enforce_deadline_s = enforce_deadline_s
+
+    # --- at start
+
+    async def restore(self) -> None:
+        """Links of an agent before this one."""
+        for link in await self._links.read():
+            self._inventory.remember(link)
+
+    def attach_restored(self) -> None:
+        """Our programs in place of those of the agent before. After the tables are written."""
+        for link in self._inventory.links():
+            try:
+                self._programs.attach_endpoint(link.ifindex, link.name)
+            except OSError as error:  # gone since it was read
+                log.warning("a pod's link cannot be attached", link=link.name, reason=error.strerror)
+                self._inventory.forget(link)
+
+    # --- CNI
+
+    async def add(self, request: PodRequest) -> Json:
+        async with self._inventory.alone(request.key):
+            had_link = self._inventory.link(request) is not None
+            with self._inventory.reserve(request) as (ip, endpoint_id):
+                wanted = self._inventory.wanted(request, ip)
+                try:
+                    await self._connect(request, wanted, endpoint_id)
+                except BaseException:
+                    if not had_link:  # a repeated ADD does not tear down what worked before
+                        await asyncio.shield(self._take_back(wanted))
+                    raise
+            return make_result(request, wanted)
+
+    async def delete(self, request: PodRequest) -> None:
+        known = self._inventory.link(request)
+        async with self._inventory.alone(known.key if known else request.key):
+            await self._disconnect(link_name(request.container_id, request.ifname))
+            logged = self._inventory.logged(request)
+            if logged is not None:
+                await self._unregister(logged, f"cni DEL {request.container_id[:12]}")
+
+    async def check(self, request: PodRequest) -> None:
+        known = self._inventory.link(request)
+        if known is None:
+            raise CniError(spec.CHECK_FAILED, f"container {request.container_id[:12]} is not connected on this node")
+        wanted = self._inventory.wanted(request, known.ip)
+        check_prev_result(request, wanted)
+        wrong = await self._links.check(wanted)
+        if not self._kernel.has_endpoint(known.ip):
+            wrong.append(f"no policy is in place for {format_ip(known.ip)}")
+        if wrong:
+            raise CniError(spec.CHECK_FAILED, "; ".join(wrong))
+
+    async def status(self) -> None:
+        if not self._enforcement.replica.seq:
+            raise CniError(spec.NOT_AVAILABLE, "the agent has not seen the log yet")
+        if not self._inventory.pool().cidrs:
+            raise CniError(spec.NOT_AVAILABLE, "the node has no pod CIDRs yet")
+        if "kernel" in self._enforcement.errors:
+            raise CniError(spec.LIMITED_CONNECTIVITY, self._enforcement.errors["kernel"])
+        if not self._connected():
+            raise CniError(spec.NOT_AVAILABLE, "no control plane replica is reachable")
+
+    async def collect_garbage(self, request: PodRequest) -> None:
+        if request.valid_attachments is None:
+            return
+        valid = {link_name(container_id, ifname) for container_id, ifname in request.valid_attachments}
+        for link in [each for each in self._inventory.links() if each.name not in valid]:
+            async with self._inventory.alone(link.key):
+                await self._disconnect(link.name)
+        await self.remove_stale()
+
+    # --- what the log and the node say differently
+
+    async def remove_stale(self) -> int:
+        """Endpoints of this node without a link are removed from the log, once that is in sync. How many."""
+        self._inventory.touched.clear()
+        links = {link.name: link for link in await self._links.read()}
+        busy = self._inventory.busy()
+        for gone in [each for each in self._inventory.links() if each.name not in links and each.key not in busy]:
+            log.info("a pod's link is gone without DEL", pod=gone.key, link=gone.name)
+            self._programs.detach_endpoint(gone.name)
+            self._inventory.forget(gone)
+        if not self._enforcement.in_sync:
+            return 0
+        leftovers = plan_leftovers(self._enforcement.replica.own_endpoints.values(), links.values(), busy)
+        for endpoint in leftovers.endpoints:
+            await self._unregister(endpoint, "no such container on the node")
+        return len(leftovers.endpoints)
+
+    # --- steps
+
+    async def _connect(self, request: PodRequest, wanted: PodLink, endpoint_id: int) -> None:
+        try:
+            link = await self._links.create(wanted)
+        except FileNotFoundError:
+            raise CniError(spec.INVALID_ENVIRONMENT, f"CNI_NETNS: there is no {wanted.netns}") from None
+        self._programs.attach_endpoint(link.ifindex, link.name)
+        self._inventory.remember(link)
+        registering = asyncio.ensure_future(self._register(request, wanted, endpoint_id))
+        try:
+            await self._links.apply(wanted)
+            seq = await registering
+        finally:
+            registering.cancel()
+            await asyncio.wait([registering])
+        try:
+            async with asyncio.timeout(self._enforce_deadline_s):
+                await self._enforcement.wait_enforced(seq)
+        except TimeoutError:
+            late = f"seq {seq} is not enforced on this node after {self._enforce_deadline_s:g} s"
+            raise CniError(spec.TRY_AGAIN_LATER, late) from None
+        if not self._kernel.has_endpoint(wanted.ip):
+            self._enforcement.rejoin()
+        if not self._kernel.has_endpoint(wanted.ip):
+            raise CniError(spec.TRY_AGAIN_LATER, f"no policy is in place for {format_ip(wanted.ip)}")
+
+    async def _register(self, request: PodRequest, wanted: PodLink, endpoint_id: int) -> int:
+        message = pb.RegisterEndpointRequest(
+            node=self._enforcement.replica.node,
+            namespace=request.namespace,
+            name=request.pod,
+            container_id=request.container_id,
+            ip=format_ip(wanted.ip),
+            endpoint_id=endpoint_id,
+            labels=request.labels or {},
+            has_labels=request.labels is not None,
+            service_account=request.service_account,
+        )
+        try:
+            return int((await self._registry.register_endpoint(message)).seq)
+        except ControlPlaneAway as error:
+            raise CniError(spec.TRY_AGAIN_LATER, "no control plane replica took the registration", str(error)) from None
+        except Refused as error:
+            raise CniError(spec.REFUSED, f"the control plane refused the endpoint: {error}") from None
+
+    async def _unregister(self, endpoint: Endpoint, cause: str) -> None:
+        message = pb.RemoveEndpointRequest(
+            node=self._enforcement.replica.node,
+            namespace=endpoint.namespace,
+            name=endpoint.name,
+            container_id=endpoint.container_id,
+            cause=cause,
+        )
+        try:
+            if not self._connected():
+                raise ControlPlaneAway("not connected")  # sooner than by its deadline
+            await self._registry.remove_endpoint(message)
+        except (ControlPlaneAway, Refused) as error:
+            log.warning(
+                "the endpoint stays in the log for now", pod=f"{endpoint.namespace}/{endpoint.name}", reason=str(error)
+            )
+
+    async def _take_back(self, wanted: PodLink) -> None:
+        try:
+            await self._disconnect(wanted.name)
+        except OSError as error:
+            log.error("a pod's link could not be taken back", link=wanted.name, reason=error.strerror)
+
+    async def _disconnect(self, name: str) -> None:
+        await self._links.delete(name)
+        self._programs.detach_endpoint(name)
+        for link in self._inventory.links():
+            if link.name == name:
+                self._inventory.forget(link)

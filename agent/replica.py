@@ -1,0 +1,111 @@
+"""The state and this node's tables, fed with commits. PURE but for nothing: no I/O here.
+
+Easy to get wrong: `fold_only` leaves the tables behind the state until `finish_replay`; use it where many commits come
+at once and nobody needs the rows in between.
+"""
+
+from collections.abc import Iterable
+
+from kilim.kvstore.commit import CHAIN_START, Commit, verify_commit
+from kilim.kvstore.errors import LogBroken
+from kilim.model.fold import fold_record
+from kilim.model.node_tables import NodeTables
+from kilim.model.nouns import Endpoint, decode_endpoint
+from kilim.model.state import Change, State, endpoint_key
+from kilim.model.tables import Tables, TablesDelta
+
+
+class Replica:
+    """What this node knows of the log up to `seq`, whose chain digest is `chain`."""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.state = State()
+        self.chain = CHAIN_START
+        self.own_endpoints: dict[str, Endpoint] = {}
+        self._node_bytes = node.encode()
+        self._node_tables = NodeTables(node)
+        self._tables_stale = False
+
+    @property
+    def seq(self) -> int:
+        return self.state.seq
+
+    @property
+    def tables(self) -> Tables:
+        return self._node_tables.tables
+
+    @property
+    def state_digest(self) -> bytes:
+        return self.state.digest
+
+    @property
+    def table_digest(self) -> bytes:
+        return self._node_tables.digest
+
+    def apply_commit(self, commit: Commit) -> TablesDelta:
+        """Verify, fold, follow with the tables. Raises LogBroken (I3); nothing has changed then."""
+        changes = self.fold_only(commit)
+        if self._tables_stale:
+            return self.finish_replay()
+        return self._node_tables.update(self.state, changes)
+
+    def apply_commits(self, commits: Iterable[Commit]) -> TablesDelta:
+        """Several as one: one delta over all of them. After a LogBroken the tables still follow what was folded."""
+        changes: list[Change] = []
+        try:
+            for commit in commits:
+                changes += self.fold_only(commit)
+        except LogBroken:
+            self._tables_stale = True
+            raise
+        if self._tables_stale:
+            return self.finish_replay()
+        return self._node_tables.update(self.state, changes)
+
+    def fold_only(self, commit: Commit) -> list[Change]:
+        verify_commit(commit, self.state.seq + 1, self.chain)
+        changes: list[Change] = []
+        for offset, record in enumerate(commit.records):
+            changes += fold_record(self.state, commit.first_seq + offset, record)
+        self.chain = commit.chain_after
+        for change in changes:
+            if change.table == "endpoint":
+                self._follow_endpoint(change.old, change.new)
+        return changes
+
+    def replay_commit(self, commit: Commit) -> None:
+        """`fold_only` for a long replay: the tables are made at the end, by `finish_replay`."""
+        self.fold_only(commit)
+        self._tables_stale = True
+
+    def load_snapshot(
+        self, records: Iterable[tuple[str, bytes, bytes]], seq: int, chain: bytes, state_digest: bytes
+    ) -> None:
+        """Fill an empty replica. Raises LogBroken where the records do not give the digest that was promised."""
+        self.state.load(records, seq)
+        if self.state.digest != state_digest:
+            raise LogBroken(seq, "the snapshot's records do not have the digest that it names")
+        self.chain = chain
+        self._tables_stale = True
+        for value in self.state.endpoints.data.values():
+            self._follow_endpoint(None, value)
+
+    def finish_replay(self) -> TablesDelta:
+        """Bring the tables up to the state; the difference to what they were before."""
+        self._tables_stale = False
+        return self._node_tables.rebuild(self.state)
+
+    def _follow_endpoint(self, old: bytes | None, new: bytes | None) -> None:
+        # Decoding costs more than the search, and most endpoints are on other nodes.
+        for value, is_new in ((old, False), (new, True)):
+            if value is None or self._node_bytes not in value:
+                continue
+            endpoint = decode_endpoint(value)
+            if endpoint.node != self.node:
+                continue
+            key = endpoint_key(endpoint.namespace, endpoint.name)
+            if is_new:
+                self.own_endpoints[key] = endpoint
+            else:
+                self.own_endpoints.pop(key, None)
