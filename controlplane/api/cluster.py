@@ -1,0 +1,103 @@
+"""How the cluster is, waiting for it, and the log itself."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from kilim.controlplane.api.condition import Condition
+from kilim.controlplane.api.limits import TEXT_LENGTH, check_length, check_names
+from kilim.controlplane.api.status import NOT_LOADED, Context, answering
+from kilim.controlplane.decide.command import ChangeSetting
+from kilim.controlplane.replica import Replica
+from kilim.controlplane.reports import Reports
+from kilim.controlplane.writer import Writer
+from kilim.kvstore.commit import Commit, chain_next
+from kilim.kvstore.errors import Unavailable
+from kilim.kvstore.log import EventLog
+from kilim.v1 import controlplane_pb2 as api
+from kilim.v1 import controlplane_pb2_grpc as rpc
+
+WAIT_MAX_MS = 3_600_000
+
+
+class Cluster(rpc.ClusterServicer):
+    def __init__(self, replica: Replica, writer: Writer, reports: Reports, log: EventLog, condition: Condition) -> None:
+        self._replica = replica
+        self._writer = writer
+        self._reports = reports
+        self._log = log
+        self._condition = condition
+
+    async def Status(self, request: api.StatusRequest, context: Context) -> api.StatusResponse:
+        return await self._condition.status(this_replica_only=request.this_replica_only)
+
+    async def ChangeSetting(self, request: api.ChangeSettingRequest, context: Context) -> api.ChangeSettingResponse:
+        async with answering(context):
+            check_names((("name", request.name),))
+            check_length("value", request.value, TEXT_LENGTH)
+            check_length("actor", request.actor, TEXT_LENGTH)
+            command = ChangeSetting(request.name, request.value)
+            answer = await self._writer.submit(command, request.actor or "unknown")
+            return api.ChangeSettingResponse(seq=answer.seq)
+
+    async def Wait(self, request: api.WaitRequest, context: Context) -> api.WaitResponse:
+        """Until every node that is up enforces `seq`: nodes may come up, go down and join meanwhile."""
+        try:
+            async with asyncio.timeout(min(max(request.timeout_ms, 0), WAIT_MAX_MS) / 1000):
+                while self._replica.seq < request.seq:
+                    await self._replica.history.wait(request.seq - 1)
+                while self._behind(request.seq):
+                    await self._reports.wait()
+        except TimeoutError:
+            pass
+        behind = self._behind(request.seq)
+        return api.WaitResponse(
+            done=not behind and self._replica.seq >= request.seq,
+            behind=[self._condition.node_status(node) for node in behind],
+            down=[node for node in sorted(self._replica.state.nodes) if not self._reports.is_up(node)],
+        )
+
+    def _behind(self, seq: int) -> list[str]:
+        return [
+            node
+            for node in sorted(self._replica.state.nodes)
+            if self._reports.is_up(node) and self._reports.enforced_seq(node) < seq
+        ]
+
+    async def ReadLog(self, request: api.ReadLogRequest, context: Context) -> AsyncIterator[api.LogEntry]:
+        """What is in memory from there, the rest from etcd; with `follow` it goes on as events come."""
+        async with answering(context):
+            if not self._replica.loaded:
+                raise Unavailable(NOT_LOADED)
+            last = request.to_seq or (0 if request.follow else self._replica.seq)
+            cursor = max(request.from_seq, 1)
+            while not last or cursor <= last:
+                if cursor > self._replica.seq:
+                    if not request.follow:
+                        return
+                    await self._replica.history.wait(cursor - 1)
+                    continue
+                async for commit in self._commits(cursor):
+                    for entry in _entries(commit):
+                        if entry.seq >= cursor and (not last or entry.seq <= last):
+                            yield entry
+                    cursor = commit.last_seq + 1
+                    if last and cursor > last:
+                        return
+
+    async def _commits(self, cursor: int) -> AsyncIterator[Commit]:
+        """At least the one that `cursor` is in."""
+        commit = self._replica.history.commit_with(cursor)
+        if commit is not None:
+            yield commit
+            return
+        async for commit in self._log.read(cursor, self._replica.history.first_seq - 1):
+            yield commit
+
+
+def _entries(commit: Commit) -> list[api.LogEntry]:
+    entries = []
+    chain = commit.chain_before
+    for number, record in enumerate(commit.records):
+        chain = chain_next(chain, record)
+        entries.append(api.LogEntry(seq=commit.first_seq + number, chain=chain, event=record))
+    return entries

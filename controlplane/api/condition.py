@@ -1,0 +1,122 @@
+"""Is everything well? Put together from what this replica knows; every reason why not is one line of `problems`."""
+
+import time
+
+from kilim.controlplane.api.peers import Peers
+from kilim.controlplane.replica import Replica
+from kilim.controlplane.reports import Reports
+from kilim.controlplane.store import Store
+from kilim.kvstore.election import Election
+from kilim.model.address import format_ip
+from kilim.v1 import controlplane_pb2 as api
+
+
+class Condition:
+    """`advertise` is known once the server is bound."""
+
+    def __init__(self, name: str, replica: Replica, reports: Reports, store: Store, election: Election) -> None:
+        self._name = name
+        self.advertise = ""
+        self._replica = replica
+        self._reports = reports
+        self._store = store
+        self._election = election
+        self.peers = Peers()
+
+    async def status(self, *, this_replica_only: bool) -> api.StatusResponse:
+        problems: list[str] = []
+        replicas = [self._own_status()]
+        if not this_replica_only:
+            replicas = await self._replica_statuses(problems)
+        nodes = [self.node_status(name) for name in sorted(self._replica.state.nodes)]
+        etcd = self._etcd_status()
+        problems += self._own_problems(etcd)
+        problems += self._reports.problems()
+        for node in nodes:
+            if not node.up:
+                problems.append(f"node {node.name}: its agent does not report to this replica")
+            problems += [f"node {node.name}: {error}" for error in node.errors if node.up]
+        return api.StatusResponse(
+            ok=not problems,
+            problems=problems,
+            seq=self._replica.seq,
+            chain=self._replica.chain,
+            state_digest=self._replica.state.digest,
+            replicas=replicas,
+            etcd=etcd,
+            nodes=nodes,
+        )
+
+    def node_status(self, name: str) -> api.NodeStatus:
+        node = self._replica.state.nodes[name]
+        status = api.NodeStatus(name=name, ip=format_ip(node.ip), pod_cidrs=node.pod_cidrs)
+        heard = self._reports.of(name)
+        if heard is not None:
+            report = heard.report
+            status.up = heard.streams > 0
+            status.seq = report.seq
+            status.state_digest = report.state_digest
+            status.table_digest = report.table_digest
+            status.digest_match = heard.match is True
+            status.errors.extend(report.errors)
+            status.last_report_age_ms = int((time.monotonic() - heard.at_s) * 1000)
+        return status
+
+    def _own_status(self) -> api.ReplicaStatus:
+        return api.ReplicaStatus(
+            name=self._name,
+            address=self.advertise,
+            leader=self._election.leader_name == self._name,
+            self=True,
+            seq=self._replica.seq,
+            state_digest=self._replica.state.digest,
+        )
+
+    async def _replica_statuses(self, problems: list[str]) -> list[api.ReplicaStatus]:
+        others = {name: address for name, address in sorted(self._store.members.items()) if name != self._name}
+        statuses = [self._own_status()]
+        for name, answer in (await self._peers_answers(others)).items():
+            status = api.ReplicaStatus(name=name, address=others[name], leader=self._election.leader_name == name)
+            if isinstance(answer, str):
+                problems.append(f"replica {name}: does not answer at {others[name]}: {answer}")
+            else:
+                status.seq, status.state_digest = answer.seq, answer.state_digest
+                ours = self._replica.history.digest_at(answer.seq)
+                if ours is not None and ours != answer.state_digest:
+                    problems.append(
+                        f"replica {name}: state digest at seq {answer.seq} is {answer.state_digest.hex()}, "
+                        f"this replica has {ours.hex()}"
+                    )
+            statuses.append(status)
+        return sorted(statuses, key=lambda status: status.name)
+
+    async def _peers_answers(self, others: dict[str, str]) -> dict[str, api.ReplicaStatus | str]:
+        return await self.peers.ask(others)
+
+    def _etcd_status(self) -> api.EtcdStatus:
+        statuses = self._store.statuses
+        answering = [status for status in statuses if not status.error]
+        leader = next((status.endpoint for status in answering if status.is_leader), "")
+        return api.EtcdStatus(
+            reachable=self._store.reachable,
+            endpoints=[status.endpoint for status in statuses],
+            version=answering[0].version if answering else "",
+            db_size_bytes=max((status.db_bytes for status in answering), default=0),
+            error="; ".join(f"{status.endpoint}: {status.error}" for status in statuses if status.error)
+            or self._store.error,
+            leader=leader,
+            alarms=sorted({alarm for status in answering for alarm in status.alarms}),
+        )
+
+    def _own_problems(self, etcd: api.EtcdStatus) -> list[str]:
+        problems = []
+        if not self._replica.loaded:
+            problems.append("this replica has not read the log yet")
+        if self._replica.broken:
+            problems.append(f"this replica does not follow the log: {self._replica.broken}")
+        if not etcd.reachable:
+            problems.append(self._store.why_not())
+        elif etcd.error:
+            problems.append(f"etcd: {etcd.error}")
+        problems += [f"etcd: alarm {alarm}" for alarm in etcd.alarms]
+        return problems

@@ -1,0 +1,115 @@
+"""The nouns of the state as JSON objects: Kubernetes kinds as Kubernetes writes them, ours likewise.
+
+Easy to get wrong: what is listed is sorted by key, so that two replicas at the same seq list the same bytes.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from kilim.controlplane.decide.refusal import Code, Refusal
+from kilim.model.address import format_ip
+from kilim.model.identity import RESERVED, Identity
+from kilim.model.nouns import Endpoint, Node, Setting
+from kilim.model.resource import manifest_of
+from kilim.model.state import State, endpoint_key, policy_key
+from kilim.v1 import controlplane_pb2 as api
+
+API_VERSION = "kilim.io/v1"
+_PROTOCOL_NAMES = {6: "TCP", 17: "UDP", 132: "SCTP"}
+
+
+def show(state: State, kind: str, namespace: str, name: str) -> api.Resource | None:
+    """One object; None where there is none. Raises Refusal for an unknown kind."""
+    table = _table(state, kind)
+    key: object = name
+    if kind == "Identity":
+        key = int(name) if name.isascii() and name.isdigit() else -1
+    elif kind in ("Pod", "Endpoint"):
+        key = endpoint_key(namespace, name)
+    elif kind == "NetworkPolicy":
+        key = policy_key(kind, namespace, name)
+    noun = table.get(key)
+    return None if noun is None else _resource(kind, noun)
+
+
+def show_all(state: State, kind: str, namespace: str) -> Iterator[api.Resource]:
+    """Those of a namespace, of all where it is empty."""
+    table = _table(state, kind)
+    for key in sorted(table):
+        noun = table[key]
+        if not namespace or getattr(noun, "namespace", namespace) == namespace:
+            yield _resource(kind, noun)
+
+
+def _table(state: State, kind: str) -> Mapping[Any, Any]:
+    tables: dict[str, Mapping[Any, Any]] = {
+        "NetworkPolicy": {key: noun for key, noun in state.policies.items() if noun.kind == kind}
+        if kind == "NetworkPolicy"
+        else {},
+        "Namespace": state.namespaces,
+        "Pod": state.pods,
+        "Node": state.nodes,
+        "Endpoint": state.endpoints,
+        "Identity": {**RESERVED, **state.identities} if kind == "Identity" else {},
+        "Setting": state.settings,
+    }
+    if kind not in tables:
+        raise Refusal(Code.INVALID, f"kind: {kind!r} must be one of {', '.join(sorted(tables))}")
+    return tables[kind]
+
+
+def _resource(kind: str, noun: Any) -> api.Resource:
+    shown = _SHOWN[kind](noun)
+    metadata = shown["metadata"]
+    return api.Resource(
+        kind=kind,
+        namespace=metadata.get("namespace", ""),
+        name=metadata["name"],
+        json=json.dumps(shown, sort_keys=True, separators=(",", ":")),
+    )
+
+
+def _ours(kind: str, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _node(node: Node) -> dict[str, Any]:
+    metadata = {"name": node.name, "labels": dict(node.labels)}
+    return _ours("Node", metadata, {"ip": format_ip(node.ip), "podCIDRs": list(node.pod_cidrs)})
+
+
+def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
+    metadata = {"namespace": endpoint.namespace, "name": endpoint.name, "labels": dict(endpoint.labels)}
+    spec = {
+        "node": endpoint.node,
+        "endpointId": endpoint.endpoint_id,
+        "ip": format_ip(endpoint.ip),
+        "identity": endpoint.identity,
+        "containerId": endpoint.container_id,
+        "serviceAccount": endpoint.service_account,
+        "namedPorts": [
+            {"name": port.name, "port": port.port, "protocol": _PROTOCOL_NAMES.get(port.protocol, str(port.protocol))}
+            for port in endpoint.named_ports
+        ],
+    }
+    return _ours("Endpoint", metadata, spec)
+
+
+def _identity(identity: Identity) -> dict[str, Any]:
+    return _ours("Identity", {"name": str(identity.id)}, {"id": identity.id, "labels": list(identity.labels)})
+
+
+def _setting(setting: Setting) -> dict[str, Any]:
+    return _ours("Setting", {"name": setting.name}, {"value": setting.value})
+
+
+_SHOWN: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "NetworkPolicy": manifest_of,
+    "Namespace": manifest_of,
+    "Pod": manifest_of,
+    "Node": _node,
+    "Endpoint": _endpoint,
+    "Identity": _identity,
+    "Setting": _setting,
+}

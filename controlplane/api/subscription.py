@@ -1,0 +1,147 @@
+"""One subscriber: where it may start, and what it gets next.
+
+Where it starts, the first rule that holds:
+ 1. This replica has not read the log: UNAVAILABLE.
+ 2. from_seq 0 or 1: a snapshot where the log is long, else every commit.
+ 3. from_seq beyond the next event: UNAVAILABLE if this replica is behind the log, else FAILED_PRECONDITION.
+ 4. chain_before differs, or from_seq is within a commit: FAILED_PRECONDITION.
+ 5. Commits from from_seq on, out of memory or, what is no longer there, out of the log.
+Easy to get wrong: a subscriber that does not read stops this generator at a `yield`; all that is kept is a number.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import structlog
+
+from kilim.controlplane.api.status import NOT_LOADED
+from kilim.controlplane.history import Held
+from kilim.controlplane.replica import Replica
+from kilim.controlplane.snapshots import Snapshots
+from kilim.kvstore.errors import KvError, Unavailable
+from kilim.kvstore.log import EventLog
+from kilim.v1 import controlplane_pb2 as api
+
+_logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+HEARTBEAT_S = 1.0
+SNAPSHOT_FROM_EVENTS = 1000
+
+
+class Refused(Exception):
+    """The subscription cannot go on; `code` tells the subscriber what to do about it."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Subscriptions:
+    """What all subscribers share."""
+
+    def __init__(self, replica: Replica, log: EventLog, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._replica = replica
+        self._history = replica.history
+        self._log = log
+        self._heartbeat_s = heartbeat_s
+        self._snapshots = Snapshots(replica.state, replica.history)
+        self.closing = False
+
+    async def follow(self, request: api.SubscribeRequest) -> AsyncIterator[api.SubscribeResponse]:
+        """For ever. Raises Refused or KvError."""
+        if not self._replica.loaded:
+            raise Unavailable(NOT_LOADED)
+        if request.from_seq > 1:
+            await self._check_start(request.from_seq, request.chain_before)
+            cursor = request.from_seq
+        else:
+            cursor = 1
+            if self._history.seq > SNAPSHOT_FROM_EVENTS or self._history.first_seq > 1:
+                seq, parts = await self._snapshots.take()
+                for part in parts:
+                    yield part
+                cursor = seq + 1
+        async for response in self._commits(cursor):
+            yield response
+
+    async def _commits(self, cursor: int) -> AsyncIterator[api.SubscribeResponse]:
+        caught_up = False
+        while not self.closing:
+            batch = self._history.next_batch(cursor)
+            if batch is None:
+                async for held in self._from_log(cursor):
+                    yield _message([held])
+                    cursor = held.last_seq + 1
+            elif batch:
+                yield _message(batch)
+                cursor = batch[-1].last_seq + 1
+                caught_up = caught_up and cursor > self._history.seq
+            else:
+                if caught_up and await self._wait(cursor):
+                    continue
+                caught_up = True
+                yield api.SubscribeResponse(head=api.SubscribeResponse.Head(seq=cursor - 1, chain=self._history.chain))
+        raise Unavailable("this replica is stopping")
+
+    async def _wait(self, cursor: int) -> bool:
+        """Whether there may be something at `cursor`; False: nothing for a heartbeat."""
+        try:
+            async with asyncio.timeout(self._heartbeat_s):
+                await self._history.wait(cursor - 1)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _from_log(self, cursor: int) -> AsyncIterator[Held]:
+        """Up to where memory begins; both ends are commits' ends."""
+        try:
+            async for commit in self._log.read(cursor, self._history.first_seq - 1):
+                yield Held(commit.first_seq, commit.last_seq, commit.chain_after, commit.encoded)
+        except KvError as error:
+            _logger.warning("subscriber fell behind what is in memory", seq=cursor, error=str(error))
+            raise Refused(
+                grpc.StatusCode.OUT_OF_RANGE,
+                f"event {cursor} is not in memory and cannot be read from the log ({error}): subscribe from 0",
+            ) from error
+
+    async def _check_start(self, from_seq: int, chain_before: bytes) -> None:
+        if from_seq > self._history.seq + 1:
+            await self._catch_up(from_seq)
+        if from_seq > self._history.seq + 1:
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"from_seq {from_seq} is beyond the log, whose last event is {self._history.seq}",
+            )
+        known = await self._chain_before(from_seq)
+        if chain_before and known != chain_before:
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"chain_before: event {from_seq - 1} has chain {known.hex()} here, not {chain_before.hex()}",
+            )
+
+    async def _catch_up(self, from_seq: int) -> None:
+        """A subscriber that comes from another replica may know more than we do yet."""
+        head = await self._log.head()
+        if from_seq <= head.last_seq + 1:
+            await self._replica.catch_up(self._log, head.last_seq)
+
+    async def _chain_before(self, from_seq: int) -> bytes:
+        """Chain digest of the event before; raises where no commit starts at `from_seq`."""
+        if from_seq >= self._history.first_seq:
+            known = self._history.chain_at(from_seq - 1) if self._history.starts_commit(from_seq) else None
+            if known is not None:
+                return known
+        async for commit in self._log.read(from_seq, from_seq):
+            if commit.first_seq == from_seq:
+                return commit.chain_before
+            break
+        raise Refused(
+            grpc.StatusCode.FAILED_PRECONDITION, f"from_seq {from_seq} is not the first event of a commit of this log"
+        )
+
+
+def _message(batch: list[Held]) -> api.SubscribeResponse:
+    if len(batch) == 1:
+        return api.SubscribeResponse(commit=batch[0].encoded)
+    return api.SubscribeResponse(commits=api.SubscribeResponse.CommitBatch(commits=[held.encoded for held in batch]))

@@ -1,0 +1,81 @@
+"""Several commands decided on one another: each sees the state as the ones before it leave it; at the end nothing has
+happened to the state. Easy to get wrong: never await within, the state is not true in between."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kilim.controlplane.decide.command import (
+    ApplyObjects,
+    ChangeSetting,
+    Command,
+    DeleteObjects,
+    RegisterEndpoint,
+    RegisterNode,
+    ReleaseIdentities,
+    RemoveEndpoint,
+    Result,
+)
+from kilim.controlplane.decide.draft import Draft
+from kilim.controlplane.decide.endpoint import decide_register_endpoint, decide_remove_endpoint
+from kilim.controlplane.decide.identity import decide_release
+from kilim.controlplane.decide.node import decide_register_node
+from kilim.controlplane.decide.objects import decide_apply, decide_delete
+from kilim.controlplane.decide.refusal import Refusal
+from kilim.controlplane.decide.setting import decide_change_setting
+from kilim.controlplane.decide.view import View
+from kilim.model.state import Change
+from kilim.v1 import events_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What happens, and the answer once it has. No events: it is so already."""
+
+    result: Result
+    events: tuple[pb.Event, ...]
+
+
+Outcome = Decided | Refusal
+
+
+def decide_batch(view: View, commands: Sequence[Command]) -> list[Outcome]:
+    """One outcome per command; refused ones leave no trace for the next."""
+    outcomes: list[Outcome] = []
+    changes: list[Change] = []
+    try:
+        for command in commands:
+            draft = Draft(view)
+            try:
+                result = _decide(draft, command)
+                changes += draft.changes
+                outcomes.append(Decided(result, tuple(draft.events)))
+            except Refusal as refusal:
+                view.undo(draft.changes)
+                outcomes.append(refusal)
+            except BaseException:
+                view.undo(draft.changes)
+                raise
+    finally:
+        view.undo(changes)
+    return outcomes
+
+
+def _decide(draft: Draft, command: Command) -> Result:
+    match command:
+        case RegisterNode():
+            draft.cause = f"node {command.name}"
+            return decide_register_node(draft, command)
+        case RegisterEndpoint():
+            return decide_register_endpoint(draft, command)
+        case RemoveEndpoint():
+            return decide_remove_endpoint(draft, command)
+        case ApplyObjects():
+            return decide_apply(draft, command)
+        case DeleteObjects():
+            return decide_delete(draft, command)
+        case ReleaseIdentities():
+            draft.cause = "identity without endpoints"
+            return decide_release(draft, command)
+        case ChangeSetting():
+            draft.cause = f"setting {command.name}"
+            return decide_change_setting(draft, command)

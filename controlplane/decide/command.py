@@ -1,0 +1,126 @@
+"""What can be asked of the control plane, and what the answer to each is. Plain values; checked when decided.
+
+Easy to get wrong: a command is decided anew whenever another replica was faster, so it holds the request, never
+anything that was read from a state.
+"""
+
+from dataclasses import dataclass
+
+from kilim.model.labels import LabelPairs
+from kilim.model.nouns import Namespace, Pod, Policy
+
+Object = Policy | Namespace | Pod
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One object of an apply, with where it came from for messages."""
+
+    object: Object
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    kind: str
+    namespace: str
+    name: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterNode:
+    name: str
+    ip: str
+    pod_cidrs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyObjects:
+    """All documents or none."""
+
+    documents: tuple[Document, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteObjects:
+    """All or none; unknown ones are refused unless `ignore_not_found`."""
+
+    refs: tuple[Ref, ...]
+    ignore_not_found: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterEndpoint:
+    """`labels` and `service_account` count where the state has no Pod object of this name."""
+
+    node: str
+    namespace: str
+    name: str
+    container_id: str
+    ip: str
+    endpoint_id: int
+    labels: LabelPairs = ()
+    service_account: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveEndpoint:
+    """Only if it is on `node` and is this container; an empty container id means any."""
+
+    node: str
+    namespace: str
+    name: str
+    container_id: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseIdentities:
+    """Those of `ids` that no endpoint has."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSetting:
+    """An empty value: the default again."""
+
+    name: str
+    value: str
+
+
+Command = (
+    RegisterNode | ApplyObjects | DeleteObjects | RegisterEndpoint | RemoveEndpoint | ReleaseIdentities | ChangeSetting
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRegistered:
+    pod_cidrs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRegistered:
+    identity: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectResult:
+    kind: str
+    namespace: str
+    name: str
+    action: str  # "created" | "configured" | "unchanged" | "deleted" | "not found"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsChanged:
+    results: tuple[ObjectResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Nothing to say but that it is so now."""
+
+
+Result = NodeRegistered | EndpointRegistered | ObjectsChanged | Accepted

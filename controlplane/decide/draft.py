@@ -1,0 +1,33 @@
+"""One command being decided: its events so far, each already folded so that the next rule sees it."""
+
+from google.protobuf.message import Message
+
+from kilim.controlplane.decide.view import View
+from kilim.model.state import Change, State
+from kilim.v1 import events_pb2 as pb
+
+_FIELD_OF_BODY: dict[str, str] = {
+    field.message_type.name: field.name  # type: ignore[union-attr]  # every body is a message
+    for field in pb.Event.DESCRIPTOR.oneofs_by_name["body"].fields
+}
+
+
+class Draft:
+    """`cause` goes into every event from now on; the writer adds time and actor."""
+
+    def __init__(self, view: View, cause: str = "") -> None:
+        self.view = view
+        self.cause = cause
+        self.events: list[pb.Event] = []
+        self.changes: list[Change] = []
+
+    @property
+    def state(self) -> State:
+        return self.view.state
+
+    def emit(self, body: Message) -> None:
+        """`body` is one of the messages of Event's oneof."""
+        event = pb.Event(cause=self.cause)
+        getattr(event, _FIELD_OF_BODY[body.DESCRIPTOR.name]).CopyFrom(body)
+        self.events.append(event)
+        self.changes += self.view.try_event(event)

@@ -1,0 +1,127 @@
+"""Endpoints: who has which address, and which identity its labels give it.
+
+Where the labels, the service account and the named ports of an endpoint come from:
+ 1. the Pod object of that name, if the state has one;
+ 2. else what the registration brought (no named ports then).
+"""
+
+from dataclasses import replace
+
+from kilim.controlplane.decide.capacity import check_endpoints, check_ipcache
+from kilim.controlplane.decide.command import Accepted, EndpointRegistered, RegisterEndpoint, RemoveEndpoint
+from kilim.controlplane.decide.draft import Draft
+from kilim.controlplane.decide.identity import identity_for
+from kilim.controlplane.decide.refusal import Code, Refusal, invalid
+from kilim.model.address import parse_ip
+from kilim.model.invalid import Invalid
+from kilim.model.labels import NAMESPACE_NAME_LABEL, LabelPairs, security_labels
+from kilim.model.names import check_dns_label, check_dns_subdomain, check_labels
+from kilim.model.nouns import Endpoint, endpoint_to_pb
+from kilim.model.state import State, endpoint_key
+from kilim.v1 import events_pb2 as pb
+
+
+def namespace_labels(state: State, name: str) -> LabelPairs:
+    """A namespace that nobody has applied has its name as its only label, as in Kubernetes."""
+    namespace = state.namespaces.get(name)
+    return with_name_label(name, namespace.labels if namespace else ())
+
+
+def with_name_label(name: str, labels: LabelPairs) -> LabelPairs:
+    return tuple(sorted({**dict(labels), NAMESPACE_NAME_LABEL: name}.items()))
+
+
+def decide_register_endpoint(draft: Draft, command: RegisterEndpoint) -> EndpointRegistered:
+    """The same again changes nothing; a new container of the same pod takes the old one's place."""
+    draft.cause = f"endpoint {command.namespace}/{command.name} container {command.container_id}"
+    key = endpoint_key(command.namespace, command.name)
+    ip = _checked_ip(draft, command, key)
+    before = draft.state.endpoints.get(key)
+    if before is None:
+        check_ipcache(draft, 1)
+    if before is None or before.node != command.node:
+        check_endpoints(draft, command.node)
+    wanted = Endpoint(
+        namespace=command.namespace,
+        name=command.name,
+        node=command.node,
+        endpoint_id=command.endpoint_id,
+        ip=ip,
+        identity=0,
+        container_id=command.container_id,
+        labels=tuple(sorted(command.labels)),
+        service_account=command.service_account,
+    )
+    return EndpointRegistered(put_endpoint(draft, wanted, namespace_labels(draft.state, command.namespace)))
+
+
+def decide_remove_endpoint(draft: Draft, command: RemoveEndpoint) -> Accepted:
+    """A removal that comes after the pod was created anew finds another container and does nothing."""
+    draft.cause = command.cause or f"endpoint {command.namespace}/{command.name} container {command.container_id}"
+    endpoint = draft.state.endpoints.get(endpoint_key(command.namespace, command.name))
+    if endpoint is None or (command.node and endpoint.node != command.node):
+        return Accepted()
+    if command.container_id in ("", endpoint.container_id):
+        draft.emit(pb.EndpointRemoved(namespace=endpoint.namespace, name=endpoint.name))
+    return Accepted()
+
+
+def put_endpoint(draft: Draft, wanted: Endpoint, labels_of_namespace: LabelPairs) -> int:
+    """Complete `wanted` from its Pod object and with its identity, and emit what is new about it."""
+    key = endpoint_key(wanted.namespace, wanted.name)
+    pod = draft.state.pods.get(key)
+    if pod is not None:
+        wanted = replace(
+            wanted,
+            labels=pod.labels,
+            service_account=pod.service_account,
+            named_ports=tuple(sorted(pod.named_ports)),
+        )
+    labels = security_labels(
+        wanted.labels, wanted.namespace, labels_of_namespace, wanted.service_account, draft.view.defaults.cluster
+    )
+    wanted = replace(wanted, identity=identity_for(draft, labels))
+    before = draft.state.endpoints.get(key)
+    if before is None:
+        draft.emit(pb.EndpointAdded(endpoint=endpoint_to_pb(wanted)))
+    elif before != wanted:
+        draft.emit(pb.EndpointUpdated(endpoint=endpoint_to_pb(wanted)))
+    return wanted.identity
+
+
+def _checked_ip(draft: Draft, command: RegisterEndpoint, key: str) -> int:
+    """Rules in order: names, node, number, address, and whose number and address they are."""
+    where = f"endpoint {key}"
+    _check_names(command, where)
+    cidrs = draft.view.cidrs_of_node.get(command.node)
+    if cidrs is None:
+        raise Refusal(Code.NOT_FOUND, f"{where}: node: no node {command.node!r} is registered")
+    if not 1 <= command.endpoint_id <= 65_535:
+        raise invalid(f"{where}: endpoint_id", f"{command.endpoint_id} must be from 1 to 65535")
+    try:
+        ip = parse_ip(command.ip)
+    except ValueError as error:
+        raise invalid(f"{where}: ip", str(error)) from error
+    if not any(cidr.contains_ip(ip) for cidr in cidrs):
+        listed = ", ".join(str(cidr) for cidr in cidrs)
+        raise invalid(f"{where}: ip", f"{command.ip} must be in a pod CIDR of node {command.node} ({listed})")
+    holder = draft.view.endpoint_at.get(ip)
+    if holder is not None and holder != key:
+        raise Refusal(Code.CONFLICT, f"{where}: ip: {command.ip} belongs to endpoint {holder}")
+    holder = draft.view.endpoints_on.get(command.node, {}).get(command.endpoint_id)
+    if holder is not None and holder != key:
+        raise Refusal(
+            Code.CONFLICT, f"{where}: endpoint_id: {command.endpoint_id} belongs to {holder} on node {command.node}"
+        )
+    return ip
+
+
+def _check_names(command: RegisterEndpoint, where: str) -> None:
+    try:
+        check_dns_label(command.namespace, "namespace")
+        check_dns_subdomain(command.name, "name")
+        if command.service_account:
+            check_dns_subdomain(command.service_account, "service_account")
+        check_labels(dict(command.labels), "labels")
+    except Invalid as error:
+        raise invalid(f"{where}: {error.path}", error.rule) from error

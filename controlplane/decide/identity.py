@@ -1,0 +1,56 @@
+"""Identities: the number for a set of labels, allocated by the log so that two allocations cannot race."""
+
+from collections.abc import Iterable
+
+from kilim.controlplane.decide.capacity import check_ipcache
+from kilim.controlplane.decide.command import Accepted, ReleaseIdentities
+from kilim.controlplane.decide.draft import Draft
+from kilim.controlplane.decide.refusal import Code, Refusal
+from kilim.controlplane.decide.view import FreeNumbers
+from kilim.model.address import Cidr
+from kilim.model.identity import FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL, Identity, cidr_labels
+from kilim.model.nouns import identity_to_pb
+from kilim.v1 import events_pb2 as pb
+
+
+def identity_for(draft: Draft, labels: tuple[str, ...]) -> int:
+    """The number that stands for these labels; a new one where there is none."""
+    known = draft.state.identity_of_labels.get(labels)
+    return known if known is not None else _allocate(draft, draft.view.local_numbers, labels)
+
+
+def identity_for_cidr(draft: Draft, cidr: Cidr) -> int:
+    labels = cidr_labels(cidr)
+    known = draft.state.identity_of_labels.get(labels)
+    if known is not None:
+        return known
+    check_ipcache(draft, 1)
+    return _allocate(draft, draft.view.cidr_numbers, labels)
+
+
+def release_unnamed(draft: Draft, cidrs: Iterable[Cidr]) -> None:
+    """Release the identities of those CIDRs that no policy names any more."""
+    for cidr in sorted(set(cidrs)):
+        number = draft.state.identity_of_labels.get(cidr_labels(cidr))
+        if number is not None and cidr not in draft.view.cidr_uses:
+            draft.emit(pb.IdentityReleased(id=number))
+
+
+def decide_release(draft: Draft, command: ReleaseIdentities) -> Accepted:
+    for number in sorted(set(command.ids)):
+        local = FIRST_CLUSTER_LOCAL <= number <= LAST_CLUSTER_LOCAL
+        if local and number in draft.state.identities and number not in draft.state.endpoints_of_identity:
+            draft.emit(pb.IdentityReleased(id=number))
+    return Accepted()
+
+
+def _allocate(draft: Draft, numbers: FreeNumbers, labels: tuple[str, ...]) -> int:
+    number = numbers.lowest(draft.state)
+    if number is None:
+        raise Refusal(
+            Code.EXHAUSTED,
+            f"identities {numbers.first}-{numbers.last} are all in use ({numbers.taken}), none is free for "
+            + ", ".join(labels),
+        )
+    draft.emit(pb.IdentityAllocated(identity=identity_to_pb(Identity(number, labels))))
+    return number

@@ -1,0 +1,87 @@
+"""Objects as people apply and delete them, several at once: all or none, each noun by its own room."""
+
+from collections.abc import Iterable
+
+from kilim.controlplane.decide.command import ApplyObjects, DeleteObjects, Object, ObjectResult, ObjectsChanged, Ref
+from kilim.controlplane.decide.draft import Draft
+from kilim.controlplane.decide.identity import release_unnamed
+from kilim.controlplane.decide.namespace import decide_namespace, decide_remove_namespace
+from kilim.controlplane.decide.node import decide_remove_node
+from kilim.controlplane.decide.pod import decide_pod, decide_remove_pod
+from kilim.controlplane.decide.policy import decide_policy, decide_remove_policy
+from kilim.controlplane.decide.refusal import Code, Refusal
+from kilim.model.address import Cidr
+from kilim.model.nouns import Namespace, Pod, Policy
+
+POLICY_KINDS = ("NetworkPolicy",)
+DELETABLE_KINDS = (*POLICY_KINDS, "Namespace", "Pod", "Node")
+
+
+def decide_apply(draft: Draft, command: ApplyObjects) -> ObjectsChanged:
+    results: list[ObjectResult] = []
+    dropped: list[Cidr] = []
+    for document in command.documents:
+        kind, namespace, name = object_names(document.object)
+        draft.cause = _called(kind, namespace, name)
+        try:
+            action, gone = _apply(draft, document.object)
+        except Refusal as refusal:
+            raise Refusal(refusal.code, f"{draft.cause}: {refusal.message}").at(document.source) from refusal
+        dropped += gone
+        results.append(ObjectResult(kind, namespace, name, action))
+    release_unnamed(draft, dropped)
+    return ObjectsChanged(tuple(results))
+
+
+def decide_delete(draft: Draft, command: DeleteObjects) -> ObjectsChanged:
+    results: list[ObjectResult] = []
+    dropped: list[Cidr] = []
+    for ref in command.refs:
+        draft.cause = _called(ref.kind, ref.namespace, ref.name)
+        found, gone = _delete(draft, ref)
+        if not found and not command.ignore_not_found:
+            raise Refusal(Code.NOT_FOUND, f"{draft.cause}: not found").at(ref.source)
+        dropped += gone
+        results.append(ObjectResult(ref.kind, ref.namespace, ref.name, "deleted" if found else "not found"))
+    release_unnamed(draft, dropped)
+    return ObjectsChanged(tuple(results))
+
+
+def object_names(noun: Object) -> tuple[str, str, str]:
+    """(kind, namespace, name)"""
+    match noun:
+        case Policy():
+            return noun.kind, noun.namespace, noun.name
+        case Namespace():
+            return "Namespace", "", noun.name
+        case Pod():
+            return "Pod", noun.namespace, noun.name
+
+
+def _called(kind: str, namespace: str, name: str) -> str:
+    return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+
+
+def _apply(draft: Draft, noun: Object) -> tuple[str, Iterable[Cidr]]:
+    match noun:
+        case Policy():
+            return decide_policy(draft, noun)
+        case Namespace():
+            return decide_namespace(draft, noun), ()
+        case Pod():
+            return decide_pod(draft, noun), ()
+
+
+def _delete(draft: Draft, ref: Ref) -> tuple[bool, Iterable[Cidr]]:
+    match ref.kind:
+        case "Namespace":
+            return decide_remove_namespace(draft, ref.name), ()
+        case "Pod":
+            return decide_remove_pod(draft, ref.namespace, ref.name), ()
+        case "Node":
+            return decide_remove_node(draft, ref.name), ()
+        case kind if kind in POLICY_KINDS:
+            return decide_remove_policy(draft, kind, ref.namespace, ref.name)
+        case kind:
+            rule = f"must be one of {', '.join(DELETABLE_KINDS)}"
+            raise Refusal(Code.INVALID, f"kind: {kind!r} {rule}").at(ref.source)

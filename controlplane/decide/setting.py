@@ -1,0 +1,58 @@
+"""Settings of the cluster: which there are, what they may be, and what holds where none is set."""
+
+from collections.abc import Callable
+
+from kilim.controlplane.decide.command import Accepted, ChangeSetting
+from kilim.controlplane.decide.draft import Draft
+from kilim.controlplane.decide.refusal import Code, Refusal, invalid
+from kilim.controlplane.decide.view import View
+from kilim.model.address import Cidr, parse_cidr
+from kilim.model.nouns import Setting, setting_to_pb
+from kilim.model.state import State
+from kilim.v1 import events_pb2 as pb
+
+CLUSTER_POOL = "cluster-pool-ipv4-cidr"
+IDENTITY_GRACE = "identity-release-grace-s"
+IDENTITY_GRACE_DEFAULT_S = 900
+NODE_PREFIX_LEN = 24
+
+
+def cluster_pool(view: View) -> Cidr:
+    """Where pod CIDRs of nodes that bring none are taken from."""
+    setting = view.state.settings.get(CLUSTER_POOL)
+    return parse_cidr(setting.value if setting and setting.value else view.defaults.cluster_pool_ipv4_cidr)
+
+
+def identity_grace_s(state: State) -> int:
+    """How long an identity without endpoints is kept, so that a restarted pod finds its number again."""
+    setting = state.settings.get(IDENTITY_GRACE)
+    return int(setting.value) if setting and setting.value else IDENTITY_GRACE_DEFAULT_S
+
+
+def check_pool(value: str) -> None:
+    """Raises ValueError with the rule."""
+    if parse_cidr(value).prefix_len > NODE_PREFIX_LEN:
+        raise ValueError(f"must hold at least one /{NODE_PREFIX_LEN}, the pod CIDR of one node")
+
+
+def _check_seconds(value: str) -> None:
+    if not (value.isascii() and value.isdigit() and int(value) <= 86_400):
+        raise ValueError("must be a number of seconds from 0 to 86400")
+
+
+_CHECKS: dict[str, Callable[[str], None]] = {CLUSTER_POOL: check_pool, IDENTITY_GRACE: _check_seconds}
+
+
+def decide_change_setting(draft: Draft, command: ChangeSetting) -> Accepted:
+    check = _CHECKS.get(command.name)
+    if check is None:
+        raise Refusal(Code.INVALID, f"setting {command.name!r}: must be one of {', '.join(sorted(_CHECKS))}")
+    if command.value:
+        try:
+            check(command.value)
+        except ValueError as error:
+            raise invalid(f"setting {command.name}", str(error)) from error
+    before = draft.state.settings.get(command.name)
+    if (before.value if before else "") != command.value:
+        draft.emit(pb.SettingChanged(setting=setting_to_pb(Setting(command.name, command.value))))
+    return Accepted()

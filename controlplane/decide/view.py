@@ -1,0 +1,146 @@
+"""The state with what decisions look things up by: addresses, numbers on a node, namespaces, CIDRs that policies name.
+
+Easy to get wrong: every change must go through here (`fold`, `try_event`, `undo`), or the look-ups part from the state.
+All is kept per change, so that a decision costs the same at 100,000 endpoints as at one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kilim.model.address import Cidr, parse_cidr
+from kilim.model.fold import fold_event, fold_record
+from kilim.model.identity import FIRST_CIDR, FIRST_CLUSTER_LOCAL, LAST_CIDR, LAST_CLUSTER_LOCAL
+from kilim.model.nouns import decode_node, decode_policy
+from kilim.model.rules import cidrs_of
+from kilim.model.state import Change, State
+from kilim.v1 import events_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What every replica of a cluster is started with alike; settings in the log come before them."""
+
+    cluster: str = "default"
+    cluster_pool_ipv4_cidr: str = "10.244.0.0/16"
+
+
+class FreeNumbers:
+    """Lowest free identity of a range. Every number below the mark is taken."""
+
+    __slots__ = ("first", "last", "taken", "_mark")
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
+        self.taken = 0
+        self._mark = first
+
+    def lowest(self, state: State) -> int | None:
+        while self._mark <= self.last and self._mark in state.identities:
+            self._mark += 1
+        return self._mark if self._mark <= self.last else None
+
+    def follow(self, number: int, was: bool, is_now: bool) -> None:
+        if not self.first <= number <= self.last:
+            return
+        self.taken += is_now - was
+        if not is_now and number < self._mark:
+            self._mark = number
+
+
+class View:
+    """A state and its look-ups, always in step."""
+
+    def __init__(self, state: State, defaults: Defaults) -> None:
+        self.state = state
+        self.defaults = defaults
+        self.endpoint_at: dict[int, str] = {}
+        self.endpoints_on: dict[str, dict[int, str]] = {}
+        self.endpoints_in: dict[str, set[str]] = {}
+        self.node_at: dict[int, str] = {}
+        self.cidrs_of_node: dict[str, tuple[Cidr, ...]] = {}
+        self.cidr_uses: dict[Cidr, int] = {}
+        self.local_numbers = FreeNumbers(FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL)
+        self.cidr_numbers = FreeNumbers(FIRST_CIDR, LAST_CIDR)
+        for table in (state.nodes, state.identities, state.endpoints, state.policies):
+            for key, value in table.data.items():
+                self._follow(Change(table.name, key, None, value))
+
+    def fold(self, seq: int, record: bytes) -> list[Change]:
+        """What the log says happened."""
+        return self._all(fold_record(self.state, seq, record))
+
+    def try_event(self, event: pb.Event) -> list[Change]:
+        """What would happen; to be undone."""
+        return self._all(fold_event(self.state, event))
+
+    def undo(self, changes: Iterable[Change]) -> None:
+        for change in reversed(list(changes)):
+            self.state.undo((change,))
+            self._follow(Change(change.table, change.key, change.new, change.old))
+
+    def _all(self, changes: list[Change]) -> list[Change]:
+        for change in changes:
+            self._follow(change)
+        return changes
+
+    def _follow(self, change: Change) -> None:
+        if change.table == "endpoint":
+            self._follow_endpoint(str(change.key), change.old, change.new)
+        elif change.table == "identity":
+            for numbers in (self.local_numbers, self.cidr_numbers):
+                numbers.follow(int(change.key), change.old is not None, change.new is not None)
+        elif change.table == "node":
+            self._follow_node(str(change.key), change.old, change.new)
+        elif change.table == "policy":
+            self._follow_policy(change.old, change.new)
+
+    def _follow_endpoint(self, key: str, old: bytes | None, new: bytes | None) -> None:
+        if old is not None:
+            was = pb.Endpoint.FromString(old)
+            _drop(self.endpoint_at, was.ip, key)
+            numbers = self.endpoints_on.get(was.node, {})
+            _drop(numbers, was.endpoint_id, key)
+            if not numbers:
+                self.endpoints_on.pop(was.node, None)
+            neighbours = self.endpoints_in.get(was.namespace, set())
+            neighbours.discard(key)
+            if not neighbours:
+                self.endpoints_in.pop(was.namespace, None)
+        if new is not None:
+            now = pb.Endpoint.FromString(new)
+            self.endpoint_at[now.ip] = key
+            self.endpoints_on.setdefault(now.node, {})[now.endpoint_id] = key
+            self.endpoints_in.setdefault(now.namespace, set()).add(key)
+
+    def _follow_node(self, key: str, old: bytes | None, new: bytes | None) -> None:
+        if old is not None:
+            _drop(self.node_at, decode_node(old).ip, key)
+            self.cidrs_of_node.pop(key, None)
+        if new is not None:
+            node = decode_node(new)
+            self.node_at[node.ip] = key
+            self.cidrs_of_node[key] = tuple(_readable_cidrs(node.pod_cidrs))
+
+    def _follow_policy(self, old: bytes | None, new: bytes | None) -> None:
+        for value, step in ((old, -1), (new, 1)):
+            if value is None:
+                continue
+            for cidr in cidrs_of(decode_policy(value)):
+                uses = self.cidr_uses.get(cidr, 0) + step
+                if uses > 0:
+                    self.cidr_uses[cidr] = uses
+                else:
+                    self.cidr_uses.pop(cidr, None)
+
+
+def _drop(mapping: dict[int, str], key: int, value: str) -> None:
+    if mapping.get(key) == value:
+        del mapping[key]
+
+
+def _readable_cidrs(texts: Iterable[str]) -> Iterable[Cidr]:
+    for text in texts:
+        try:
+            yield parse_cidr(text)
+        except ValueError:
+            continue

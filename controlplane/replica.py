@@ -1,0 +1,108 @@
+"""One copy of the state that follows the log, with the commits to pass on.
+
+Easy to get wrong: commits come from three sides (the follower, the writer's own appends, the writer catching up), so
+`apply` takes any of them any number of times and folds each exactly once, in order (I3).
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from kilim.controlplane.decide.view import Defaults, View
+from kilim.controlplane.history import History
+from kilim.kvstore.commit import Commit, verify_commit
+from kilim.kvstore.errors import KvError, LogBroken
+from kilim.kvstore.log import EventLog
+from kilim.model.state import State
+
+_logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+RETRY_S = 1.0
+BROKEN_RETRY_S = 5.0
+_FOLD_AT_ONCE = 256
+
+
+class Replica:
+    """State, look-ups and history at one sequence number."""
+
+    def __init__(self, defaults: Defaults, history: History | None = None) -> None:
+        self.state = State()
+        self.view = View(self.state, defaults)
+        self.history = history or History()
+        self.loaded = False  # has read the log up to what was its head when etcd was first reached
+        self.broken = ""  # why the log cannot be followed, when it cannot
+        self.on_applied: list[Callable[[], None]] = []
+
+    @property
+    def seq(self) -> int:
+        return self.history.seq
+
+    @property
+    def chain(self) -> bytes:
+        return self.history.chain
+
+    async def wait_loaded(self) -> None:
+        while not self.loaded:
+            await self.history.wait(self.seq)
+
+    def apply(self, commit: Commit) -> None:
+        """Verify and fold. Raises LogBroken for what does not follow from the state that we have."""
+        if commit.last_seq <= self.seq:
+            known = self.history.chain_at(commit.last_seq)
+            if known is not None and known != commit.chain_after:
+                raise LogBroken(commit.first_seq, f"chain {commit.chain_after.hex()}, was {known.hex()} before")
+            return
+        verify_commit(commit, self.seq + 1, self.chain)
+        digests = []
+        for number, record in enumerate(commit.records):
+            self.view.fold(commit.first_seq + number, record)
+            digests.append(self.state.digest)
+        self.history.add(commit, digests)
+        for observer in self.on_applied:
+            observer()
+
+    async def catch_up(self, log: EventLog, last_seq: int) -> None:
+        """Read and apply up to `last_seq`."""
+        if self.seq < last_seq:
+            async for commit in log.read(self.seq + 1, last_seq):
+                self.apply(commit)
+
+    async def follow(self, log: EventLog) -> None:
+        """For ever. Where the log is broken it says so and looks again later; what is in memory is served on."""
+        while True:
+            try:
+                if not self.loaded:
+                    await self._load(log)
+                await self._follow(log)
+            except LogBroken as error:
+                self.broken = str(error)
+                _logger.error("log is broken, following stops", seq=error.seq, reason=error.reason)
+                await asyncio.sleep(BROKEN_RETRY_S)
+            except KvError as error:
+                _logger.warning("log cannot be followed", error=str(error), seq=self.seq)
+                await asyncio.sleep(RETRY_S)
+
+    async def _load(self, log: EventLog) -> None:
+        head = await log.head()
+        unyielded = 0
+        if self.seq < head.last_seq:
+            async for commit in log.read(self.seq + 1, head.last_seq):
+                self.apply(commit)
+                unyielded += len(commit.records)
+                if unyielded >= _FOLD_AT_ONCE:
+                    unyielded = 0
+                    await asyncio.sleep(0)
+        self.loaded = True
+        _logger.info("log read", seq=self.seq, state_digest=self.state.digest.hex()[:16])
+        self.history.wake()
+
+    async def _follow(self, log: EventLog) -> None:
+        unyielded = 0
+        async for commit in log.follow(self.seq + 1, self.chain):
+            self.apply(commit)
+            self.broken = ""
+            unyielded += len(commit.records)
+            if unyielded >= _FOLD_AT_ONCE:
+                unyielded = 0
+                await asyncio.sleep(0)

@@ -1,0 +1,68 @@
+"""How etcd is and who else is here: looked at regularly and remembered, for status and for refusing early.
+
+Easy to get wrong: an etcd that answers may still refuse writes (no quorum, no space); that shows when one is tried.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+import structlog
+
+from kilim.kvstore.client import EtcdClient
+from kilim.kvstore.errors import KvError
+from kilim.kvstore.maintenance import EndpointStatus
+from kilim.kvstore.session import Session
+
+_logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+LOOK_EVERY_S = 2.0
+LOOK_AGAIN_S = 0.3
+
+
+@dataclass(slots=True)
+class Store:
+    """`statuses` is the last look; `error` is not empty while no endpoint answers."""
+
+    client: EtcdClient
+    statuses: list[EndpointStatus] = field(default_factory=list)
+    error: str = "not reached yet"
+    members: dict[str, str] = field(default_factory=dict)
+    _since_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def reachable(self) -> bool:
+        return not self.error
+
+    def why_not(self) -> str:
+        """Empty, or one line for whoever is refused."""
+        if not self.error:
+            return ""
+        return f"etcd is unreachable since {time.monotonic() - self._since_s:.0f} s: {self.error}"
+
+    async def look(self) -> None:
+        self.statuses = await self.client.status()
+        answering = [status for status in self.statuses if not status.error]
+        error = "" if answering else "; ".join(f"{status.endpoint}: {status.error}" for status in self.statuses)
+        if error and not self.error:
+            self._since_s = time.monotonic()
+            _logger.error("etcd unreachable", error=error)
+        elif self.error and not error:
+            _logger.info("etcd reached", version=answering[0].version, endpoint=answering[0].endpoint)
+        self.error = error
+
+    async def watch(self) -> None:
+        """For ever: `look` now and then."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_EVERY_S if self.reachable else LOOK_AGAIN_S)
+
+    async def watch_members(self, session: Session) -> None:
+        """For ever: the replicas of the cluster by name, with their advertised addresses."""
+        while True:
+            try:
+                async for members in session.watch_members():
+                    self.members = {name: value.decode(errors="replace") for name, value in members.items()}
+            except KvError as error:
+                _logger.warning("replicas cannot be listed", error=str(error))
+                await asyncio.sleep(LOOK_EVERY_S)

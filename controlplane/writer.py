@@ -1,0 +1,219 @@
+"""Commands into the log: all that wait are decided together and appended at exactly the head they were decided on.
+
+Easy to get wrong: an answer is given only when what it rests on is in the log. Refusals and "nothing to do" rest on the
+state too: they wait for the append of their batch, or where it has none for a fresh look at the head.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import structlog
+
+from kilim.controlplane.decide.batch import Decided, Outcome, decide_batch
+from kilim.controlplane.decide.command import Command, Result
+from kilim.controlplane.decide.refusal import Refusal
+from kilim.controlplane.packing import Part, check_size, pack
+from kilim.controlplane.replica import Replica
+from kilim.kvstore.errors import Conflict, KvError, LogBroken, OutcomeUnknown, Unavailable
+from kilim.kvstore.log import EventLog, LogHead
+from kilim.v1 import events_pb2 as pb
+
+_logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+WAITING_MAX = 4096
+TOGETHER_MAX = 512
+UNKNOWN_WAIT_S = 3.0
+
+
+class Answer(NamedTuple):
+    """`seq` is the head that includes the change, or the one at which there was nothing to change."""
+
+    seq: int
+    result: Result
+
+
+class Busy(Exception):
+    """More commands wait than this replica takes."""
+
+
+class _DecideAgain(Exception):
+    """The log moved on without us."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    command: Command
+    actor: str
+    answer: asyncio.Future[Answer]
+
+
+_Answered = tuple[_Waiting, Outcome]
+
+
+class Writer:
+    """`run()` belongs in the caller's TaskGroup; `submit()` is what the services call."""
+
+    def __init__(self, replica: Replica, log: EventLog, why_unavailable: Callable[[], str] = str) -> None:
+        self._replica = replica
+        self._log = log
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(WAITING_MAX)
+        self._head: LogHead | None = None  # the last one seen
+        self._why_unavailable = why_unavailable  # not empty: commands are refused at once
+        self.conflicts = 0
+
+    async def submit(self, command: Command, actor: str) -> Answer:
+        """Raises Refusal, Busy, or what the log raised: Unavailable = surely not done, OutcomeUnknown = perhaps."""
+        reason = self._why_unavailable() or self._replica.broken
+        if reason or not self._replica.loaded:
+            raise Unavailable(reason or "this replica has not read the log yet")
+        waiting = _Waiting(command, actor, asyncio.get_running_loop().create_future())
+        try:
+            self._queue.put_nowait(waiting)
+        except asyncio.QueueFull:
+            raise Busy(f"{WAITING_MAX} commands wait already, try again later") from None
+        return await waiting.answer
+
+    def preview(self, command: Command) -> Answer:
+        """What would be answered now; nothing happens. Raises Refusal."""
+        outcome = decide_batch(self._replica.view, [command])[0]
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return Answer(self._replica.seq, outcome.result)
+
+    async def run(self) -> None:
+        """For ever: one batch after the other."""
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < TOGETHER_MAX and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            try:
+                await self._settle(batch)
+            except asyncio.CancelledError:
+                _fail(batch, OutcomeUnknown("this replica is stopping"))
+                raise
+            except KvError as error:
+                self._note(error)
+                _fail(batch, error)
+            except Exception as error:
+                _logger.exception("commands failed by an error of ours", commands=len(batch))
+                _fail(batch, error)
+
+    async def _settle(self, batch: list[_Waiting]) -> None:
+        """Decide and append until every command has its answer. Raises KvError for those that have none."""
+        fresh = False
+        while batch := [waiting for waiting in batch if not waiting.answer.done()]:
+            head = await self._current_head(fresh)
+            parts = self._decide(batch)
+            if not any(part.records for part in parts):
+                if fresh:
+                    _give(self._replica.seq, (answer for part in parts for answer in part.answers))
+                fresh = True
+                continue
+            try:
+                await self._append(head, parts)
+            except _DecideAgain:
+                self.conflicts += 1
+
+    async def _current_head(self, fresh: bool) -> LogHead:
+        """A head at which the state stands exactly, after catching up; `fresh`: not older than this call."""
+        head = self._head
+        while fresh or head is None or head.last_seq != self._replica.seq:
+            seen = self._replica.seq
+            if fresh or head is None or head.last_seq < seen:
+                head = await self._log.head()
+                fresh = False
+            if head.last_seq < seen:
+                raise LogBroken(head.next_seq, f"the log ends at {head.last_seq}, it had {seen} events before")
+            await self._replica.catch_up(self._log, head.last_seq)
+        self._head = head
+        return head
+
+    def _decide(self, batch: list[_Waiting]) -> list[Part[_Answered]]:
+        """Never awaits, so the state is the same before and after."""
+        while True:
+            outcomes = decide_batch(self._replica.view, [waiting.command for waiting in batch])
+            decided: list[tuple[_Answered, list[bytes]]] = []
+            for waiting, outcome in zip(batch, outcomes, strict=True):
+                records = _records(outcome, waiting.actor)
+                too_large = check_size(waiting.command, records)
+                if too_large is not None:
+                    waiting.answer.set_exception(too_large)
+                decided.append(((waiting, outcome), records))
+            remaining = [waiting for waiting in batch if not waiting.answer.done()]
+            if len(remaining) == len(batch):
+                return pack(decided)
+            batch = remaining
+
+    async def _append(self, head: LogHead, parts: list[Part[_Answered]]) -> None:
+        """Raises _DecideAgain where another replica was faster; KvError where it is not known or not possible."""
+        for number, part in enumerate(parts):
+            if part.records:
+                try:
+                    head = await self._append_part(head, part)
+                except OutcomeUnknown:
+                    later = [waiting for other in parts[number + 1 :] for waiting, _ in other.answers]
+                    _fail(later, Unavailable("not tried: the outcome of a command before it is unknown"))
+                    raise
+            _give(self._replica.seq, part.answers)
+
+    async def _append_part(self, head: LogHead, part: Part[_Answered]) -> LogHead:
+        try:
+            commit, self._head = await self._log.append(head, part.records)
+        except Conflict as conflict:
+            self._head = conflict.head
+            raise _DecideAgain from conflict
+        except OutcomeUnknown as error:
+            await self._find_out(head.next_seq, part, error)
+            raise _DecideAgain from error
+        self._replica.apply(commit)
+        return self._head
+
+    async def _find_out(self, first_seq: int, part: Part[_Answered], error: OutcomeUnknown) -> None:
+        """Whatever commit comes at that place tells: it is ours, or ours can never be applied any more."""
+        self._head = None
+        try:
+            async with asyncio.timeout(UNKNOWN_WAIT_S):
+                while self._replica.seq < first_seq:
+                    await self._replica.history.wait(first_seq - 1)
+        except TimeoutError:
+            raise error from None
+        commit = self._replica.history.commit_with(first_seq)
+        if commit is None:
+            raise error
+        if commit.records == tuple(part.records):
+            _give(self._replica.seq, part.answers)
+
+    def _note(self, error: KvError) -> None:
+        self._head = None
+        _logger.warning("commands not appended", error=str(error), kind=type(error).__name__)
+
+
+def _records(outcome: Outcome, actor: str) -> list[bytes]:
+    if not isinstance(outcome, Decided):
+        return []
+    now_ns = time.time_ns()
+    records = []
+    for body in outcome.events:
+        event = pb.Event(time_ns=now_ns, actor=actor)
+        event.MergeFrom(body)
+        records.append(event.SerializeToString(deterministic=True))
+    return records
+
+
+def _give(seq: int, answers: Iterable[_Answered]) -> None:
+    for waiting, outcome in answers:
+        if waiting.answer.done():
+            continue
+        if isinstance(outcome, Refusal):
+            waiting.answer.set_exception(outcome)
+        else:
+            waiting.answer.set_result(Answer(seq, outcome.result))
+
+
+def _fail(batch: Iterable[_Waiting], error: Exception) -> None:
+    for waiting in batch:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(error)
