@@ -1,0 +1,146 @@
+"""Histories of events for hypothesis: a small world, so that names, addresses and numbers collide, nonsense included.
+
+Nothing keeps them in order: endpoints on nodes that never joined, with identities that were never allocated, two on one
+address, policies that nobody can read, prefixes that cover pods and nodes.
+"""
+
+import json
+
+from hypothesis import strategies as st
+
+from kilim.model.address import parse_cidr, parse_ip
+from kilim.model.identity import FIRST_CIDR, Identity, cidr_labels
+from kilim.model.labels import security_labels
+from kilim.model.nouns import Endpoint, NamedPort, Namespace, Node, Policy
+from kilim.model.nouns import endpoint_to_pb as endpoint_pb
+from kilim.model.nouns import identity_to_pb as identity_pb
+from kilim.model.nouns import namespace_to_pb as namespace_pb
+from kilim.model.nouns import node_to_pb as node_pb
+from kilim.model.nouns import policy_to_pb as policy_pb
+from kilim.v1 import events_pb2 as pb
+
+NODES = ("n1", "n2", "n3")
+NAMESPACES = ("x", "y")
+ADDRESSES = tuple(parse_ip(text) for text in ("10.0.1.1", "10.0.1.2", "10.0.2.1", "172.16.0.1", "0.0.0.0"))
+CIDRS = tuple(
+    parse_cidr(text)
+    for text in ("0.0.0.0/0", "10.0.0.0/8", "10.0.1.0/24", "10.0.1.1/32", "172.16.0.1/32", "0.0.0.0/32")
+)
+LABELS = tuple(
+    security_labels(own, namespace, (("team", team),), "", "default")
+    for namespace, team in (("x", "a"), ("y", "b"))
+    for own in ((("app", "web"),), (("app", "db"),), (("tier", "back"),))
+)
+POD_NUMBERS = (0, 1, 256, 257, 258, 259, 260)
+CIDR_NUMBERS = tuple(range(FIRST_CIDR, FIRST_CIDR + 4))
+PORTS = (NamedPort("http", 80, 6), NamedPort("http", 8080, 6), NamedPort("dns", 53, 17), NamedPort("http", 70000, 6))
+
+_requirements = st.sampled_from(
+    (
+        {},
+        {"matchLabels": {"app": "web"}},
+        {"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "db"]}]},
+        {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["db"]}]},
+        {"matchExpressions": [{"key": "tier", "operator": "Exists"}]},
+        {"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]},
+        {"matchLabels": {"team": "a"}},
+        {"matchExpressions": [{"key": "team", "operator": "Exists"}, {"key": "app", "operator": "DoesNotExist"}]},
+    )
+)
+_blocks = st.sampled_from(
+    (
+        {"cidr": "0.0.0.0/0"},
+        {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]},
+        {"cidr": "10.0.0.0/8", "except": ["10.0.1.0/24", "10.0.2.0/24"]},
+        {"cidr": "10.0.1.1/32"},
+        {"cidr": "2001:db8::/64"},
+    )
+)
+_peers = st.one_of(
+    st.builds(lambda pods: {"podSelector": pods}, _requirements),
+    st.builds(lambda namespaces: {"namespaceSelector": namespaces}, _requirements),
+    st.builds(lambda n, p: {"namespaceSelector": n, "podSelector": p}, _requirements, _requirements),
+    st.builds(lambda block: {"ipBlock": block}, _blocks),
+)
+_ports = st.sampled_from(
+    (
+        {},
+        {"port": 80},
+        {"port": "http"},
+        {"port": "dns", "protocol": "UDP"},
+        {"port": 80, "endPort": 90},
+        {"protocol": "SCTP"},
+    )
+)
+
+
+def _rules(peers_field: str) -> st.SearchStrategy[list[dict[str, object]]]:
+    rule = st.fixed_dictionaries(
+        {}, optional={peers_field: st.lists(_peers, max_size=2), "ports": st.lists(_ports, max_size=2)}
+    )
+    return st.lists(rule, max_size=2)
+
+
+specs = st.fixed_dictionaries(
+    {"podSelector": _requirements},
+    optional={
+        "ingress": _rules("from"),
+        "egress": _rules("to"),
+        "policyTypes": st.lists(st.sampled_from(("Ingress", "Egress")), max_size=2),
+    },
+)
+_manifests = st.one_of(
+    specs.map(lambda spec: json.dumps({"spec": spec})),
+    st.sampled_from(("", "[]", "{", '{"spec":{"podSelector":7}}')),
+)
+_policies = st.builds(
+    Policy,
+    st.sampled_from(("NetworkPolicy",) * 5 + ("SomethingNew",)),
+    st.sampled_from(("x", "x", "y", "")),
+    st.sampled_from(("p", "q")),
+    _manifests,
+)
+_endpoints = st.builds(
+    Endpoint,
+    st.sampled_from(NAMESPACES),
+    st.sampled_from(("a", "b", "c")),
+    st.sampled_from(NODES),
+    st.sampled_from((1, 2, 3, 0, 70000)),
+    st.sampled_from(ADDRESSES),
+    st.sampled_from((*POD_NUMBERS, CIDR_NUMBERS[0])),
+    st.lists(st.sampled_from(PORTS), max_size=2).map(tuple),
+)
+_pod_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_from(LABELS))
+_odd_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_from(((), ("",), ("=", "a=b", "a=c"))))
+_cidr_labels = st.sampled_from((*map(cidr_labels, CIDRS), ("cidr:nonsense",)))
+_cidr_identities = st.builds(Identity, st.sampled_from(CIDR_NUMBERS), _cidr_labels)
+_nodes = st.builds(Node, st.sampled_from(NODES), st.sampled_from(ADDRESSES))
+
+
+def _event(**body: object) -> pb.Event:
+    return pb.Event(**body)  # type: ignore[arg-type]
+
+
+_added = _endpoints.map(lambda e: _event(endpoint_added=pb.EndpointAdded(endpoint=endpoint_pb(e))))
+_allocated = _pod_identities.map(lambda i: _event(identity_allocated=pb.IdentityAllocated(identity=identity_pb(i))))
+_applied = _policies.map(lambda p: _event(policy_replaced=pb.PolicyReplaced(policy=policy_pb(p))))
+
+events: st.SearchStrategy[pb.Event] = st.one_of(
+    _added,
+    _added,
+    _allocated,
+    _allocated,
+    _applied,
+    _applied,
+    st.one_of(_odd_identities, _cidr_identities, _cidr_identities).map(
+        lambda i: _event(identity_allocated=pb.IdentityAllocated(identity=identity_pb(i)))
+    ),
+    st.sampled_from((*POD_NUMBERS, *CIDR_NUMBERS)).map(lambda n: _event(identity_released=pb.IdentityReleased(id=n))),
+    _endpoints.map(lambda e: _event(endpoint_removed=pb.EndpointRemoved(namespace=e.namespace, name=e.name))),
+    _policies.map(lambda p: _event(policy_removed=pb.PolicyRemoved(kind=p.kind, namespace=p.namespace, name=p.name))),
+    _nodes.map(lambda n: _event(node_joined=pb.NodeJoined(node=node_pb(n)))),
+    _nodes.map(lambda n: _event(node_left=pb.NodeLeft(name=n.name))),
+    st.sampled_from(NAMESPACES).map(
+        lambda n: _event(namespace_labelled=pb.NamespaceLabelled(namespace=namespace_pb(Namespace(n))))
+    ),
+)
