@@ -67,7 +67,8 @@ class Client:
         return self._call(controlplane_pb2_grpc.ResourcesStub, method, request, timeout_s, writes)
 
     def cluster(self, method: str, request: Any, timeout_s: float = CALL_S) -> Any:
-        return self._call(controlplane_pb2_grpc.ClusterStub, method, request, timeout_s, writes=False)
+        writes = method == "ChangeSetting"
+        return self._call(controlplane_pb2_grpc.ClusterStub, method, request, timeout_s, writes)
 
     def read_log(self, request: Any) -> Iterator[Any]:
         """LogEntries; goes on at another server after the last entry seen when one breaks off."""

@@ -44,7 +44,7 @@ def _rules(manifest: str) -> str:
     except (ValueError, AttributeError):
         return "unreadable"
     counts = [f"{len(spec[direction] or [])} {direction}" for direction in ("ingress", "egress") if direction in spec]
-    return " and ".join(counts) + " rules" if counts else "no rules"
+    return "rules: " + ", ".join(counts) if counts else "no rules"
 
 
 def _labels(noun: Any) -> str:

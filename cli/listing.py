@@ -63,5 +63,7 @@ def node_list(output: str | None, servers: str | None) -> None:
     status = connect(servers).cluster("Status", pb.StatusRequest())
     if output in {"json", "yaml"}:
         print_data([plain(node) for node in status.nodes], output)
+    elif not status.nodes:
+        click.echo("No resources found.", err=True)
     else:
         click.echo(table(*node_rows(status.nodes, wide=output == "wide")))

@@ -18,8 +18,8 @@ from kilim.cli.output import output_option, plain, to_yaml
 from kilim.v1 import controlplane_pb2 as pb
 from kilim.v1 import events_pb2
 
-TABLE = "{:>8}  {:<24}  {:<19}  {:<60}  {}"
-HEADERS = ("SEQ", "TIME", "EVENT", "WHAT", "ACTOR")
+TABLE = "{:>8}  {:<24}  {:<18}  {:<22}  {}"
+HEADERS = ("SEQ", "TIME", "EVENT", "ACTOR", "WHAT")
 
 
 @click.group(cls=Group)
@@ -64,7 +64,7 @@ def _head(client: Client) -> int:
 
 def _print(entries: Iterable[Any], output: str | None) -> None:
     if output in {None, "table", "wide"}:
-        click.echo(TABLE.format(*HEADERS) + ("  CAUSE" if output == "wide" else ""))
+        click.echo(TABLE.format(*HEADERS) + (" (CAUSE)" if output == "wide" else ""))
     for entry in entries:
         event = events_pb2.Event.FromString(entry.event)
         match output:
@@ -73,8 +73,8 @@ def _print(entries: Iterable[Any], output: str | None) -> None:
             case "yaml":
                 click.echo("---\n" + to_yaml(entry_data(entry, event)))
             case _:
-                line = TABLE.format(entry.seq, _time(event), event_name(event), event_summary(event), event.actor)
-                click.echo(line + (f"  {event.cause}" if output == "wide" else ""))
+                line = TABLE.format(entry.seq, _time(event), event_name(event), event.actor, event_summary(event))
+                click.echo(line + (f" ({event.cause})" if output == "wide" else ""))
 
 
 def entry_data(entry: Any, event: events_pb2.Event) -> dict[str, Any]:

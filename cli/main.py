@@ -17,6 +17,7 @@ SECTIONS = {
         "endpoint": ("kilim.cli.listing:endpoint", "Endpoints: the pods that Kilim connects"),
         "identity": ("kilim.cli.listing:identity", "Identities: numbers for sets of labels"),
         "policy": ("kilim.cli.listing:policy", "Policies of all namespaces"),
+        "setting": ("kilim.cli.setting:setting", "Settings of the cluster"),
         "node": ("kilim.cli.listing:node", "Nodes and what they enforce"),
     },
     "Node": {

@@ -96,7 +96,7 @@ class EtcdEndpoint(click.ParamType[str]):
     cls=Command,
     example="""
     kilim controlplane --name replica1 --embedded-etcd /var/lib/kilim/etcd
-    kilim controlplane --name replica1 --etcd-endpoints http://192.0.2.1:2379 --listen 0.0.0.0:4260 --advertise 192.0.2.1:4260
+    kilim controlplane --name replica2 --etcd-endpoints http://192.0.2.1:2379 --listen 192.0.2.2:4260
     """,
     context_settings={"auto_envvar_prefix": "KILIM_CONTROLPLANE"},
 )
@@ -107,7 +107,7 @@ class EtcdEndpoint(click.ParamType[str]):
     "--listen", type=Address(unix=True), multiple=True, default=[f"127.0.0.1:{DEFAULT_PORT}"], show_default=True,
     help="Where to serve: HOST:PORT or unix:PATH; may be given often.",
 )  # fmt: skip
-@click.option("--advertise", type=Address(), default="", help="What others reach it by. [default: the first --listen]")
+@click.option("--advertise", type=Address(), help="What others reach it by. [default: the first --listen]")
 @click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
 @click.option(
     "--cluster-pool-ipv4-cidr", type=Ipv4Cidr(), default="10.244.0.0/16", show_default=True,
@@ -115,7 +115,7 @@ class EtcdEndpoint(click.ParamType[str]):
 )  # fmt: skip
 @log_format_option
 @click.pass_context
-def controlplane(context: click.Context, **flags: Any) -> None:
+def controlplane(context: click.Context, /, **flags: Any) -> None:
     """Run one replica of the control plane, until SIGTERM."""
     from kilim.controlplane.runtime import Settings, run
 
@@ -123,7 +123,7 @@ def controlplane(context: click.Context, **flags: Any) -> None:
         raise BadUsage("give either --etcd-endpoints or --embedded-etcd")
     if not flags["etcd_endpoints"] and not flags["embedded_etcd"]:
         raise BadUsage("--etcd-endpoints: must be given, or --embedded-etcd DIR")
-    flags["etcd_endpoints"] = flags["etcd_endpoints"] or ()
+    flags |= {"etcd_endpoints": flags["etcd_endpoints"] or (), "advertise": flags["advertise"] or ""}
     settings = Settings(**{**flags, "log_format": _format(flags["log_format"])})
     try:
         settings.check()
@@ -165,7 +165,7 @@ def _format(choice: str) -> str:
     help="The least that is logged.",
 )  # fmt: skip
 @click.pass_context
-def agent(context: click.Context, **flags: Any) -> None:
+def agent(context: click.Context, /, **flags: Any) -> None:
     """Run the agent of a node, until SIGTERM. What it has put into the kernel goes on without it."""
     from kilim.agent.runtime import run
     from kilim.agent.settings import Settings

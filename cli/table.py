@@ -15,9 +15,9 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
+    if value is None or value == "" or value == [] or value == {}:
+        return ABSENT
     match value:
-        case None | "" | [] | {}:
-            return ABSENT
         case bool():
             return "yes" if value else "no"
         case dict():

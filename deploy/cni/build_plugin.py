@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("", "agent", "agent/cni")
 MODULES = ("agent/cni/plugin.py", "agent/cni/spec.py")
+MAIN = "import sys\n\nfrom kilim.agent.cni.plugin import main\n\nsys.exit(main())\n"
 
 
 def build(destination: Path) -> None:
@@ -21,9 +22,8 @@ def build(destination: Path) -> None:
             (kilim / package / "__init__.py").touch()
         for module in MODULES:
             (kilim / module).write_bytes((ROOT / module).read_bytes())
-        zipapp.create_archive(
-            where, destination, interpreter="/usr/bin/env -S python3 -SE", main="kilim.agent.cni.plugin:main"
-        )
+        (Path(where) / "__main__.py").write_text(MAIN)
+        zipapp.create_archive(where, destination, interpreter="/usr/bin/env -S python3 -SE")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def test_columns_are_aligned_and_nothing_trails() -> None:
 
 
 def test_zero_is_not_absent() -> None:
-    assert table(["N"], [[0], [{}]]) == "N\n0\n<none>"
+    assert table(["N"], [[0], [{}], [[]], [{"b": 1, "a": "x"}], [["p", "q"]]]) == "N\n0\n<none>\n<none>\na=x,b=1\np,q"
 
 
 @pytest.mark.parametrize(("ms", "text"), [(0, "0ms"), (999, "999ms"), (61_000, "61s"), (180_000, "3m"), (9e7, "25h")])
