@@ -64,6 +64,13 @@ class Datapath:
         """All that is attached by pin name, also by an agent before this one; ifindex 0: the device is gone."""
         return attach.read_links(self._links)
 
+    def detach_gone(self) -> list[str]:
+        """Remove the pins of links whose device is gone, and say which."""
+        gone = [name for name, link in self.links().items() if not link.ifindex]
+        for name in gone:
+            attach.detach(self._links / name)
+        return gone
+
     def counters(self) -> list[Counted]:
         return read_counters(self._metrics_fd)
 

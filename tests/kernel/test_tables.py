@@ -16,8 +16,8 @@ from tests.kernel.rig import EGRESS, INGRESS, LO, Rig, row
 def subject_row(rig: Rig, identity: int) -> tuple[int, int, int]:
     """(table, revision, flags)"""
     keys, values = rig.datapath.maps["subjects"].read()
-    [found] = values[keys["identity"] == identity].tolist()
-    return tuple(found)  # type: ignore[return-value]
+    [(table, revision, flags)] = values[keys["identity"] == identity].tolist()
+    return table, revision, flags
 
 
 def policy_tables(rig: Rig, subject: int) -> dict[int, int]:

@@ -9,7 +9,7 @@ import pytest
 
 from kilim.agent.records import decode_records, select_connections
 from kilim.model.address import format_ip
-from kilim.model.tables import ALLOW, TablesDelta
+from kilim.model.tables import ALLOW, PolicyRows, TablesDelta
 from tests.kernel.rig import EGRESS, INGRESS, row
 from tests.kernel.wire import Namespace, Node, Pod, Wire
 
@@ -77,7 +77,7 @@ def test_the_sender_is_known_by_the_vni(wire: Wire) -> None:
 
 def test_identity_in_the_vni_decides_at_the_receiver(wire: Wire) -> None:
     tables = wire.datapaths[1].tables
-    policy = {wire.c.end.identity: {row(INGRESS, wire.a.end.identity): ALLOW}}
+    policy: dict[int, PolicyRows | None] = {wire.c.end.identity: {row(INGRESS, wire.a.end.identity): ALLOW}}
     tables.write(TablesDelta(subjects={wire.c.end.identity: 1}, policy=policy), 20, {})
     transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
     assert refused(wire.b.namespace, wire.c.namespace, wire.c.end.ip)
@@ -86,7 +86,7 @@ def test_identity_in_the_vni_decides_at_the_receiver(wire: Wire) -> None:
 
 def test_egress_policy_towards_other_nodes(wire: Wire) -> None:
     tables = wire.datapaths[0].tables
-    policy = {wire.a.end.identity: {row(EGRESS, 6): ALLOW}}
+    policy: dict[int, PolicyRows | None] = {wire.a.end.identity: {row(EGRESS, 6): ALLOW}}
     tables.write(TablesDelta(subjects={wire.a.end.identity: 2}, policy=policy), 20, {})
     transfer(wire.a.namespace, wire.nodes[1].namespace, wire.nodes[1].ip)
     assert refused(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
@@ -96,7 +96,7 @@ def test_egress_policy_towards_other_nodes(wire: Wire) -> None:
 def test_closed_port_is_told_by_icmp_error(wire: Wire) -> None:
     """The error comes back through the tunnel to a pod that accepts nothing."""
     tables = wire.datapaths[0].tables
-    policy = {wire.a.end.identity: {row(EGRESS, 0): ALLOW}}
+    policy: dict[int, PolicyRows | None] = {wire.a.end.identity: {row(EGRESS, 0): ALLOW}}
     tables.write(TablesDelta(subjects={wire.a.end.identity: 3}, policy=policy), 20, {})
     client = wire.a.namespace.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with client:
@@ -141,6 +141,14 @@ def test_link_of_a_device_that_is_gone_is_made_anew(wire: Wire) -> None:
     assert (new.ifindex, new.id != old.id) == (pod.ifindex, True)
     datapath.tables.write(TablesDelta(), 30, {pod.end.ip: pod.ifindex})
     transfer(pod.namespace, wire.c.namespace, wire.c.end.ip)
+
+
+def test_links_of_devices_that_are_gone_can_be_cleared(wire: Wire) -> None:
+    node, datapath = wire.nodes[0], wire.datapaths[0]
+    assert datapath.detach_gone() == []
+    _remove_device(node, wire.a)
+    assert datapath.detach_gone() == ["lxc1-from", "lxc1-to"]
+    assert datapath.detach_gone() == []
 
 
 def _remove_device(node: Node, pod: Pod) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pyroute2 import IPRoute
+import pyroute2
 
 from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
 from kilim.model.address import format_ip, parse_ip
@@ -66,7 +66,7 @@ class Namespace:
 
     def netlink(self, work: Callable[[Any], T]) -> T:
         def with_route() -> T:
-            with IPRoute() as ipr:
+            with pyroute2.IPRoute() as ipr:  # type: ignore[attr-defined,no-untyped-call]
                 return work(ipr)
 
         return self.run(with_route)
