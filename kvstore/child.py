@@ -23,7 +23,8 @@ from kilim.kvstore.errors import NoEtcd
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _LOG_BYTES_MAX = 16 << 20
-_TERM_PATIENCE_S = 8.0
+# A leader hands over before it ends; where the others are ending too it would try for 7 s. A kill loses nothing.
+_TERM_PATIENCE_S = 3.0
 
 
 def find_binary() -> str:

@@ -58,7 +58,7 @@ async def test_an_orphan_is_ended_also_when_it_is_stopped(tmp_path: Path) -> Non
     (tmp_path / "etcd").mkdir(mode=0o700)
     command = [find_binary(), _data_argument(tmp_path), f"--listen-client-urls={urls[0]}"]
     command += [f"--advertise-client-urls={urls[0]}", f"--listen-peer-urls={urls[1]}", "--log-level=error"]
-    orphan = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    orphan = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
     client = EtcdClient(urls[:1])
     await client.put("key", b"kept")
     os.kill(orphan.pid, signal.SIGSTOP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
 import pytest
 
@@ -30,11 +30,18 @@ async def _running(*runs: Coroutine[None, None, None]) -> AsyncIterator[list[asy
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    """Leadership is a matter of clocks: nothing but the clock announces its end."""
+async def _until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Leases are a matter of clocks: nothing but the clock announces their end."""
     async with asyncio.timeout(_PATIENCE_S):
-        while not condition():
+        while True:
+            holds = condition()
+            if holds if isinstance(holds, bool) else await holds:
+                return
             await asyncio.sleep(0.01)
+
+
+async def _exists(client: EtcdClient, key: bytes) -> bool:
+    return await client.get(key) is not None
 
 
 async def test_members_come_change_and_go(client: EtcdClient, cluster: str) -> None:
@@ -59,19 +66,15 @@ async def test_a_lease_taken_away_is_replaced(client: EtcdClient, cluster: str) 
     async with _running(session.run()):
         assert await session.wait_live(_PATIENCE_S)
         first = session.lease_id
-        other = await client.get(Keys(cluster).member("replica1"))
-        while other is None:
-            other = await client.get(Keys(cluster).member("replica1"))
-        assert other.lease == first
+        await _until(lambda: _exists(client, Keys(cluster).member("replica1")))
         lease = session._lease
         assert lease is not None
         good_until = lease.good_until
         await lease.revoke()
         lease.good_until = good_until
         await _until(lambda: session.lease_id not in (0, first))
-        async with asyncio.timeout(_PATIENCE_S):
-            while await session.members() != {"replica1": b"here"}:
-                await asyncio.sleep(0.01)
+        await _until(lambda: _exists(client, Keys(cluster).member("replica1")))
+        assert await session.members() == {"replica1": b"here"}
         await session.close()
 
 
@@ -100,17 +103,17 @@ async def test_leadership_ends_by_our_own_clock(client: EtcdClient, cluster: str
         async with _running(session.run()):
             await _until(lambda: election.is_leader)
         await _until(lambda: not election.is_leader)
-        async with asyncio.timeout(_PATIENCE_S):
-            while await client.get(Keys(cluster).leader) is not None:
-                await asyncio.sleep(0.02)
+
+        async def is_free() -> bool:
+            return not await _exists(client, Keys(cluster).leader)
+
+        await _until(is_free)
 
 
 async def test_a_replica_takes_its_own_key_back_at_once(client: EtcdClient, cluster: str) -> None:
     dead, reborn = Session(client, cluster, ttl_s=60), Session(client, cluster, ttl_s=60)
     async with _running(dead.run(), Election(dead, "one").run()):
-        async with asyncio.timeout(_PATIENCE_S):
-            while await client.get(Keys(cluster).leader) is None:
-                await asyncio.sleep(0.01)
+        await _until(lambda: _exists(client, Keys(cluster).leader))
     election = Election(reborn, "one")
     async with _running(reborn.run(), election.run()):
         await _until(lambda: election.is_leader)
