@@ -26,30 +26,30 @@ class Store:
 
     client: EtcdClient
     statuses: list[EndpointStatus] = field(default_factory=list)
-    error: str = "not reached yet"
+    error: str = ""
     members: dict[str, str] = field(default_factory=dict)
     _since_s: float = field(default_factory=time.monotonic)
 
     @property
     def reachable(self) -> bool:
-        return not self.error
+        return bool(self.statuses) and not self.error
 
     def why_not(self) -> str:
-        """Empty, or one line for whoever is refused."""
+        """Empty, also before the first look; or one line for whoever is refused."""
         if not self.error:
             return ""
         return f"etcd is unreachable since {time.monotonic() - self._since_s:.0f} s: {self.error}"
 
     async def look(self) -> None:
-        self.statuses = await self.client.status()
-        answering = [status for status in self.statuses if not status.error]
-        error = "" if answering else "; ".join(f"{status.endpoint}: {status.error}" for status in self.statuses)
+        statuses = await self.client.status()
+        answering = [status for status in statuses if not status.error]
+        error = "" if answering else "; ".join(f"{status.endpoint}: {status.error}" for status in statuses)
         if error and not self.error:
             self._since_s = time.monotonic()
             _logger.error("etcd unreachable", error=error)
-        elif self.error and not error:
+        elif not error and not self.reachable:
             _logger.info("etcd reached", version=answering[0].version, endpoint=answering[0].endpoint)
-        self.error = error
+        self.statuses, self.error = statuses, error
 
     async def watch(self) -> None:
         """For ever: `look` now and then."""

@@ -115,7 +115,7 @@ class Condition:
         if self._replica.broken:
             problems.append(f"this replica does not follow the log: {self._replica.broken}")
         if not etcd.reachable:
-            problems.append(self._store.why_not())
+            problems.append(self._store.why_not() or "etcd: not reached yet")
         elif etcd.error:
             problems.append(f"etcd: {etcd.error}")
         problems += [f"etcd: alarm {alarm}" for alarm in etcd.alarms]

@@ -22,6 +22,9 @@ _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),
+    # Above some 1,000 that wait to be taken up, gRPC cancels calls at random; our own bound says why (`writer.Busy`).
+    ("grpc.server.max_pending_requests", 1 << 14),
+    ("grpc.server.max_pending_requests_hard_limit", 1 << 14),
     # A subscriber or an agent that is paused or cut off is noticed by its missing answers to pings.
     ("grpc.keepalive_time_ms", 3_000),
     ("grpc.keepalive_timeout_ms", 3_000),

@@ -17,6 +17,7 @@ from kilim.model.fold import fold_record
 from kilim.model.state import State, key_from_bytes
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import controlplane_pb2_grpc as rpc
+from kilim.v1 import events_pb2
 
 PATIENCE_S = 20.0
 
@@ -39,7 +40,7 @@ class Running:
     async def until(self, holds: Callable[[api.StatusResponse], bool]) -> api.StatusResponse:
         """The first status for which it holds."""
         async with asyncio.timeout(PATIENCE_S):
-            while not holds(status := await self.status()):
+            while not holds(status := await self.status()):  # noqa: ASYNC110  # a status can only be asked for
                 await asyncio.sleep(0.02)
         return status
 
@@ -151,8 +152,6 @@ class Follower:
 
 
 def api_record(data: bytes) -> Any:
-    from kilim.v1 import events_pb2
-
     return events_pb2.StateRecord.FromString(data)
 
 
