@@ -57,6 +57,11 @@ def _ports(item: dict[str, Any]) -> list[str]:
     return [f"{port.get('name') or port.get('containerPort')}/{port.get('protocol', 'TCP')}" for port in ports]
 
 
+def _identity_labels(item: dict[str, Any]) -> list[str]:
+    return list((item.get("spec") or {}).get("labels") or [])
+
+
+CILIUM_OWN = "k8s:io.cilium.k8s."  # of the namespace, the service account and the cluster: long, and much alike
 NAME = Column("NAME", at("metadata.name"))
 NAMESPACE = Column("NAMESPACE", at("metadata.namespace"))
 LABELS = Column("LABELS", at("metadata.labels"))
@@ -88,7 +93,12 @@ OF_KIND: dict[str, tuple[Column, ...]] = {
         Column("SERVICE ACCOUNT", at("spec.serviceAccount"), wide=True),
     ),
     "Setting": (Column("VALUE", at("spec.value")),),
-    "Identity": (Column("LABELS", at("spec.labels")),),
+    "Identity": (
+        Column("LABELS", lambda item: [label for label in _identity_labels(item) if CILIUM_OWN not in label]),
+        Column(
+            "OTHER LABELS", lambda item: [label for label in _identity_labels(item) if CILIUM_OWN in label], wide=True
+        ),
+    ),
 }
 
 
