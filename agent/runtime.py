@@ -21,12 +21,14 @@ from kilim.agent.bpf.datapath import Settings as DatapathSettings
 from kilim.agent.cache import DiskCache
 from kilim.agent.calls import Calls
 from kilim.agent.cni.server import CniServer
+from kilim.agent.core.node_routes import plan_node_routes
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Flows
 from kilim.agent.inbox import Inbox
 from kilim.agent.inventory import Inventory, NodeFacts
 from kilim.agent.logs import configure_logs
 from kilim.agent.netlink.node import OVERLAY_BYTES, NodeDevices, NoUnderlay, apply_node_devices
+from kilim.agent.netlink.node_routes import apply_node_routes
 from kilim.agent.netlink.session import NetlinkSession
 from kilim.agent.netlink.veth import PodLinks
 from kilim.agent.pods import Pods
@@ -47,6 +49,7 @@ _REPAIR_EVERY_S = 60.0
 _RETRY_S = 2.0
 _SWEEP_S = 0.1
 _CACHE_S = 0.5
+_NODES_S = 0.5
 
 
 def run(settings: Settings) -> int:
@@ -94,6 +97,7 @@ class Agent:
 
     def __init__(self, settings: Settings, session: NetlinkSession, devices: NodeDevices, datapath: Datapath) -> None:
         self._settings = settings
+        self._session = session
         self._devices = devices
         self._datapath = datapath
         self._ifindex_of: dict[int, int] = {}
@@ -162,6 +166,7 @@ class Agent:
             "sweep": self._sweep(),
             "repair": self._repair(),
             "stale endpoints": self._remove_stale(),
+            "node routes": self._follow_nodes(),
         }
         work |= {f"reports to {server.address}": report_to(server, self._reports) for server in self._servers.all}
         try:
@@ -221,6 +226,27 @@ class Agent:
             if due or "kernel" in self.enforcement.errors:
                 self.enforcement.repair()
                 repaired_at = time.monotonic()
+
+    async def _follow_nodes(self) -> None:
+        applied: tuple[dict[str, bytes], bool] | None = None
+        while True:
+            nodes, in_sync = self.enforcement.replica.state.nodes, self.enforcement.in_sync
+            if applied != (nodes.data, in_sync):
+                applied = (dict(nodes.data), in_sync)
+                wanted = plan_node_routes(nodes.values(), self._settings.node_name)
+                node_ip = parse_ip(self._settings.node_ip)
+                try:
+                    beyond = await apply_node_routes(
+                        self._session, wanted, self._devices.underlay_ifindex, node_ip, in_sync
+                    )
+                except OSError as error:
+                    log.warning("routes to other nodes' pods could not be written", reason=str(error))
+                else:
+                    if beyond:
+                        log.warning(
+                            "this node itself does not reach pods of nodes that are no neighbours", cidrs=beyond
+                        )
+            await asyncio.sleep(_NODES_S)
 
     async def _remove_stale(self) -> None:
         await self.enforcement.synced.wait()

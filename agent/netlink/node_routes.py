@@ -1,0 +1,59 @@
+"""Routes of the node's own stack to the pods of other nodes (pods themselves do not need them: the datapath knows).
+
+Easy to get wrong: the pods' own /32 routes have our protocol number too; those have no gateway and are left alone here.
+"""
+
+import errno
+from collections.abc import Mapping
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from kilim.agent.netlink.session import GONE, ROUTE_PROTOCOL, NetlinkSession, tolerate
+from kilim.model.address import format_ip
+
+# What the kernel says to a gateway that is not a neighbour on the underlay.
+_NOT_ADJACENT = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
+
+
+async def apply_node_routes(
+    session: NetlinkSession, wanted: Mapping[str, int], underlay: int, node_ip: int, allow_delete: bool
+) -> list[str]:
+    """Idempotent. Returns the CIDRs whose node is not a neighbour: nothing but the pods themselves reaches those."""
+    return await session.run(lambda ipr: _apply(ipr, wanted, underlay, node_ip, allow_delete))
+
+
+def _apply(ipr: Any, wanted: Mapping[str, int], underlay: int, node_ip: int, allow_delete: bool) -> list[str]:
+    present = _read(ipr)
+    unreachable = []
+    for cidr, gateway in wanted.items():
+        if present.get(cidr) == format_ip(gateway):
+            continue
+        try:
+            ipr.route(
+                "replace",
+                dst=cidr,
+                gateway=format_ip(gateway),
+                oif=underlay,
+                proto=ROUTE_PROTOCOL,
+                prefsrc=format_ip(node_ip),
+            )
+        except NetlinkError as error:
+            if error.code not in _NOT_ADJACENT:
+                raise
+            unreachable.append(cidr)
+    if allow_delete:
+        for cidr in present.keys() - wanted.keys():
+            with tolerate(*GONE):
+                ipr.route("del", dst=cidr, proto=ROUTE_PROTOCOL)
+    return unreachable
+
+
+def _read(ipr: Any) -> dict[str, str]:
+    """CIDR to gateway, of our routes that have one."""
+    found = {}
+    for route in ipr.get_routes(family=2, proto=ROUTE_PROTOCOL):
+        gateway = route.get_attr("RTA_GATEWAY")
+        if gateway is not None and route["proto"] == ROUTE_PROTOCOL:
+            found[f"{route.get_attr('RTA_DST')}/{route['dst_len']}"] = gateway
+    return found
