@@ -28,9 +28,9 @@ _CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     # gRPC's own back-off would grow to two minutes; ours is the health marking below.
-    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 1_500),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 300),
     # Whether a write was sent twice is ours to know.
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),

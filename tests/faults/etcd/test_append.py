@@ -26,7 +26,9 @@ class Relay(Protocol):
 
 async def _wait_seq(log: EventLog, next_seq: int) -> None:
     async with asyncio.timeout(10):
-        while (await log.head()).next_seq < next_seq:
+        while True:
+            if (await log.head()).next_seq >= next_seq:
+                return
             await asyncio.sleep(0.005)
 
 

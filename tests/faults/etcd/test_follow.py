@@ -9,7 +9,7 @@ import random
 import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -58,11 +58,24 @@ async def _write(log: EventLog, count: int, size: int = 1) -> list[bytes]:
     return wrote
 
 
+async def _until(condition: Callable[[], bool], pause_s: float = 0.005) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(pause_s)
+
+
+async def _until_more(seen: list[Commit], more: int) -> None:
+    enough = len(seen) + more
+    await _until(lambda: len(seen) >= enough)
+
+
 async def _kill(etcd: EmbeddedEtcd, number: int = signal.SIGKILL) -> None:
     """The next life included: waits for an etcd to kill."""
-    while (pid := etcd.pid) is None:
-        await asyncio.sleep(0.01)
-    os.kill(pid, number)
+    await _until(lambda: etcd.pid is not None)
+    assert etcd.pid is not None
+    os.kill(etcd.pid, number)
 
 
 def _records(commits: list[Commit]) -> list[bytes]:
@@ -75,8 +88,7 @@ async def test_kill_9_while_appending_and_following(etcd: EmbeddedEtcd, client: 
     following = asyncio.create_task(_follow(EventLog(client), 1200, seen))
     writing = asyncio.create_task(_write(log, 1200))
     for least in (200, 600, 900):
-        while len(seen) < least:
-            await asyncio.sleep(0.005)
+        await _until(lambda least=least: len(seen) >= least)  # type: ignore[misc]
         await _kill(etcd)
     wrote = await writing
     await following
@@ -85,11 +97,10 @@ async def test_kill_9_while_appending_and_following(etcd: EmbeddedEtcd, client: 
 
 async def test_kill_9_while_catching_up(etcd: EmbeddedEtcd, client: EtcdClient) -> None:
     log = EventLog(client)
-    wrote = await _write(log, 60_000, size=40)
+    wrote = await _write(log, 20_000, size=20)
     seen: list[Commit] = []
-    following = asyncio.create_task(_follow(log, 60_000, seen))
-    while len(seen) < 300:
-        await asyncio.sleep(0)
+    following = asyncio.create_task(_follow(log, 20_000, seen))
+    await _until(lambda: len(seen) >= 300, pause_s=0)
     await _kill(etcd)
     await following
     assert _records(seen) == wrote
@@ -114,8 +125,7 @@ async def test_compaction_while_the_follower_is_cut_off(client: EtcdClient, rela
     seen: list[Commit] = []
     following = asyncio.create_task(_follow(EventLog(relayed), 60, seen))
     first = await _write(direct, 30)
-    while len(seen) < 30:
-        await asyncio.sleep(0.005)
+    await _until(lambda: len(seen) >= 30)
     relay.answers.clear()
     second = await _write(direct, 30)
     await client.maintenance.compact((await direct.head()).mod_revision, physical=True)
@@ -132,8 +142,7 @@ async def test_a_watch_that_falls_silent_is_noticed(etcd: EmbeddedEtcd, client: 
     seen: list[Commit] = []
     following = asyncio.create_task(_follow(EventLog(both), 20, seen))
     first = await _write(direct, 10)
-    while len(seen) < 10:
-        await asyncio.sleep(0.005)
+    await _until(lambda: len(seen) >= 10)
     relay.answers.clear()
     second = await _write(direct, 10)
     async with asyncio.timeout(10):
@@ -192,16 +201,12 @@ async def test_leaders_die_and_pause_under_two_writers_and_a_follower(tmp_path: 
         following = asyncio.create_task(_follow(EventLog(clients[0]), 1 << 62, seen))
         writers = [asyncio.create_task(_write_until(EventLog(client), n, stop)) for n, client in enumerate(clients[1:])]
         for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGKILL):
-            before = len(seen)
-            while len(seen) < before + 60:
-                await asyncio.sleep(0.01)
+            await _until_more(seen, 60)
             await _hurt_leader(clients[0], members, number, seen)
         stop.set()
         histories = await asyncio.gather(*writers)
         head = await EventLog(clients[0]).head()
-        async with asyncio.timeout(15):
-            while not seen or seen[-1].last_seq < head.next_seq - 1:
-                await asyncio.sleep(0.01)
+        await _until(lambda: bool(seen) and seen[-1].last_seq >= head.next_seq - 1)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         for client in clients:
@@ -217,13 +222,10 @@ async def test_leaders_die_and_pause_under_two_writers_and_a_follower(tmp_path: 
 async def _hurt_leader(client: EtcdClient, members: list[EmbeddedEtcd], number: int, seen: list[Commit]) -> None:
     leaders = [one.endpoint for one in await client.status() if one.is_leader]
     leader = next((member for member in members if member.endpoints[0] in leaders), members[0])
-    before = len(seen)
     pid = leader.pid
     await _kill(leader, number)
     if number == signal.SIGSTOP and pid is not None:
-        async with asyncio.timeout(20):
-            while len(seen) < before + 20:
-                await asyncio.sleep(0.01)
+        await _until_more(seen, 20)
         os.kill(pid, signal.SIGCONT)
 
 
