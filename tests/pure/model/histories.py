@@ -144,3 +144,32 @@ events: st.SearchStrategy[pb.Event] = st.one_of(
         lambda n: _event(namespace_labelled=pb.NamespaceLabelled(namespace=namespace_pb(Namespace(n))))
     ),
 )
+
+# A cluster in order to begin with; without it most events would meet nothing to act on.
+BASE: list[pb.Event] = [
+    *(_event(node_joined=pb.NodeJoined(node=node_pb(Node(n, parse_ip(f"172.16.0.{n[1]}"))))) for n in NODES),
+    *(
+        _event(identity_allocated=pb.IdentityAllocated(identity=identity_pb(Identity(256 + i, labels))))
+        for i, labels in enumerate(LABELS)
+    ),
+    *(
+        _event(
+            identity_allocated=pb.IdentityAllocated(identity=identity_pb(Identity(FIRST_CIDR + i, cidr_labels(cidr))))
+        )
+        for i, cidr in enumerate(CIDRS[:3])
+    ),
+    *(
+        _event(endpoint_added=pb.EndpointAdded(endpoint=endpoint_pb(endpoint)))
+        for endpoint in (
+            Endpoint("x", "a", "n1", 1, ADDRESSES[0], 256, PORTS[:1]),
+            Endpoint("x", "b", "n1", 2, ADDRESSES[1], 257),
+            Endpoint("y", "a", "n2", 1, ADDRESSES[2], 259, PORTS[1:3]),
+        )
+    ),
+]
+
+histories: st.SearchStrategy[list[pb.Event]] = st.builds(
+    lambda policies, rest: BASE + policies + rest,
+    st.lists(_applied, min_size=1, max_size=4),
+    st.lists(events, min_size=8, max_size=30),
+)

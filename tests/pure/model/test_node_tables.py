@@ -11,9 +11,8 @@ from kilim.model.node_tables import NodeTables
 from kilim.model.state import Change, State
 from kilim.model.tables import Tables, TablesDelta
 from kilim.v1 import events_pb2 as pb
-from tests.pure.model.histories import NODES, events
+from tests.pure.model.histories import NODES, histories
 
-histories = st.lists(events, max_size=40)
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -25,8 +24,8 @@ def fold_all(state: State, history: Iterable[pb.Event]) -> list[Change]:
 @given(histories)
 def test_equal_to_the_definition_after_every_event(history: list[pb.Event]) -> None:
     state = State()
-    incremental = {name: NodeTables(name) for name in NODES}
-    followed = {name: Tables() for name in NODES}
+    incremental = {name: NodeTables(name) for name in NODES[:2]}
+    followed = {name: Tables() for name in NODES[:2]}
     for event in history:
         changes = fold_event(state, event)
         for name, node_tables in incremental.items():
@@ -61,7 +60,7 @@ def test_rebuild_goes_on_from_any_state(first: list[pb.Event], second: list[pb.E
     node_tables.rebuild(state)
     assert node_tables.tables == desired_tables(state, NODES[0])
     fold_all(state, second)
-    before = desired_tables(State(), NODES[0]) if not first else node_tables.tables
+    before = node_tables.tables
     delta = node_tables.rebuild(state)
     wanted = desired_tables(state, NODES[0])
     assert node_tables.tables == wanted
