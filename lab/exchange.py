@@ -4,6 +4,7 @@ Sockets are opened by the hundred in one visit to a namespace and then driven by
 """
 
 import asyncio
+import errno
 import os
 import random
 import socket
@@ -14,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 
 from kilim.lab.netns import in_netns
-from kilim.lab.sctp import INIT_ACK, IPPROTO_SCTP, decode_sctp, encode_init
+from kilim.lab.sctp import ABORT, INIT_ACK, IPPROTO_SCTP, decode_sctp, encode_init
 
 PROTOCOL_NUMBERS = {"TCP": socket.IPPROTO_TCP, "UDP": socket.IPPROTO_UDP, "SCTP": IPPROTO_SCTP, "ICMP": 1}
 _KINDS = {
@@ -105,7 +106,7 @@ async def _try_tcp(probe: OpenProbe, _: float) -> str:
     await loop.sock_sendall(probe.handle, _PAYLOAD)
     answer = await loop.sock_recv(probe.handle, 4096)
     if not answer:
-        raise ConnectionResetError(104, "closed without an answer")
+        raise ConnectionResetError(errno.ECONNRESET, "closed without an answer")
     return _answerer(answer)
 
 
@@ -131,7 +132,11 @@ async def _try_sctp(probe: OpenProbe, pause_s: float) -> str:
     async def receive() -> bytes:
         while True:
             seen = decode_sctp(await loop.sock_recv(probe.handle, 4096))
-            if seen and seen.chunk == INIT_ACK and seen.destination_port == probe.number:
+            if seen is None or seen.destination_port != probe.number:
+                continue
+            if seen.chunk == ABORT:
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "ABORT")
+            if seen.chunk == INIT_ACK:
                 return seen.cookie
 
     return (await _repeat(send, receive(), pause_s)).decode()

@@ -44,19 +44,25 @@ class Member:
 
 def lab_members(lab: Lab) -> list[Member]:
     servers = [Member(server.name, server.ip) for server in (*lab.etcd, *lab.replicas)]
-    nodes = [_node_member(node, lab.externals) for node in lab.nodes]
-    return servers + nodes + [external_member(external, lab.nodes) for external in lab.externals]
+    nodes = [_node_member(lab, node) for node in lab.nodes]
+    return servers + nodes + [_external_member(external, lab.nodes) for external in lab.externals]
 
 
-def external_member(external: External, nodes: tuple[Node, ...]) -> Member:
+def _external_member(external: External, nodes: tuple[Node, ...]) -> Member:
     to_nodes = tuple(Route(f"{node.ip}/32", None) for node in nodes)
-    to_pods = tuple(Route(cidr, node.ip) for node in nodes for cidr in node.pod_cidrs)
-    return Member(f"ext-{external.name}", external.ip, to_nodes + to_pods)
+    return Member(f"ext-{external.name}", external.ip, to_nodes + _pod_routes(nodes))
 
 
-def _node_member(node: Node, externals: tuple[External, ...]) -> Member:
+def _node_member(lab: Lab, node: Node) -> Member:
     # As on any Kubernetes node the kernel forwards what the datapath leaves to it: traffic of pods with the outside.
-    return Member(node.name, node.ip, tuple(Route(f"{e.ip}/32", None) for e in externals), forwards=True)
+    others = tuple(other for other in lab.nodes if other != node)
+    to_externals = tuple(Route(f"{external.ip}/32", None) for external in lab.externals)
+    return Member(node.name, node.ip, to_externals + _pod_routes(others), forwards=True)
+
+
+def _pod_routes(nodes: tuple[Node, ...]) -> tuple[Route, ...]:
+    """The underlay knows the way to pods, as a cloud's route tables do; pods themselves speak by the tunnel."""
+    return tuple(Route(cidr, node.ip) for node in nodes for cidr in node.pod_cidrs)
 
 
 def create_fabric(lab: Lab) -> None:

@@ -133,7 +133,7 @@ class ModelStage:
         if not found.allowed:
             return Verdict("deny", found.reason)
         if not self._serves(target, probe):
-            return Verdict("error", message="nothing listens there")
+            return Verdict("error", message="Connection refused")
         return Verdict("allow")
 
     def _tables_of(self, place: Place) -> Tables | None:

@@ -1,4 +1,4 @@
-"""SCTP by raw sockets, as far as a probe needs it: INIT is answered by INIT ACK.
+"""SCTP by raw sockets, as far as a probe needs it: INIT is answered by INIT ACK or ABORT.
 
 Kernels without the sctp module still deliver protocol 132 to raw sockets, so a policy on SCTP ports can be tried with
 real packets everywhere. Layout (RFC 9260):
@@ -11,7 +11,8 @@ import struct
 from dataclasses import dataclass
 
 IPPROTO_SCTP = 132
-INIT, INIT_ACK = 1, 2
+INIT, INIT_ACK, ABORT = 1, 2, 6
+_SHORTEST_BYTES = {INIT: 32, INIT_ACK: 32, ABORT: 16}
 _CHUNK_FIXED = struct.Struct("!IIHHI")
 _COOKIE_PARAMETER = 7
 _CRC32C = 0x82F63B78
@@ -34,14 +35,20 @@ def encode_init_ack(to: SctpPacket, cookie: bytes) -> bytes:
     return _encode(to.destination_port, to.source_port, to.tag, INIT_ACK, to.tag ^ 1, cookie)
 
 
+def encode_abort(to: SctpPacket) -> bytes:
+    return _with_checksum(to.destination_port, to.source_port, to.tag, struct.pack("!BBH", ABORT, 0, 4))
+
+
 def decode_sctp(packet: bytes) -> SctpPacket | None:
-    """From an IPv4 packet as a raw socket gives it; None where it is not an INIT or INIT ACK."""
+    """From an IPv4 packet as a raw socket gives it; None where it is none of the three chunks."""
     header = (packet[0] & 0xF) * 4 if packet else 0
-    if len(packet) < header + 32 or packet[header + 12] not in (INIT, INIT_ACK):
+    chunk = packet[header + 12] if len(packet) > header + 12 else 0
+    if chunk not in _SHORTEST_BYTES or len(packet) < header + _SHORTEST_BYTES[chunk]:
         return None
-    source, destination, _, _ = struct.unpack_from("!HHII", packet, header)
-    (tag,) = struct.unpack_from("!I", packet, header + 16)
-    return SctpPacket(source, destination, packet[header + 12], tag, _cookie(packet[header + 32 :]))
+    source, destination, tag, _ = struct.unpack_from("!HHII", packet, header)
+    if chunk != ABORT:
+        (tag,) = struct.unpack_from("!I", packet, header + 16)
+    return SctpPacket(source, destination, chunk, tag, _cookie(packet[header + 32 :]))
 
 
 def _cookie(parameters: bytes) -> bytes:
@@ -55,8 +62,12 @@ def _encode(source: int, destination: int, verification: int, chunk: int, tag: i
     parameter = struct.pack("!HH", _COOKIE_PARAMETER, 4 + len(cookie)) + cookie if cookie else b""
     body = _CHUNK_FIXED.pack(tag, 65536, 1, 1, 1) + parameter
     padding = b"\0" * (-len(body) % 4)
-    head = struct.pack("!HHI", source, destination, verification)
     rest = struct.pack("!BBH", chunk, 0, 4 + len(body)) + body + padding
+    return _with_checksum(source, destination, verification, rest)
+
+
+def _with_checksum(source: int, destination: int, verification: int, rest: bytes) -> bytes:
+    head = struct.pack("!HHI", source, destination, verification)
     checksum = _crc32c(head + b"\0\0\0\0" + rest)
     return head + struct.pack("<I", checksum) + rest
 

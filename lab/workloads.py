@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from kilim.lab.names import run_dir
 from kilim.lab.netns import in_netns
-from kilim.lab.sctp import INIT, IPPROTO_SCTP, decode_sctp, encode_init_ack
+from kilim.lab.sctp import INIT, IPPROTO_SCTP, decode_sctp, encode_abort, encode_init_ack
 from kilim.lab.topology import write_atomically
 
 _HTTP_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ")
@@ -154,8 +154,9 @@ def _answer_sctp(raw: socket.socket, ports: set[int], name: bytes) -> None:
     try:
         packet, peer = raw.recvfrom(65535)
         init = decode_sctp(packet)
-        if init and init.chunk == INIT and init.destination_port in ports:
-            raw.sendto(encode_init_ack(init, name), peer)
+        if init and init.chunk == INIT:
+            answer = encode_init_ack(init, name) if init.destination_port in ports else encode_abort(init)
+            raw.sendto(answer, peer)
     except OSError:
         return  # the peer sends again
 

@@ -1,6 +1,6 @@
 """SCTP packets as they go over the wire; the checksum is checked against a published value."""
 
-from kilim.lab.sctp import INIT, INIT_ACK, _crc32c, decode_sctp, encode_init, encode_init_ack
+from kilim.lab.sctp import ABORT, INIT, INIT_ACK, _crc32c, decode_sctp, encode_abort, encode_init, encode_init_ack
 
 IP_HEADER = b"\x45" + bytes(19)
 
@@ -16,6 +16,8 @@ def test_an_init_and_its_answer() -> None:
     ack = decode_sctp(IP_HEADER + encode_init_ack(init, b"x/a"))
     assert ack is not None
     assert (ack.source_port, ack.destination_port, ack.chunk, ack.cookie) == (80, 40000, INIT_ACK, b"x/a")
+    abort = decode_sctp(IP_HEADER + encode_abort(init))
+    assert abort is not None and (abort.destination_port, abort.chunk, abort.tag) == (40000, ABORT, 7)
 
 
 def test_garbage_is_nothing() -> None:
