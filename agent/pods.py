@@ -1,8 +1,8 @@
 """What a CNI call does: address, link, programs, log entry, and the wait until all of it is enforced.
 
-Order of ADD: link (down) · programs (closed, no row names the address: I9) · up and configured, and registered in the
-log at the same time · enforced here · answer. A failure takes back what was made. Easy to get wrong: whether the log
-took a registration may be unknown; then its entry is one without a link, and `remove_stale` takes it out later.
+Order of ADD: link, its host side down · at the same time programs (closed, as no row names the address: I9), the inside
+of the pod, the log · host side up · enforced here · answer. A failure takes back what was made. Easy to get wrong:
+whether the log took a registration may be unknown; then it is one without a link, which `remove_stale` takes out later.
 """
 
 import asyncio
@@ -30,7 +30,8 @@ log = structlog.get_logger(__name__)
 class Links(Protocol):
     async def read(self) -> list[LocalLink]: ...
     async def create(self, wanted: PodLink) -> LocalLink: ...
-    async def apply(self, wanted: PodLink) -> None: ...
+    async def configure(self, wanted: PodLink) -> None: ...
+    async def raise_host_side(self, wanted: PodLink) -> None: ...
     async def delete(self, name: str) -> None: ...
     async def check(self, wanted: PodLink) -> list[str]: ...
 
@@ -163,15 +164,18 @@ class Pods:
             link = await self._links.create(wanted)
         except FileNotFoundError:
             raise CniError(spec.INVALID_ENVIRONMENT, f"CNI_NETNS: there is no {wanted.netns}") from None
-        self._programs.attach_endpoint(link.ifindex, link.name)
         self._inventory.remember(link)
+        # Attaching waits for the kernel's grace periods, some 10 ms each.
+        attaching = asyncio.ensure_future(asyncio.to_thread(self._programs.attach_endpoint, link.ifindex, link.name))
         registering = asyncio.ensure_future(self._register(request, wanted, endpoint_id))
         try:
-            await self._links.apply(wanted)
+            await self._links.configure(wanted)
+            await attaching
+            await self._links.raise_host_side(wanted)
             seq = await registering
         finally:
             registering.cancel()
-            await asyncio.wait([registering])
+            await asyncio.wait([attaching, registering])
         try:
             async with asyncio.timeout(self._enforce_deadline_s):
                 await self._enforcement.wait_enforced(seq)

@@ -2,18 +2,21 @@
 
   pod:   eth0, address /32, default via 169.254.1.1, which is a permanent neighbour with the MAC of the host's side
   node:  lxc<hash>, alias kilim:<namespace>/<pod>:<container id>:<ip> (I7), route <ip>/32 and a permanent neighbour
-Easy to get wrong: the pair is made down and comes up in `apply` only, so that programs are attached in between.
+Easy to get wrong: the host's side stays down until `raise_host_side`, so that programs are attached before.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kilim.agent.core.link import LocalLink, PodLink, parse_alias
 from kilim.agent.netlink.namespaces import in_namespace
 from kilim.agent.netlink.session import GONE, ROUTE_PROTOCOL, NetlinkSession, find_link, open_netlink, tolerate
 from kilim.model.address import format_ip
 from kilim.model.mac import node_mac, pod_mac
+
+T = TypeVar("T")
 
 GATEWAY = "169.254.1.1"
 _PERMANENT = 0x80
@@ -35,9 +38,13 @@ class PodLinks:
         """The pair, both ends down where it is new. Another pair of the same name is replaced."""
         return await self._session.run(lambda ipr: _create(ipr, wanted))
 
-    async def apply(self, wanted: PodLink) -> None:
-        """Addresses, routes and neighbours on both ends, then up. Idempotent."""
-        await self._session.run(lambda ipr: _configure(ipr, wanted))
+    async def configure(self, wanted: PodLink) -> None:
+        """Address, routes and neighbour inside the pod. Idempotent. No packet passes before `raise_host_side`."""
+        await self._session.run(lambda _: _inside(wanted, lambda: _configure_inside(wanted)))
+
+    async def raise_host_side(self, wanted: PodLink) -> None:
+        """Up, with route and neighbour towards the pod. Idempotent."""
+        await self._session.run(lambda ipr: _raise_host_side(ipr, wanted))
 
     async def delete(self, name: str) -> None:
         """Idempotent; the pod's end, routes and neighbours go with it."""
@@ -87,7 +94,7 @@ def _create(ipr: Any, wanted: PodLink) -> LocalLink:
     return LocalLink(wanted.name, int(link["index"]), wanted.namespace, wanted.pod, wanted.container_id, wanted.ip)
 
 
-def _configure(ipr: Any, wanted: PodLink) -> None:
+def _raise_host_side(ipr: Any, wanted: PodLink) -> None:
     link = find_link(ipr, wanted.name)
     if link is None:
         raise OSError(19, f"{wanted.name} is gone")
@@ -96,11 +103,6 @@ def _configure(ipr: Any, wanted: PodLink) -> None:
     ipr.link("set", index=index, state="up")
     ip = format_ip(wanted.ip)
     ipr.neigh("replace", dst=ip, lladdr=_text(pod_mac(wanted.ip)), ifindex=index, state=_PERMANENT)
-    fd = os.open(wanted.netns, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        in_namespace(fd, lambda: _configure_inside(wanted))
-    finally:
-        os.close(fd)
     ipr.route(
         "replace",
         dst=f"{ip}/32",
@@ -109,6 +111,14 @@ def _configure(ipr: Any, wanted: PodLink) -> None:
         proto=ROUTE_PROTOCOL,
         prefsrc=format_ip(wanted.node_ip),
     )
+
+
+def _inside(wanted: PodLink, work: Callable[[], T]) -> T:
+    fd = os.open(wanted.netns, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return in_namespace(fd, work)
+    finally:
+        os.close(fd)
 
 
 def _configure_inside(wanted: PodLink) -> None:
@@ -138,13 +148,9 @@ def _check(ipr: Any, wanted: PodLink) -> list[str]:
         return [f"the node has no {wanted.name}"]
     wrong = [] if link["flags"] & 1 else [f"{wanted.name} is down"]
     try:
-        fd = os.open(wanted.netns, os.O_RDONLY | os.O_CLOEXEC)
+        return wrong + _inside(wanted, lambda: _check_inside(wanted))
     except OSError as error:
         return [*wrong, f"{wanted.netns}: {error.strerror}"]
-    try:
-        return wrong + in_namespace(fd, lambda: _check_inside(wanted))
-    finally:
-        os.close(fd)
 
 
 def _check_inside(wanted: PodLink) -> list[str]:
