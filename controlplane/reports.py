@@ -62,6 +62,9 @@ class Reports:
         heard.streams -= 1
         if heard.streams == 0:
             _logger.warning("agent gone", node=node, seq=heard.report.seq)
+            if node not in self._replica.state.nodes:
+                del self._of[node]
+                self._early.pop(node, None)
         self._wake()
 
     def take(self, report: api.NodeReport) -> None:
@@ -72,7 +75,8 @@ class Reports:
 
     def problems(self) -> list[str]:
         """Digest differences, one line each."""
-        return [f"node {node}: {heard.mismatch}" for node, heard in sorted(self._of.items()) if heard.mismatch]
+        known = [(node, heard) for node, heard in sorted(self._of.items()) if node in self._replica.state.nodes]
+        return [f"node {node}: {heard.mismatch}" for node, heard in known if heard.mismatch]
 
     def _wake(self) -> None:
         self._changed.set()

@@ -128,6 +128,10 @@ class Writer:
             if head.last_seq < seen:
                 raise LogBroken(head.next_seq, f"the log ends at {head.last_seq}, it had {seen} events before")
             await self._replica.catch_up(self._log, head.last_seq)
+        if head.chain != self._replica.chain:
+            raise LogBroken(
+                head.next_seq, f"the log ends with chain {head.chain.hex()}, not {self._replica.chain.hex()}"
+            )
         self._head = head
         return head
 

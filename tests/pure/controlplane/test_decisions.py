@@ -1,0 +1,86 @@
+"""What must hold over any history: look-ups in step with the state, addresses right, batches as one by one."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kilim.controlplane.decide
+from kilim.controlplane.decide.batch import Decided
+from kilim.controlplane.decide.command import Command, ReleaseIdentities, RemoveEndpoint
+from kilim.controlplane.decide.endpoint import namespace_labels
+from kilim.controlplane.decide.view import Defaults, View
+from kilim.model.identity import FIRST_CIDR, cidr_labels
+from kilim.model.labels import security_labels
+from kilim.model.nouns import Namespace, Pod
+from kilim.model.rules import cidrs_of
+from tests.pure.controlplane.worlds import World, apply, delete, endpoint, look_ups, node, policy
+
+NAMES = ("a", "b", "c")
+CIDRS = ("10.0.0.0/8", "10.1.0.0/16", "172.16.0.0/12")
+name, label, number = st.sampled_from(NAMES), st.sampled_from(("x", "y")), st.integers(1, 4)
+
+commands: st.SearchStrategy[Command] = st.one_of(
+    st.builds(lambda n, i: node(f"node{n}", f"192.0.2.{i}"), number, number),
+    st.builds(
+        lambda n, i, k, on, value: endpoint(n, f"10.244.{on - 1}.{i}", k, f"node{on}", app=value),
+        name, number, number, st.integers(1, 2), label,
+    ),
+    st.builds(lambda n, on: RemoveEndpoint(f"node{on}", "shop", n), name, st.integers(1, 2)),
+    st.builds(lambda value: apply(Namespace("shop", (("team", value),))), label),
+    st.builds(lambda n, value: apply(Pod("shop", n, (("app", value),))), name, label),
+    st.builds(lambda n, cidrs: apply(policy(n, *cidrs)), name, st.lists(st.sampled_from(CIDRS), max_size=2)),
+    st.builds(lambda kind, n: delete(kind, n, "shop"), st.sampled_from(("Pod", "NetworkPolicy")), name),
+    st.builds(lambda n: delete("Node", f"node{n}"), number),
+    st.just(delete("Namespace", "shop")),
+    st.just(ReleaseIdentities(tuple(range(256, 270)))),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(commands, min_size=1, max_size=4), max_size=15))
+def test_any_history(batches: list[list[Command]]) -> None:
+    together, singly = World(), World()
+    for batch in batches:
+        for outcome in together.decide(*batch):
+            if isinstance(outcome, Decided):
+                together.happen(outcome)
+        for command in batch:
+            for outcome in singly.decide(command):
+                if isinstance(outcome, Decided):
+                    singly.happen(outcome)
+        assert together.state.digest == singly.state.digest
+        check(together)
+
+
+def check(world: World) -> None:
+    state = world.state
+    assert look_ups(world.view) == look_ups(View(state, Defaults()))
+    endpoints = list(state.endpoints.values())
+    assert len({each.ip for each in endpoints}) == len(endpoints)
+    assert len({(each.node, each.endpoint_id) for each in endpoints}) == len(endpoints)
+    for each in endpoints:
+        assert each.node in state.nodes
+        pod = state.pods.get(f"{each.namespace}/{each.name}")
+        assert pod is None or pod.labels == each.labels
+        labels = namespace_labels(state, each.namespace)
+        expected = security_labels(each.labels, each.namespace, labels, each.service_account, "default")
+        assert state.identities[each.identity].labels == expected
+    named = {cidr_labels(cidr) for each in state.policies.values() for cidr in cidrs_of(each)}
+    assert {each.labels for each in state.identities.values() if each.id >= FIRST_CIDR} == named
+    assert len(state.identity_of_labels) == len(state.identities)
+
+
+def test_decisions_are_pure() -> None:
+    """They import the model, the messages, one another, and of the standard library what cannot touch the world."""
+    allowed = ("kilim.model.", "kilim.v1", "kilim.controlplane.decide.", "google.protobuf.message")
+    harmless = {"collections.abc", "dataclasses", "enum", "typing"}
+    for path in Path(kilim.controlplane.decide.__path__[0]).glob("*.py"):
+        for statement in ast.walk(ast.parse(path.read_text())):
+            assert not isinstance(statement, ast.Import), path
+            if isinstance(statement, ast.ImportFrom):
+                module = str(statement.module)
+                assert module in harmless or module.startswith(allowed), (path, module)
