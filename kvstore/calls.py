@@ -105,11 +105,12 @@ class Calls:
         renewed = False
         while True:
             endpoint = self.endpoints.choose()
-            token = self._token
+            token, sent = self._token, False
             patience_s = ATTEMPT_S * 2.0 ** (unanswered // len(self.endpoints.all))
             left_s = max(deadline - time.monotonic(), 0.05)
             try:
                 metadata = await self.metadata(endpoint)
+                sent = True
                 value = await attempt(endpoint, min(patience_s, _ATTEMPT_MOST_S, left_s), metadata)
             except grpc.aio.AioRpcError as error:
                 verdict = judge_error(error.code(), error.details() or "")
@@ -120,7 +121,7 @@ class Calls:
                 if verdict in (Verdict.REFUSED, Verdict.TOKEN):
                     _raise_refusal(error, written=unanswered > 0 and repeat is not Repeat.READ)
                 endpoint.mark_failed(describe_error(error))
-                unanswered += verdict is Verdict.UNANSWERED
+                unanswered += sent and verdict is Verdict.UNANSWERED
                 _raise_if_hopeless(error, repeat, unanswered, time.monotonic() + pause_s >= deadline)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _PAUSE_MOST_S)
