@@ -41,6 +41,7 @@ async def up(
 
 def down(name: str = DEFAULT_LAB) -> bool:
     """Removes every trace, also after a crash; false where there was none."""
+    cluster.check_root()
     return cluster.take_down(name)
 
 
@@ -69,7 +70,7 @@ async def add_pod(
     from kilim.lab.pods import add_pods
     from kilim.lab.status import pod_status
 
-    lab = load_lab(name)
+    lab = _own_lab(name)
     namespace, _, pod_name = pod.partition("/")
     if not namespace or not pod_name:
         raise BadInput(f"pod {pod!r}: must be NAMESPACE/NAME")
@@ -85,7 +86,7 @@ async def remove_pod(name: str, pod: str) -> None:
     from kilim.lab.client import ControlPlane
     from kilim.lab.commands import replica_targets
 
-    lab = load_lab(name)
+    lab = _own_lab(name)
     async with ControlPlane(replica_targets(lab)) as plane:
         await pods.remove_pod(lab, plane, pod)
 
@@ -94,7 +95,7 @@ def exec_in_pod(name: str, pod: str, argv: Sequence[str]) -> int:
     """The command in the pod's network namespace with this command's own stdio; its exit status."""
     from kilim.lab.pods import running_pod
 
-    running = running_pod(load_lab(name), pod)
+    running = running_pod(_own_lab(name), pod)
     role = pod_role(running.pod.namespace, running.pod.name)
     return run_attached(name, role, Path(running.netns), argv)
 
@@ -107,33 +108,33 @@ async def probe(name: str, source: str, target: str, port: int, protocol: str = 
     if protocol not in PROTOCOLS:
         raise BadInput(f"protocol {protocol!r}: must be one of {', '.join(PROTOCOLS)}")
     written = {"from": source, "to": target, "port": port, "protocol": protocol}
-    (verdict,) = await ask_probes(load_lab(name), [Probe(source, target, port, protocol, None, written)])
+    (verdict,) = await ask_probes(_own_lab(name), [Probe(source, target, port, protocol, None, written)])
     answer = {**written, "got": verdict.got, "drop_reason": verdict.drop_reason}
     return answer | ({"message": verdict.message} if verdict.message else {})
 
 
 def kill(name: str, process: str, number: signal.Signals = signal.SIGKILL) -> int:
-    return faults.kill(load_lab(name), process, number)
+    return faults.kill(_own_lab(name), process, number)
 
 
 def pause(name: str, process: str) -> int:
-    return faults.pause(load_lab(name), process)
+    return faults.pause(_own_lab(name), process)
 
 
 def resume(name: str, process: str) -> int:
-    return faults.resume(load_lab(name), process)
+    return faults.resume(_own_lab(name), process)
 
 
 def restart(name: str, process: str) -> int:
-    return faults.restart(load_lab(name), process)
+    return faults.restart(_own_lab(name), process)
 
 
 def partition(name: str, member: str, other: str | None = None) -> None:
-    faults.partition(load_lab(name), member, other)
+    faults.partition(_own_lab(name), member, other)
 
 
 def heal(name: str, member: str | None = None, other: str | None = None) -> None:
-    faults.heal(load_lab(name), member, other)
+    faults.heal(_own_lab(name), member, other)
 
 
 def parse_port(text: str) -> Port:
@@ -154,6 +155,11 @@ async def _start_app(lab: Lab, progress: cluster.Progress) -> None:
     progress(f"{len(pods)} pods by CNI")
     async with ControlPlane(replica_targets(lab)) as plane:
         await add_pods(lab, plane, NAMESPACES, pods)
+
+
+def _own_lab(name: str) -> Lab:
+    cluster.check_root()
+    return load_lab(name)
 
 
 def _check_count(what: str, count: int, limit: int) -> None:

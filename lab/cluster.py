@@ -48,10 +48,14 @@ class ClusterSpec:
     pool: str = str(POD_POOL)
 
 
-def check_machine() -> None:
-    """One line for the first thing this machine lacks."""
+def check_root() -> None:
     if os.geteuid() != 0:
         raise LabError("the lab needs root (network namespaces, BPF): run it with sudo")
+
+
+def check_machine() -> None:
+    """One line for the first thing this machine lacks."""
+    check_root()
     cgroup.lab_cgroup("any")
     if not Path("/proc/self/ns/net").exists():
         raise LabError("the lab needs a kernel with network namespaces")
@@ -170,8 +174,8 @@ def lay_out(spec: ClusterSpec) -> Lab:
 
     names.run_dir(spec.name).mkdir(parents=True)
     cgroup.create_cgroup(cgroup.lab_cgroup(spec.name))
-    listeners = [open_loopback_listener(SERVER_PORT + i) for i in range(spec.replicas)]
-    listeners += [open_loopback_listener(_ETCD_LOOPBACK_PORT + i) for i in range(spec.etcd_members)]
+    listeners = [open_loopback_listener(SERVER_PORT + i, 0) for i in range(spec.replicas)]
+    listeners += [open_loopback_listener(_ETCD_LOOPBACK_PORT + i, 0) for i in range(spec.etcd_members)]
     ports = [listener.getsockname()[1] for listener in listeners]
     replicas, etcd = planned_replicas(ports[: spec.replicas]), planned_etcd(ports[spec.replicas :])
     lab = Lab(spec.name, spec.pool, planned_nodes(spec.nodes), replicas, etcd, spec.externals)

@@ -1,21 +1,35 @@
-"""Which control plane a command speaks to when nobody says: the one lab that is up, or the one KILIM_LAB names."""
+"""Which control plane a command speaks to when nobody says.
+
+1. The lab that KILIM_LAB names. 2. The lab `kilim`. 3. The only lab there is, not counting those of `lab run`.
+4. Port 4260.
+"""
 
 import json
 import os
+from pathlib import Path
 
-from kilim.lab.names import RUN_ROOT
+from kilim.lab.names import DEFAULT_LAB, RUN_ROOT, is_scenario_lab
 
 _DEFAULT = ["127.0.0.1:4260"]
 
 
 def default_servers() -> list[str]:
     """HOST:PORT of every replica. Reads one small file and imports nothing heavy, as every command asks."""
-    wanted = os.environ.get("KILIM_LAB")
-    files = [RUN_ROOT / wanted / "lab.json"] if wanted else sorted(RUN_ROOT.glob("*/lab.json"))
-    if len(files) != 1:
+    file = _lab_file()
+    if file is None:
         return _DEFAULT
     try:
-        replicas = json.loads(files[0].read_text())["replicas"]
+        replicas = json.loads(file.read_text())["replicas"]
     except (OSError, ValueError, KeyError):
         return _DEFAULT
     return [f"127.0.0.1:{replica['loopback_port']}" for replica in replicas] or _DEFAULT
+
+
+def _lab_file() -> Path | None:
+    if wanted := os.environ.get("KILIM_LAB"):
+        return RUN_ROOT / wanted / "lab.json"
+    files = {file.parent.name: file for file in RUN_ROOT.glob("*/lab.json")}
+    if DEFAULT_LAB in files:
+        return files[DEFAULT_LAB]
+    lasting = [file for name, file in files.items() if not is_scenario_lab(name)]
+    return lasting[0] if len(lasting) == 1 else None

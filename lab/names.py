@@ -31,6 +31,14 @@ def checked_lab_name(name: str) -> str:
     return name
 
 
+def scenario_lab_name(pid: int) -> str:
+    return f"run-{pid}"
+
+
+def is_scenario_lab(name: str) -> bool:
+    return re.fullmatch(r"run-[0-9]+", name) is not None
+
+
 def netns_prefix(lab: str) -> str:
     return f"kilim-{lab}--"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kilim.lab import commands, names
+from kilim.lab.cgroup import process_cgroup, remove_cgroup
 from kilim.lab.client import ControlPlane, Refused
 from kilim.lab.errors import BadInput, LabError
 from kilim.lab.manifests import namespace_manifest, pod_manifest
@@ -91,6 +92,8 @@ async def remove_pod(lab: Lab, plane: ControlPlane, key: str, delete_object: boo
     pod = running_pod(lab, key)
     await stop_serving(lab, key)
     await _call_cni(lab, "DEL", pod.node, pod.pod, pod.container_id, Path(pod.netns))
+    # commands that run in the pod would keep its namespace alive
+    remove_cgroup(process_cgroup(lab.name, names.pod_role(pod.pod.namespace, pod.pod.name)))
     await asyncio.to_thread(delete_netns, Path(pod.netns))
     _record_path(lab, pod.pod).unlink(missing_ok=True)
     if delete_object:

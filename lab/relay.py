@@ -8,24 +8,25 @@ import asyncio
 import socket
 import sys
 
+from kilim.lab.errors import LabError
 from kilim.lab.netns import open_socket
 from kilim.lab.topology import Lab, Server, load_lab
 
 _CHUNK_BYTES = 1 << 16
 
 
-def open_loopback_listener(preferred_port: int) -> socket.socket:
-    """On the preferred port, or any free one where somebody has it."""
-    for port in (preferred_port, 0):
+def open_loopback_listener(port: int, *others: int) -> socket.socket:
+    """On the first of these ports that nobody has; 0 is any free one."""
+    for wanted in (port, *others):
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(("127.0.0.1", port))
+            listener.bind(("127.0.0.1", wanted))
             listener.listen(128)
             return listener
         except OSError:
             listener.close()
-    raise OSError("no free port on 127.0.0.1")
+    raise LabError(f"port {port} of 127.0.0.1 is not free")
 
 
 async def serve_relay(lab: Lab, listeners: list[socket.socket]) -> None:

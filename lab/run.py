@@ -11,6 +11,7 @@ from typing import Any
 
 from kilim.lab.cluster import Progress, silent
 from kilim.lab.interrupt import cancelled_by_sigterm
+from kilim.lab.names import scenario_lab_name
 from kilim.lab.probe import Verdict
 from kilim.lab.scenario import Manifest, Probe, Scenario, Step, load_scenario
 from kilim.lab.stage import Refusal, Stage
@@ -88,7 +89,7 @@ def _answered(probe: Probe, verdict: Verdict) -> dict[str, Any]:
 def _packet_stage(progress: Progress) -> Stage:
     from kilim.lab.packets import PacketStage
 
-    return PacketStage(f"run-{os.getpid()}", progress)
+    return PacketStage(scenario_lab_name(os.getpid()), progress)
 
 
 def _model_stage() -> Stage:

@@ -179,7 +179,9 @@ async def _rebuilt_agent(lab: Lab) -> agent_pb2.AgentStatusResponse:
 
 
 def policy_files() -> list[Path]:
-    return sorted(Path(__file__).parent.glob("*.yaml"))
+    directory = Path(__file__).resolve().parent
+    here = Path.cwd()
+    return sorted((directory.relative_to(here) if directory.is_relative_to(here) else directory).glob("*.yaml"))
 
 
 def _probes(before: bool = False) -> list[Probe]:
