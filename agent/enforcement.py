@@ -76,8 +76,7 @@ class Enforcement:
 
     def position(self) -> tuple[int, bytes]:
         """Where a subscription is to go on."""
-        target = self._staging or self.replica
-        return target.seq, target.chain
+        return (self._staging or self.replica).position
 
     def start_from_cache(self) -> None:
         """Rows of the cached state into the kernel, none out of it."""

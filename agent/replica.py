@@ -1,4 +1,4 @@
-"""The state and this node's tables, fed with commits. PURE but for nothing: no I/O here.
+"""The state and this node's tables, fed with commits. PURE.
 
 Easy to get wrong: `fold_only` leaves the tables behind the state until `finish_replay`; use it where many commits come
 at once and nobody needs the rows in between.
@@ -30,6 +30,10 @@ class Replica:
     @property
     def seq(self) -> int:
         return self.state.seq
+
+    @property
+    def position(self) -> tuple[int, bytes]:
+        return self.state.seq, self.chain
 
     @property
     def tables(self) -> Tables:
