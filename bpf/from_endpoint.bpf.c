@@ -51,14 +51,14 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p)
 	struct ipcache_value remote = {.identity = IDENTITY_HOST};
 	int reason;
 
+	if (unroutable(p->dst_ip))
+		return drop(skb, p, DROP_UNROUTABLE_IP);
 	if (p->dst_ip != node_ip)
 		remote = find_ipcache(p->dst_ip);
 	p->dst_identity = remote.identity;
 	reason = admit(skb, p);
 	if (reason)
 		return drop(skb, p, reason);
-	if (unroutable(p->dst_ip))
-		return drop(skb, p, DROP_UNROUTABLE_IP);
 	count(FORWARDED, EGRESS, skb->len);
 	if (remote.identity == IDENTITY_HOST)
 		return TC_ACT_OK;

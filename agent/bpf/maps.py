@@ -92,7 +92,7 @@ class Map:
             values_read.append(values[: result.done])
             before = address
             if result.error:
-                return np.concatenate(keys_read), np.concatenate(values_read)
+                return _join(keys_read), _join(values_read)
 
     def get(self, key: Rows) -> Rows | None:
         """The value under one key (an array of one), or None."""
@@ -102,6 +102,12 @@ class Map:
         except FileNotFoundError:
             return None
         return value
+
+
+def _join(parts: list[Rows]) -> Rows:
+    """np.concatenate of structs turns big-endian fields into native ones: right to read, wrong to write back."""
+    dtype = parts[0].dtype
+    return np.concatenate([part.view(f"V{dtype.itemsize}") for part in parts]).view(dtype)
 
 
 class Maps:

@@ -7,8 +7,9 @@ import pytest
 
 from kilim.agent.bpf import layout
 from kilim.agent.bpf.maps import MapFull, Rows
-from kilim.model.tables import TablesDelta
-from tests.kernel.rig import Rig
+from kilim.model.tables import ALLOW, TablesDelta
+from tests.kernel.frames import TCP, A
+from tests.kernel.rig import INGRESS, Rig, row
 
 
 def subject_keys(numbers: range) -> Rows:
@@ -37,6 +38,15 @@ def test_deleting_passes_over_holes(rig: Rig) -> None:
     subjects.update(keys[::3].copy(), np.zeros(34, layout.SUBJECT_VALUE))
     assert subjects.delete(keys) == 34
     assert subjects.delete(keys) == 0
+
+
+def test_keys_that_were_read_can_be_deleted(rig: Rig) -> None:
+    rig.set_policy(A, {row(INGRESS, 7, TCP, 8080, 16): ALLOW})
+    for name in ("ipcache", "endpoints", "subjects", "policy"):
+        each = rig.datapath.maps[name]
+        keys, values = each.read()
+        assert (keys.dtype, values.dtype) == (each.key_dtype, each.value_dtype)
+        assert each.delete(keys) == len(keys) > 0
 
 
 def test_full_map_says_how_far_it_came(rig: Rig) -> None:

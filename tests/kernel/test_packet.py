@@ -52,6 +52,13 @@ def test_fragments_and_broken_headers_drop(rig: Rig) -> None:
     assert rig.out(bytes(broken)).reason == INVALID_PACKET
 
 
+def test_truncated_frames_never_pass(rig: Rig) -> None:
+    frame = tcp(A, B)
+    for length in range(34, len(frame)):
+        assert rig.out(frame[:length]).verdict == SHOT
+        assert rig.from_host(frame[:length]).verdict == SHOT
+
+
 @pytest.mark.parametrize("where", ["224.0.0.251", "255.255.255.255", "127.0.0.1", "0.0.0.0"])
 def test_no_way_leads_to_multicast_and_the_like(rig: Rig, where: str) -> None:
     assert rig.out(tcp(A, End(parse_ip(where), 2))).reason == UNROUTABLE
