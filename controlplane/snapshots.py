@@ -5,9 +5,11 @@ free in between, when the state has moved on already.
 """
 
 import asyncio
+from collections.abc import Iterator
 
 from kilim.controlplane.history import History
-from kilim.model.state import State
+from kilim.model.fold import RULES
+from kilim.model.state import Key, State, key_to_bytes
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import events_pb2 as pb
 
@@ -35,11 +37,11 @@ class Snapshots:
 
     async def _make(self) -> tuple[int, list[api.SubscribeResponse]]:
         head = api.SnapshotPart(seq=self._history.seq, chain=self._history.chain, state_digest=self._state.digest)
-        entries = list(self._state.records())
+        tables = freeze(self._state)
         parts: list[api.SubscribeResponse] = []
         records: list[bytes] = []
         size = 0
-        for table, key, value in entries:
+        for table, key, value in canonical_records(tables):
             record = pb.StateRecord(table=table, key=key, value=value).SerializeToString()
             records.append(record)
             size += len(record) + 4
@@ -49,6 +51,20 @@ class Snapshots:
                 await asyncio.sleep(0)
         parts.append(_part(head, records, last=True))
         return head.seq, parts
+
+
+def freeze(state: State) -> dict[str, dict[Key, bytes]]:
+    """Some milliseconds at 100,000 endpoints, against most of a second for `state.records()`."""
+    names = {table for table, _, _ in RULES.values()}
+    return {name: dict(state.table(name).data) for name in names}  # type: ignore[union-attr]
+
+
+def canonical_records(tables: dict[str, dict[Key, bytes]]) -> Iterator[tuple[str, bytes, bytes]]:
+    """As `State.records()`. Keys of text sort as their UTF-8 does, numbers as their bytes in big-endian order."""
+    for name in sorted(tables):
+        data = tables[name]
+        for key in sorted(data):
+            yield name, key_to_bytes(key), data[key]
 
 
 def _part(head: api.SnapshotPart, records: list[bytes], *, last: bool) -> api.SubscribeResponse:

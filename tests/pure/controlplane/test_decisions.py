@@ -13,6 +13,7 @@ from kilim.controlplane.decide.batch import Decided
 from kilim.controlplane.decide.command import Command, ReleaseIdentities, RemoveEndpoint
 from kilim.controlplane.decide.endpoint import namespace_labels
 from kilim.controlplane.decide.view import Defaults, View
+from kilim.controlplane.snapshots import canonical_records, freeze
 from kilim.model.identity import FIRST_CIDR, cidr_labels
 from kilim.model.labels import security_labels
 from kilim.model.nouns import Namespace, Pod
@@ -72,6 +73,7 @@ def check(world: World) -> None:
     named = {cidr_labels(cidr) for each in state.policies.values() for cidr in cidrs_of(each)}
     assert {each.labels for each in state.identities.values() if each.id >= FIRST_CIDR} == named
     assert len(state.identity_of_labels) == len(state.identities)
+    assert list(canonical_records(freeze(state))) == list(state.records())
 
 
 def test_decisions_are_pure() -> None:
