@@ -5,6 +5,7 @@ address, policies that nobody can read, prefixes that cover pods and nodes.
 """
 
 import json
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -67,6 +68,7 @@ _ports = st.sampled_from(
         {},
         {"port": 80},
         {"port": "http"},
+        {"port": "http"},
         {"port": "dns", "protocol": "UDP"},
         {"port": 80, "endPort": 90},
         {"protocol": "SCTP"},
@@ -110,6 +112,16 @@ _endpoints = st.builds(
     st.sampled_from((*POD_NUMBERS, CIDR_NUMBERS[0])),
     st.lists(st.sampled_from(PORTS), max_size=2).map(tuple),
 )
+_base_endpoints = (
+    Endpoint("x", "a", "n1", 1, ADDRESSES[0], 256, PORTS[:1]),
+    Endpoint("x", "b", "n1", 2, ADDRESSES[1], 257),
+    Endpoint("y", "a", "n2", 1, ADDRESSES[2], 259, PORTS[1:3]),
+)
+_port_changes = st.builds(
+    lambda endpoint, ports: replace(endpoint, named_ports=tuple(ports)),
+    st.sampled_from(_base_endpoints),
+    st.lists(st.sampled_from(PORTS), max_size=2),
+)
 _pod_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_from(LABELS))
 _odd_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_from(((), ("",), ("=", "a=b", "a=c"))))
 _cidr_labels = st.sampled_from((*map(cidr_labels, CIDRS), ("cidr:nonsense",)))
@@ -127,7 +139,9 @@ _applied = _policies.map(lambda p: _event(policy_replaced=pb.PolicyReplaced(poli
 
 events: st.SearchStrategy[pb.Event] = st.one_of(
     _added,
-    _added,
+    st.one_of(_endpoints, _port_changes).map(
+        lambda e: _event(endpoint_updated=pb.EndpointUpdated(endpoint=endpoint_pb(e)))
+    ),
     _allocated,
     _allocated,
     _applied,
@@ -158,14 +172,7 @@ BASE: list[pb.Event] = [
         )
         for i, cidr in enumerate(CIDRS[:3])
     ),
-    *(
-        _event(endpoint_added=pb.EndpointAdded(endpoint=endpoint_pb(endpoint)))
-        for endpoint in (
-            Endpoint("x", "a", "n1", 1, ADDRESSES[0], 256, PORTS[:1]),
-            Endpoint("x", "b", "n1", 2, ADDRESSES[1], 257),
-            Endpoint("y", "a", "n2", 1, ADDRESSES[2], 259, PORTS[1:3]),
-        )
-    ),
+    *(_event(endpoint_added=pb.EndpointAdded(endpoint=endpoint_pb(endpoint))) for endpoint in _base_endpoints),
 ]
 
 histories: st.SearchStrategy[list[pb.Event]] = st.builds(

@@ -2,15 +2,20 @@
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kilim.model.desired import desired_tables
+from kilim.model.facts import Facts
 from kilim.model.fold import fold_event
 from kilim.model.node_tables import NodeTables
+from kilim.model.nouns import NamedPort
+from kilim.model.resolve import resolve_rows
 from kilim.model.state import Change, State
-from kilim.model.tables import Tables, TablesDelta
+from kilim.model.tables import PolicyRows, Tables, TablesDelta
 from kilim.v1 import events_pb2 as pb
+from tests.pure.model.cluster import Cluster
 from tests.pure.model.histories import NODES, histories
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -66,3 +71,67 @@ def test_rebuild_goes_on_from_any_state(first: list[pb.Event], second: list[pb.E
     assert node_tables.tables == wanted
     assert node_tables.digest == wanted.digest()
     assert delta == TablesDelta.between(before, wanted)
+
+
+def http_policy(**spec: object) -> dict[str, object]:
+    spec["podSelector"] = {"matchLabels": {"app": "web"}}
+    metadata = {"name": "p", "namespace": "x"}
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"ingress": [{"ports": [{"port": "http"}]}]},
+        {"egress": [{"ports": [{"port": "http"}]}]},
+        {"egress": [{"to": [{"podSelector": {}}], "ports": [{"port": "http"}]}]},
+    ],
+)
+def test_named_ports_that_change(spec: dict[str, object]) -> None:
+    cluster, node_tables = Cluster(), NodeTables("n1")
+
+    def rows_on_port(port: int) -> int:
+        node_tables.update(cluster.state, cluster.changes)
+        cluster.changes.clear()
+        assert node_tables.tables == desired_tables(cluster.state, "n1")
+        return sum(key.port == port for rows in node_tables.tables.policy.values() for key in rows)
+
+    cluster.pod("x", "web", "n1", "10.0.1.1", {"app": "web"})
+    cluster.apply(http_policy(**spec))
+    assert rows_on_port(80) == 0
+    cluster.pod("x", "web", "n1", "10.0.1.1", {"app": "web"}, (NamedPort("http", 80, 6),))
+    assert rows_on_port(80) == 1
+    cluster.pod("x", "web2", "n2", "10.0.2.1", {"app": "web"}, (NamedPort("http", 80, 6), NamedPort("http", 81, 6)))
+    assert (rows_on_port(80), rows_on_port(81)) == (1, 1)
+    cluster.pod("x", "web", "n1", "10.0.1.1", {"app": "web"})
+    assert (rows_on_port(80), rows_on_port(81)) == (1, 1)
+    cluster.happen(endpoint_removed=pb.EndpointRemoved(namespace="x", name="web2"))
+    assert (rows_on_port(80), rows_on_port(81)) == (0, 0)
+
+
+def test_only_affected_subjects_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, node_tables = Cluster(), NodeTables("n1")
+    resolved: list[int] = []
+
+    def resolve_and_note(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
+        resolved.append(subject)
+        return resolve_rows(facts, subject)
+
+    def resolved_now() -> set[int]:
+        resolved.clear()
+        node_tables.update(cluster.state, cluster.changes)
+        cluster.changes.clear()
+        return set(resolved)
+
+    monkeypatch.setattr("kilim.model.node_tables.resolve_rows", resolve_and_note)
+    web = cluster.pod("x", "web", "n1", "10.0.1.1", {"app": "web"})
+    other = cluster.pod("x", "other", "n1", "10.0.1.2", {"app": "other"})
+    assert resolved_now() == {web, other}
+    cluster.apply(http_policy(ingress=[{"from": [{"podSelector": {"matchLabels": {"app": "db"}}}]}]))
+    assert resolved_now() == {web}
+    cluster.pod("x", "db", "n2", "10.0.2.1", {"app": "db"}, (NamedPort("http", 80, 6),))
+    assert resolved_now() == {web}
+    cluster.pod("x", "db2", "n2", "10.0.2.2", {"app": "db"})
+    cluster.pod("y", "db", "n2", "10.0.2.3", {"app": "db"})
+    cluster.node("n2", "172.16.0.2")
+    assert resolved_now() == set()
