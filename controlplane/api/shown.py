@@ -4,6 +4,7 @@ Easy to get wrong: what is listed is sorted by key, so that two replicas at the 
 """
 
 import json
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -38,24 +39,26 @@ def show_all(state: State, kind: str, namespace: str) -> Iterator[api.Resource]:
     table = _table(state, kind)
     for key in sorted(table):
         noun = table[key]
-        if not namespace or getattr(noun, "namespace", namespace) == namespace:
+        if getattr(noun, "kind", kind) == kind and namespace in ("", getattr(noun, "namespace", namespace)):
             yield _resource(kind, noun)
 
 
 def _table(state: State, kind: str) -> Mapping[Any, Any]:
+    """What `kind` is looked up in. A setting that is at its default is none."""
+    match kind:
+        case "Identity":
+            return ChainMap(state.identities, RESERVED)  # type: ignore[arg-type]  # both are only read
+        case "Setting":
+            return {key: noun for key, noun in state.settings.items() if noun.value}
     tables: dict[str, Mapping[Any, Any]] = {
-        "NetworkPolicy": {key: noun for key, noun in state.policies.items() if noun.kind == kind}
-        if kind == "NetworkPolicy"
-        else {},
+        "NetworkPolicy": state.policies,
         "Namespace": state.namespaces,
         "Pod": state.pods,
         "Node": state.nodes,
         "Endpoint": state.endpoints,
-        "Identity": {**RESERVED, **state.identities} if kind == "Identity" else {},
-        "Setting": state.settings,
     }
     if kind not in tables:
-        raise Refusal(Code.INVALID, f"kind: {kind!r} must be one of {', '.join(sorted(tables))}")
+        raise Refusal(Code.INVALID, f"kind: {kind!r} must be one of {', '.join(sorted(_SHOWN))}")
     return tables[kind]
 
 

@@ -1,7 +1,8 @@
 """What the tables of a node hold, and refusing the event that would overflow one (with table, size and node).
 
-Sizes are those of the maps in bpf/lib, with some room for what is not counted here. The `policy` map is not checked here: its rows are the product of policies,
-identities and ports, known only after resolving every subject of every node; the agent reports one that is full.
+Sizes are those of the maps in bpf/lib, with some room for what is not counted here. The `policy` map is not checked:
+its rows are the product of policies, identities and ports, known only after resolving every subject of every node; the
+agent reports one that is full.
 """
 
 from kilim.controlplane.decide.draft import Draft
