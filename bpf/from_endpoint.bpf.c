@@ -7,6 +7,7 @@
  *                        └─▶ tunnel endpoint? ─▶ egress policy ─▶ vxlan, identity in the VNI
  *                        └─▶ the rest         ─▶ egress policy ─▶ redirect_neigh out of the underlay device
  */
+#include "lib/deliver.h"
 #include "lib/identity.h"
 #include "lib/verdict.h"
 
@@ -97,9 +98,7 @@ int from_endpoint(struct __sk_buff *skb)
 	reason = admit(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
-	count(FORWARDED, EGRESS, skb->len);
-	count(FORWARDED, INGRESS, skb->len);
-	return deliver(skb, &dst);
+	return deliver(skb, &p, &dst);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -2,6 +2,7 @@
 /* What comes from the wire without a tunnel: from the world and from other nodes themselves. Attached at tcx ingress of
  * the underlay device. All that is not for an endpoint of this node passes after one look-up, untouched and uncounted.
  */
+#include "lib/deliver.h"
 #include "lib/identity.h"
 #include "lib/verdict.h"
 
@@ -41,8 +42,7 @@ int from_netdev(struct __sk_buff *skb)
 	reason = admit(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
-	count(FORWARDED, INGRESS, skb->len);
-	return deliver(skb, &dst);
+	return deliver(skb, &p, &dst);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

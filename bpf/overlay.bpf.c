@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* What comes out of the tunnel from other nodes. Attached at tcx ingress of the vxlan device. The VNI is the sender's
  * identity: the sending node has judged egress and vouches for it. */
-#include "lib/endpoints.h"
+#include "lib/deliver.h"
 #include "lib/verdict.h"
 
 SEC("tc")
@@ -31,10 +31,9 @@ int overlay(struct __sk_buff *skb)
 	reason = admit(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
-	count(FORWARDED, INGRESS, skb->len);
 	/* The inner frame was not addressed to the vxlan device; the pod's stack would refuse it as somebody else's. */
 	bpf_skb_change_type(skb, PACKET_HOST);
-	return deliver(skb, &dst);
+	return deliver(skb, &p, &dst);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

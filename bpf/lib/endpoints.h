@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The endpoints of this node by address, and delivery to them. */
+/* The endpoints of this node by address. */
 #pragma once
 
 #include <stdbool.h>
@@ -41,13 +41,4 @@ static __always_inline bool find_endpoint(__be32 ip, struct endpoint_value *endp
 		return false;
 	*endpoint = *found;
 	return true;
-}
-
-/* Straight into the pod's namespace, past the host's side of the pair and its to_endpoint program. Only from an ingress
- * hook. Returns TC_ACT_REDIRECT, or TC_ACT_SHOT when the frame cannot be written to. */
-static __always_inline int deliver(struct __sk_buff *skb, struct endpoint_value *endpoint)
-{
-	if (bpf_skb_store_bytes(skb, 0, endpoint->mac, sizeof(endpoint->mac) + sizeof(endpoint->node_mac), 0))
-		return TC_ACT_SHOT;
-	return bpf_redirect_peer(endpoint->ifindex, 0);
 }
