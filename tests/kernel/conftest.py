@@ -1,4 +1,4 @@
-"""A datapath of its own for each test, under a pin directory of its own."""
+"""Datapaths under pin directories of their own."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kilim.agent.bpf.datapath import Settings, load_objects, remove_all
+from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
 from kilim.agent.bpf.objects import PROGRAMS, object_path
 from tests.kernel.frames import NODE
 from tests.kernel.rig import Rig
@@ -32,15 +32,23 @@ def bpf_root(name_prefix: str) -> Iterator[Path]:
     remove_all(root)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings() -> Settings:
     return Settings(node_ip=NODE.ip, underlay_ifindex=1, tunnel_ifindex=1, ct_max_entries=4096, events_bytes=1 << 16)
 
 
-@pytest.fixture
-def rig(bpf_root: Path, settings: Settings) -> Iterator[Rig]:
-    datapath = load_objects(settings, bpf_root)
+@pytest.fixture(scope="session")
+def _shared(name_prefix: str, settings: Settings) -> Iterator[Datapath]:
+    root = Path(f"/sys/fs/bpf/{name_prefix}-shared")
     try:
-        yield Rig(datapath)
-    finally:
+        datapath = load_objects(settings, root)
+        yield datapath
         datapath.close()
+    finally:
+        remove_all(root)
+
+
+@pytest.fixture
+def rig(_shared: Datapath) -> Rig:
+    """On a datapath that all tests share, emptied: verifying it anew takes longer than most of them."""
+    return Rig(_shared)

@@ -1,10 +1,11 @@
-"""A loaded datapath with two endpoints, and a way to push frames through its programs and see what became of them."""
+"""A loaded datapath, emptied, with two endpoints, and a way to push frames through it and see what became of them."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from kilim.agent.bpf import syscall
 from kilim.agent.bpf.datapath import Datapath
+from kilim.agent.bpf.tables import KernelTables
 from kilim.agent.records import CONNECTION, DROP, Record, decode_records
 from kilim.model.tables import PolicyKey, PolicyRows, TablesDelta
 from tests.kernel.frames import CIDR, NODE, OTHER_NODE, REMOTE, A, B, End
@@ -41,7 +42,12 @@ def row(direction: int, peer: int, protocol: int = 0, port: int = 0, port_prefix
 class Rig:
     def __init__(self, datapath: Datapath) -> None:
         self.datapath = datapath
-        self.tables = datapath.tables
+        for name in ("ipcache", "endpoints", "subjects", "policy", "ct"):
+            keys, _ = datapath.maps[name].read()
+            datapath.maps[name].delete(keys)
+        datapath.events.read()
+        self.tables = KernelTables(datapath.maps)
+        self._counted_before = self._counters()
         self._seq = 100
         self.write(
             TablesDelta(
@@ -81,6 +87,18 @@ class Rig:
 
     def from_wire(self, frame: bytes) -> Outcome:
         return self.send("from_netdev", frame)
+
+    def counters(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """(packets, bytes) by (reason, direction), of this rig alone."""
+        before = self._counted_before
+        differences = {
+            key: (packets - before.get(key, (0, 0))[0], octets - before.get(key, (0, 0))[1])
+            for key, (packets, octets) in self._counters().items()
+        }
+        return {key: value for key, value in differences.items() if value[0]}
+
+    def _counters(self) -> dict[tuple[int, int], tuple[int, int]]:
+        return {(each.reason, each.direction): (each.packets, each.bytes) for each in self.datapath.counters()}
 
     def connections(self) -> list[dict[str, str]]:
         columns, listed = self.tables.dump("ct", raw=True)

@@ -59,8 +59,8 @@ def test_full_map_says_how_far_it_came(rig: Rig) -> None:
 
 def test_100_000_ipcache_rows_take_well_under_a_second(rig: Rig) -> None:
     delta = TablesDelta(ipcache={(0x0B000000 + i, 32): (256 + i % 5000, 0xC0A80002) for i in range(100_000)})
-    start = time.perf_counter()
+    start = time.process_time()  # not the neighbours' time
     rig.write(delta)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     ipcache = rig.tables.read_rows().ipcache
     assert all(ipcache[key] == value for key, value in delta.ipcache.items())

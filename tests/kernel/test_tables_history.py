@@ -48,7 +48,7 @@ def test_no_packet_sees_half_of_a_policy(rig: Rig) -> None:
             assert syscall.run_program(program, icmp(A, B, icmp_type), 500).retval == verdict
             runs[icmp_type] += 500
     thread.join()
-    counted = {(each.reason, each.direction): each.packets for each in rig.datapath.counters()}
+    counted = {key: packets for key, (packets, _) in rig.counters().items()}
     assert counted[FORWARDED, INGRESS] == runs[13]
     assert counted.get((133, INGRESS), 0) + counted.get((181, INGRESS), 0) == runs[14]
 
@@ -70,14 +70,14 @@ def random_tables(choice: random.Random) -> Tables:
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_history_ends_in_the_rows_asked_for(bpf_root: Path, settings: Settings, seed: int) -> None:
     choice = random.Random(seed)
     ifindex_of = {ip: 100 + ip for ip in range(1, 10)}
     datapath = load_objects(settings, bpf_root)
     held = Tables()
     try:
-        for seq in range(1, 120):
+        for seq in range(1, 90):
             wanted = random_tables(choice)
             datapath.tables.write(TablesDelta.between(held, wanted), seq, ifindex_of)
             held = wanted

@@ -1,0 +1,161 @@
+"""Pods through the real plugin: every command of the specification, and what happens when something is away."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.agent.cluster import NODE_IP, Cluster, wait_for
+
+POLICY = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "only-a", "namespace": "default"},
+    "spec": {
+        "podSelector": {"matchLabels": {"app": "b"}},
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "a"}}}]}],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(name_prefix: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(name_prefix, tmp_path_factory.mktemp("agent"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def labels(app: str) -> dict[str, object]:
+    return {"args": {"cni": {"labels": [{"key": "app", "value": app}]}}}
+
+
+def address_of(result: dict[str, object]) -> str:
+    ips = result["ips"]
+    assert isinstance(ips, list)
+    return str(ips[0]["address"]).removesuffix("/32")
+
+
+def test_the_life_of_a_pod(cluster: Cluster) -> None:
+    result = cluster.cni("ADD", "a", **labels("a"))
+    again = cluster.cni("ADD", "a", **labels("a"))
+    assert again == result
+    assert cluster.table("endpoints") == cluster.table("endpoints", kernel=False) != []
+    assert cluster.cni("CHECK", "a", prevResult=result) == {}
+    assert cluster.cni("CHECK", "a", prevResult=result | {"ips": []})["code"] == 101
+    assert cluster.cni("STATUS") == {}
+    for _ in range(2):
+        assert cluster.cni("DEL", "a") == {}
+    assert cluster.links() == set()
+    assert cluster.cni("CHECK", "a", prevResult=result)["code"] == 101
+    wait_for("the row to go", lambda: cluster.table("endpoints") == [])
+    assert cluster.endpoints() == set()
+
+
+def test_policy_is_in_place_when_add_answers(cluster: Cluster) -> None:
+    cluster.apply(POLICY)
+    client, other = cluster.cni("ADD", "a", **labels("a")), cluster.cni("ADD", "x", **labels("x"))
+    server = address_of(cluster.cni("ADD", "b", **labels("b")))
+    with cluster.listen("b", server):
+        assert not cluster.connect("x", server)
+        assert cluster.connect("a", server)
+    assert {address_of(client), address_of(other)}.isdisjoint({server})
+    for pod in "abx":
+        cluster.cni("DEL", pod)
+
+
+def test_an_address_can_be_asked_for(cluster: Cluster) -> None:
+    result = cluster.cni("ADD", "a", runtimeConfig={"ips": ["10.61.7.9/32"]})
+    assert address_of(result) == "10.61.7.9"
+    taken = cluster.cni("ADD", "b", runtimeConfig={"ips": ["10.61.7.9/32"]})
+    assert taken["code"] == 7 and "in use" in taken["msg"]
+    assert "none of the node's" in cluster.cni("ADD", "b", runtimeConfig={"ips": ["10.1.1.1/32"]})["msg"]
+    assert len(cluster.links()) == 1
+    cluster.cni("DEL", "a")
+
+
+def test_garbage_is_what_the_runtime_does_not_name(cluster: Cluster) -> None:
+    for pod in "ab":
+        cluster.cni("ADD", pod)
+    valid = [{"containerID": "c-a", "ifname": "eth0"}]
+    assert cluster.cni("GC", **{"cni.dev/valid-attachments": valid}) == {}
+    wait_for("the endpoint to go", lambda: cluster.endpoints() == {"a"})
+    assert len(cluster.links()) == 1
+    cluster.cni("DEL", "a")
+
+
+def test_a_namespace_that_is_not_there(cluster: Cluster, tmp_path: Path) -> None:
+    before = cluster.links()
+    netns = cluster.pod_netns
+    cluster.pod_netns = lambda name: tmp_path / "none"  # type: ignore[method-assign]
+    try:
+        answer = cluster.cni("ADD", "gone")
+    finally:
+        cluster.pod_netns = netns  # type: ignore[method-assign]
+    assert answer["code"] == 4 and "CNI_NETNS" in answer["msg"]
+    assert cluster.links() == before and "gone" not in cluster.endpoints()
+
+
+def test_a_restarted_agent_keeps_pods_and_connections(cluster: Cluster) -> None:
+    cluster.apply(POLICY)
+    cluster.cni("ADD", "a", **labels("a"))
+    cluster.cni("ADD", "x", **labels("x"))
+    server = address_of(cluster.cni("ADD", "b", **labels("b")))
+    before = cluster.status()
+    with cluster.listen("b", server):
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            cluster.kill("agent", number)
+            assert cluster.connect("a", server) and not cluster.connect("x", server)
+            cluster.start_agent()
+            wait_for("the agent to be in sync", lambda: cluster.status().in_sync)
+            after = cluster.status()
+            assert (after.seq, after.table_digest) == (before.seq, before.table_digest)
+            assert cluster.connect("a", server) and not cluster.connect("x", server)
+    for table in ("ipcache", "endpoints", "subjects", "policy"):
+        assert cluster.table(table) == cluster.table(table, kernel=False)
+    for pod in "abx":
+        cluster.cni("DEL", pod)
+
+
+def test_without_control_plane(cluster: Cluster) -> None:
+    cluster.cni("ADD", "a", **labels("a"))
+    server = address_of(cluster.cni("ADD", "b", **labels("a")))
+    cluster.kill("replica")
+    wait_for("the loss to be noticed", lambda: not cluster.status().connected)
+    started_at = time.monotonic()
+    answer = cluster.cni("ADD", "z")
+    assert answer["code"] == 11 and time.monotonic() - started_at < 4
+    assert len(cluster.links()) == 2  # taken back
+    assert cluster.cni("STATUS")["code"] == 50
+    cluster.kill("agent")
+    cluster.start_agent()
+    with cluster.listen("b", server):
+        assert cluster.connect("a", server)
+    assert cluster.cni("DEL", "a") == {}
+    cluster.start_replica()
+    wait_for("the endpoint to be taken out of the log", lambda: cluster.endpoints() == {"b"})
+    assert address_of(cluster.cni("ADD", "z")) != server
+    for pod in "bz":
+        cluster.cni("DEL", pod)
+
+
+def test_the_node_has_its_devices(cluster: Cluster) -> None:
+    enter = ["nsenter", f"--net={cluster.node_netns}", "--"]
+    shown = subprocess.run(
+        [*enter, "ip", "-d", "link", "show", "kilim_vxlan"], capture_output=True, text=True, check=True
+    )
+    assert "external" in shown.stdout and "dstport 8472" in shown.stdout and "mtu 1450" in shown.stdout
+    result = cluster.cni("ADD", "a")
+    routes = subprocess.run([*enter, "ip", "route"], capture_output=True, text=True, check=True).stdout
+    assert f"{address_of(result)} dev lxc" in routes and f"proto 120 scope link src {NODE_IP}" in routes
+    cluster.cni("DEL", "a")
+
+
+def test_the_sockets_are_for_root_only(cluster: Cluster) -> None:
+    for name in ("cni.sock", "agent.sock"):
+        assert (cluster.run_dir / name).stat().st_mode & 0o777 == 0o600
