@@ -1,4 +1,4 @@
-"""One node with a real agent and one real replica with its own etcd, each in a namespace; pods through the real plugin."""
+"""One node with a real agent, one real replica with its own etcd, each in a namespace; pods through the plugin."""
 
 import json
 import os
