@@ -13,6 +13,7 @@ from kilim.model.identity import Identity
 from kilim.model.nouns import Endpoint, Namespace, Node, Noun, Pod, Policy, Setting
 
 Key = str | int
+Labels = tuple[str, ...]
 K = TypeVar("K", str, int)
 V = TypeVar("V")
 
@@ -70,7 +71,8 @@ class State:
         self.namespaces: Table[str, Namespace] = Table("namespace", nouns.decode_namespace)
         self.pods: Table[str, Pod] = Table("pod", nouns.decode_pod)
         self.settings: Table[str, Setting] = Table("setting", nouns.decode_setting)
-        self.identity_of_labels: dict[tuple[str, ...], int] = {}
+        self.identity_of_labels: dict[Labels, int] = {}  # the lowest number, should there be several
+        self._further_identities: dict[Labels, set[int]] = {}
         self.endpoints_of_identity: dict[int, set[str]] = {}
         self._multiset = Multiset()
         self._tables: dict[str, Table[str, Noun] | Table[int, Noun]] = {
@@ -135,11 +137,26 @@ class State:
                     self.endpoints_of_identity[identity] = {key}
         elif change.table == "identity":
             if change.old is not None:
-                labels = nouns.decode_identity(change.old).labels
-                if self.identity_of_labels.get(labels) == change.key:
-                    del self.identity_of_labels[labels]
+                self._forget_labels(nouns.decode_identity(change.old).labels, int(change.key))
             if change.new is not None:
-                self.identity_of_labels[nouns.decode_identity(change.new).labels] = int(change.key)
+                self._note_labels(nouns.decode_identity(change.new).labels, int(change.key))
+
+    def _note_labels(self, labels: Labels, number: int) -> None:
+        lowest = self.identity_of_labels.setdefault(labels, number)
+        if lowest != number:
+            self.identity_of_labels[labels] = min(lowest, number)
+            self._further_identities.setdefault(labels, set()).add(max(lowest, number))
+
+    def _forget_labels(self, labels: Labels, number: int) -> None:
+        further = self._further_identities.get(labels)
+        if further is None:
+            del self.identity_of_labels[labels]
+            return
+        if self.identity_of_labels[labels] == number:
+            self.identity_of_labels[labels] = number = min(further)
+        further.discard(number)
+        if not further:
+            del self._further_identities[labels]
 
     def records(self) -> Iterator[tuple[str, bytes, bytes]]:
         """(table, key bytes, value bytes) in canonical order: the content of a snapshot."""

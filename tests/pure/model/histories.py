@@ -36,7 +36,7 @@ POD_NUMBERS = (0, 1, 256, 257, 258, 259, 260)
 CIDR_NUMBERS = tuple(range(FIRST_CIDR, FIRST_CIDR + 4))
 PORTS = (NamedPort("http", 80, 6), NamedPort("http", 8080, 6), NamedPort("dns", 53, 17), NamedPort("http", 70000, 6))
 
-_requirements = st.sampled_from(
+_requirements: st.SearchStrategy[dict[str, object]] = st.sampled_from(
     (
         {},
         {"matchLabels": {"app": "web"}},
@@ -48,7 +48,7 @@ _requirements = st.sampled_from(
         {"matchExpressions": [{"key": "team", "operator": "Exists"}, {"key": "app", "operator": "DoesNotExist"}]},
     )
 )
-_blocks = st.sampled_from(
+_blocks: st.SearchStrategy[dict[str, object]] = st.sampled_from(
     (
         {"cidr": "0.0.0.0/0"},
         {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]},
@@ -57,13 +57,13 @@ _blocks = st.sampled_from(
         {"cidr": "2001:db8::/64"},
     )
 )
-_peers = st.one_of(
+_peers: st.SearchStrategy[dict[str, object]] = st.one_of(
     st.builds(lambda pods: {"podSelector": pods}, _requirements),
     st.builds(lambda namespaces: {"namespaceSelector": namespaces}, _requirements),
     st.builds(lambda n, p: {"namespaceSelector": n, "podSelector": p}, _requirements, _requirements),
     st.builds(lambda block: {"ipBlock": block}, _blocks),
 )
-_ports = st.sampled_from(
+_ports: st.SearchStrategy[dict[str, object]] = st.sampled_from(
     (
         {},
         {"port": 80},
@@ -77,7 +77,7 @@ _ports = st.sampled_from(
 
 
 def _rules(peers_field: str) -> st.SearchStrategy[list[dict[str, object]]]:
-    rule = st.fixed_dictionaries(
+    rule: st.SearchStrategy[dict[str, object]] = st.fixed_dictionaries(
         {}, optional={peers_field: st.lists(_peers, max_size=2), "ports": st.lists(_ports, max_size=2)}
     )
     return st.lists(rule, max_size=2)

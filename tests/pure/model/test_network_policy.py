@@ -31,9 +31,11 @@ def test_policy_types(spec: object, ingress: bool, egress: bool) -> None:
 
 
 def test_empty_and_missing_lists() -> None:
-    for nobody in (None, []):
+    nobodies: tuple[object, ...] = (None, [])
+    for nobody in nobodies:
         assert parse_network_policy_spec({"ingress": nobody}).ingress == ()
-    for anybody in ({}, {"from": []}, {"from": None, "ports": []}, None):
+    anybodies: tuple[object, ...] = ({}, {"from": []}, {"from": None, "ports": []}, None)
+    for anybody in anybodies:
         (rule,) = parse_network_policy_spec({"ingress": [anybody]}).ingress or ()
         assert rule.peers is None and rule.ports is None
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from kilim.model.desired import desired_tables
 from kilim.model.facts import Facts
 from kilim.model.fold import fold_event
+from kilim.model.identity import Identity
 from kilim.model.node_tables import NodeTables
-from kilim.model.nouns import NamedPort
+from kilim.model.nouns import NamedPort, identity_to_pb
 from kilim.model.resolve import resolve_rows
 from kilim.model.state import Change, State
 from kilim.model.tables import PolicyRows, Tables, TablesDelta
@@ -135,3 +136,31 @@ def test_only_affected_subjects_are_resolved_again(monkeypatch: pytest.MonkeyPat
     cluster.pod("y", "db", "n2", "10.0.2.3", {"app": "db"})
     cluster.node("n2", "172.16.0.2")
     assert resolved_now() == set()
+
+
+def test_identity_0_is_never_a_peer() -> None:
+    cluster, node_tables = Cluster(), NodeTables("n1")
+    web = cluster.pod("x", "web", "n1", "10.0.1.1", {"app": "web"}, (NamedPort("http", 80, 6),))
+    nobody = Identity(0, cluster.state.identities[web].labels)
+    for ports in ([], [{"port": "http"}]):
+        cluster.apply(http_policy(egress=[{"to": [{"podSelector": {}}], "ports": ports}], policyTypes=["Egress"]))
+        cluster.happen(identity_allocated=pb.IdentityAllocated(identity=identity_to_pb(nobody)))
+        cluster.pod("x", "web2", "n1", "10.0.1.2", {"app": "web"}, (NamedPort("http", 80, 6),))
+        node_tables.update(cluster.state, cluster.changes)
+        cluster.changes.clear()
+        assert node_tables.tables == desired_tables(cluster.state, "n1")
+        assert {key.peer for rows in node_tables.tables.policy.values() for key in rows} == {web}
+        cluster.happen(identity_released=pb.IdentityReleased(id=0))
+
+
+def test_a_policy_replaced_in_place_keeps_its_peers() -> None:
+    cluster, node_tables = Cluster(), NodeTables("n1")
+    cluster.pod("x", "web", "n1", "10.0.1.1", {"app": "web"})
+    db, cache = ({"podSelector": {"matchLabels": {"app": app}}} for app in ("db", "cache"))
+    for peers in ([db], [db, cache], [cache], [cache, db], [db]):
+        cluster.apply(http_policy(ingress=[{"from": peers}]))
+        cluster.pod("x", f"db{len(cluster.state.endpoints)}", "n2", "10.0.2.1", {"app": "db"})
+        cluster.pod("x", "cache", "n2", "10.0.2.2", {"app": "cache"})
+        node_tables.update(cluster.state, cluster.changes)
+        cluster.changes.clear()
+        assert node_tables.tables == desired_tables(cluster.state, "n1")
