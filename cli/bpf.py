@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import grpc
 
-from kilim.cli.client import NotConnected, open_channel, refusal
+from kilim.cli.client import open_channel, refusal, why_unavailable
 from kilim.cli.command import Command, Group
 from kilim.cli.failure import BadUsage, Failure
 from kilim.cli.output import output_option, print_data
@@ -63,9 +63,9 @@ def _ask(socket: str, request: pb.DumpTableRequest) -> pb.DumpTableResponse:
     try:
         with open_channel(f"unix:{socket}") as channel:
             return agent_pb2_grpc.AgentStub(channel).DumpTable(request, timeout=CALL_S)
-    except NotConnected as error:
-        raise Failure(f"{socket}: {error}") from None
     except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            raise Failure(f"{socket}: the agent does not answer ({why_unavailable(error)})") from None
         raise refusal(socket, error) from None
 
 

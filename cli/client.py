@@ -18,7 +18,11 @@ from kilim.v1 import controlplane_pb2_grpc
 CONNECT_S = 2.0
 CALL_S = 10.0
 OUTCOME_UNKNOWN = "outcome unknown"
-OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.initial_reconnect_backoff_ms", 100)]
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),  # also how long one attempt to connect may take
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Code = grpc.StatusCode
@@ -51,10 +55,6 @@ def _checked(server: str) -> str:
     raise BadUsage(f'--server: "{server}" must be HOST:PORT')
 
 
-class NotConnected(Exception):
-    """This server cannot be reached."""
-
-
 class Client:
     def __init__(self, servers: Sequence[str]) -> None:
         if not servers:
@@ -72,47 +72,36 @@ class Client:
 
     def read_log(self, request: Any) -> Iterator[Any]:
         """LogEntries; goes on at another server after the last entry seen when one breaks off."""
-        tries_left = len(self._order)
+        failures: list[str] = []
         while True:
-            server, call = self._start_read_log(request)
+            server = self._order[0]
             try:
-                for entry in call:
+                for entry in controlplane_pb2_grpc.ClusterStub(self._channel(server)).ReadLog(request):
                     yield entry
                     request.from_seq = entry.seq + 1
-                    tries_left = len(self._order)
+                    failures.clear()
                 return
             except grpc.RpcError as error:
-                tries_left -= 1
-                if error.code() not in {Code.UNAVAILABLE, Code.CANCELLED} or tries_left < 1:
+                if error.code() not in {Code.UNAVAILABLE, Code.CANCELLED}:
                     raise refusal(server, error) from None
+                failures.append(f"{server} ({why_unavailable(error)})")
                 self._last(server)
-
-    def _start_read_log(self, request: Any) -> tuple[str, Any]:
-        failures: list[str] = []
-        for server in list(self._order):
-            try:
-                stub = controlplane_pb2_grpc.ClusterStub(self._channel(server))
-                return server, stub.ReadLog(request)
-            except NotConnected as error:
-                failures.append(f"{server} ({error})")
-                self._last(server)
-        raise Failure(f"no server answers; tried {', '.join(failures)}")
+            if len(failures) >= len(self._order):
+                raise _nobody(failures)
 
     def _call(self, stub: Make, method: str, request: Any, timeout_s: float, writes: bool) -> Any:
         failures: list[str] = []
         for server in list(self._order):
             try:
                 return getattr(stub(self._channel(server)), method)(request, timeout=timeout_s)
-            except NotConnected as error:
-                failures.append(f"{server} ({error})")
             except grpc.RpcError as error:
                 if error.code() is Code.DEADLINE_EXCEEDED and writes:
                     raise Failure(_unknown(server, f"no answer within {timeout_s:g} s")) from None
                 if error.code() not in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}:
                     raise refusal(server, error) from None
-                failures.append(f"{server} ({error.details() or error.code().name})")
+                failures.append(f"{server} ({why_unavailable(error)})")
             self._last(server)
-        raise Failure(f"no server answers; tried {', '.join(failures)}")
+        raise _nobody(failures)
 
     def _last(self, server: str) -> None:
         self._order.remove(server)
@@ -127,26 +116,20 @@ class Client:
         return self._channels[server]
 
 
-def open_channel(server: str, timeout_s: float = CONNECT_S) -> grpc.Channel:
-    """A channel that is connected; raises `NotConnected`, at once where the other side refuses."""
-    import threading
+def open_channel(server: str) -> grpc.Channel:
+    """Connects when it is first used, for at most CONNECT_S; then the call fails with UNAVAILABLE."""
+    return grpc.insecure_channel(server, options=OPTIONS)
 
-    channel = grpc.insecure_channel(server, options=OPTIONS)
-    decided = threading.Event()
-    states: list[grpc.ChannelConnectivity] = []
 
-    def note(state: grpc.ChannelConnectivity) -> None:
-        if state in {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE}:
-            states.append(state)
-            decided.set()
+def why_unavailable(error: grpc.RpcError) -> str:
+    """gRPC says "failed to connect to all addresses; last error: UNKNOWN: ipv4:…: Failed to connect …: refused"."""
+    details = str(error.details() or error.code().name.lower().replace("_", " "))
+    _, connecting, last = details.partition("last error: ")
+    return last.rpartition(": ")[2].lower() if connecting else details
 
-    channel.subscribe(note, try_to_connect=True)
-    decided.wait(timeout_s)
-    channel.unsubscribe(note)
-    if states[:1] == [grpc.ChannelConnectivity.READY]:
-        return channel
-    channel.close()
-    raise NotConnected("cannot connect" if states else f"no connection within {timeout_s:g} s")
+
+def _nobody(failures: Sequence[str]) -> Failure:
+    return Failure(f"no server can do this now; tried {', '.join(failures)}")
 
 
 def refusal(server: str, error: grpc.RpcError) -> Failure:
