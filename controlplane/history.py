@@ -92,18 +92,15 @@ class History:
 
     def chain_at(self, seq: int) -> bytes | None:
         """Chain digest of event `seq`, if it is known here."""
-        if seq == self.seq:
-            return self.chain
         if seq == 0:
             return CHAIN_START
-        commit = self.commit_with(seq)
-        if commit is None:
+        if not self.first_seq <= seq <= self.seq:
             return None
+        held = self._held[self._index(seq)]
+        if held.last_seq == seq:
+            return held.chain_after
+        commit = decode_commit(held.encoded)
         return chain_over(commit.chain_before, commit.records[: seq - commit.first_seq + 1])
-
-    def starts_commit(self, seq: int) -> bool:
-        """Whether a commit begins at `seq` (so that it can be sent from there); the next one to come counts too."""
-        return seq == self.seq + 1 or self._held[self._index(seq)].first_seq == seq
 
     def digest_at(self, seq: int) -> bytes | None:
         """State digest after event `seq`, if it is remembered."""

@@ -116,6 +116,7 @@ class Writer:
                 await self._append(head, parts)
             except _DecideAgain:
                 self.conflicts += 1
+                fresh = False
 
     async def _current_head(self, fresh: bool) -> LogHead:
         """A head at which the state stands exactly, after catching up; `fresh`: not older than this call."""

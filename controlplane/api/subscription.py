@@ -10,6 +10,7 @@ Easy to get wrong: a subscriber that does not read stops this generator at a `yi
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import grpc
@@ -128,14 +129,14 @@ class Subscriptions:
 
     async def _chain_before(self, from_seq: int) -> bytes:
         """Chain digest of the event before; raises where no commit starts at `from_seq`."""
-        if from_seq >= self._history.first_seq:
-            known = self._history.chain_at(from_seq - 1) if self._history.starts_commit(from_seq) else None
-            if known is not None:
-                return known
-        async for commit in self._log.read(from_seq, from_seq):
-            if commit.first_seq == from_seq:
-                return commit.chain_before
-            break
+        if from_seq == self._history.seq + 1:
+            return self._history.chain
+        commit = self._history.commit_with(from_seq)
+        if commit is None:
+            async with contextlib.aclosing(self._log.read(from_seq, from_seq)) as commits:
+                commit = await anext(commits, None)
+        if commit is not None and commit.first_seq == from_seq:
+            return commit.chain_before
         raise Refused(
             grpc.StatusCode.FAILED_PRECONDITION, f"from_seq {from_seq} is not the first event of a commit of this log"
         )

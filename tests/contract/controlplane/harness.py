@@ -32,6 +32,7 @@ class Running:
     resources: Any
     nodes: Any
     cluster: Any
+    stop: asyncio.Event
 
     async def status(self) -> api.StatusResponse:
         status: api.StatusResponse = await self.cluster.Status(api.StatusRequest(), timeout=5)
@@ -87,7 +88,7 @@ async def replica(
     )
     try:
         running = Running(
-            name, address, channel, rpc.ResourcesStub(channel), rpc.NodesStub(channel), rpc.ClusterStub(channel)
+            name, address, channel, rpc.ResourcesStub(channel), rpc.NodesStub(channel), rpc.ClusterStub(channel), stop
         )
         if loaded:
             await running.until(lambda status: not any("has not read" in problem for problem in status.problems))

@@ -136,3 +136,16 @@ async def test_the_log_can_be_read(etcd: EmbeddedEtcd, cluster: str) -> None:
         await r.apply(namespace("z"))
         assert (await call.read()).seq == 63
         call.cancel()
+
+
+async def test_a_replica_that_stops_sends_its_subscribers_elsewhere(etcd: EmbeddedEtcd, cluster: str) -> None:
+    async with replica(etcd.endpoints, cluster) as r:
+        call = r.nodes.Subscribe(api.SubscribeRequest())
+        await call.read()
+        r.stop.set()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async with asyncio.timeout(5):
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.details() == "this replica is stopping"

@@ -62,7 +62,7 @@ def test_chains_and_commit_starts() -> None:
     fill(history, [2, 3])
     for seq in range(6):
         assert history.chain_at(seq) == chain_over(CHAIN_START, [b"record"] * seq)
-    assert [history.starts_commit(seq) for seq in range(1, 7)] == [True, False, True, False, False, True]
+    assert [commit and commit.first_seq for commit in map(history.commit_with, range(7))] == [None, 1, 1, 3, 3, 3, None]
     assert history.chain_at(6) is None
 
 
