@@ -69,7 +69,10 @@ def test_bad_usage_is_one_line_and_status_2(arguments: list[str], message: str) 
 def test_a_server_that_is_not_there_is_one_line_and_status_1() -> None:
     status, stdout, stderr = run("status", "--server", f"{NOBODY},127.0.0.1:2")
     assert (status, stdout) == (1, "")
-    assert stderr == f"error: no server can do this now; tried {NOBODY} (connection refused), 127.0.0.1:2 (connection refused)\n"
+    assert (
+        stderr
+        == f"error: no server can do this now; tried {NOBODY} (connection refused), 127.0.0.1:2 (connection refused)\n"
+    )
 
 
 def test_help_loads_nothing_heavy() -> None:
