@@ -14,6 +14,7 @@ from pathlib import Path
 from kilim.lab import cgroup, commands, names
 from kilim.lab.client import ControlPlane
 from kilim.lab.errors import LabError
+from kilim.lab.interrupt import build_in_thread
 from kilim.lab.netns import delete_netns
 from kilim.lab.process import log_tail, pid_of, program, start_process, wait_until
 from kilim.lab.topology import (
@@ -77,12 +78,12 @@ async def bring_up(spec: ClusterSpec, progress: Progress = silent) -> Lab:
         raise LabError(f"lab {spec.name!r} is up already, or left from a crash (kilim lab down --name {spec.name})")
     try:
         progress("namespaces and underlay")
-        lab = await asyncio.to_thread(lay_out, spec)
+        lab = await build_in_thread(lambda: lay_out(spec))
         progress(f"starting {len(lab.etcd)} etcd, {len(lab.replicas)} replicas, {len(lab.nodes)} agents")
-        await asyncio.to_thread(_start_all, lab)
+        await build_in_thread(lambda: _start_all(lab))
         await wait_ready(lab, progress)
     except BaseException:
-        await asyncio.to_thread(take_down, spec.name)
+        take_down(spec.name)
         raise
     return lab
 

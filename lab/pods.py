@@ -19,6 +19,7 @@ from kilim.lab import commands, names
 from kilim.lab.cgroup import process_cgroup, remove_cgroup
 from kilim.lab.client import ControlPlane, Refused
 from kilim.lab.errors import BadInput, LabError
+from kilim.lab.interrupt import build_in_thread
 from kilim.lab.manifests import namespace_manifest, pod_manifest
 from kilim.lab.netns import create_netns, delete_netns
 from kilim.lab.process import program
@@ -94,7 +95,7 @@ async def remove_pod(lab: Lab, plane: ControlPlane, key: str, delete_object: boo
     await _call_cni(lab, "DEL", pod.node, pod.pod, pod.container_id, Path(pod.netns))
     # commands that run in the pod would keep its namespace alive
     remove_cgroup(process_cgroup(lab.name, names.pod_role(pod.pod.namespace, pod.pod.name)))
-    await asyncio.to_thread(delete_netns, Path(pod.netns))
+    delete_netns(Path(pod.netns))
     _record_path(lab, pod.pod).unlink(missing_ok=True)
     if delete_object:
         try:
@@ -108,11 +109,11 @@ async def _start_pod(lab: Lab, pod: Pod) -> RunningPod:
     lab.node(node)
     netns = lab.netns(names.pod_role(pod.namespace, pod.name))
     container_id = uuid.uuid4().hex
-    await asyncio.to_thread(_create_pod_netns, netns)
+    await build_in_thread(lambda: _create_pod_netns(netns))
     try:
         result = await _call_cni(lab, "ADD", node, pod, container_id, netns)
     except BaseException:
-        await asyncio.to_thread(delete_netns, netns)
+        delete_netns(netns)
         raise
     ips = tuple(entry["address"].partition("/")[0] for entry in result["ips"])
     running = RunningPod(pod, node, str(netns), container_id, ips)

@@ -18,7 +18,7 @@ from kilim.lab.commands import agent_socket, replica_targets
 from kilim.lab.demo.show import Show
 from kilim.lab.demo.traffic import Counts, Traffic, traffic_between
 from kilim.lab.errors import LabError
-from kilim.lab.interrupt import cancelled_by_sigterm
+from kilim.lab.interrupt import build_in_thread, cancelled_by_sigterm
 from kilim.lab.names import DEFAULT_LAB
 from kilim.lab.pods import add_pods, running_pods
 from kilim.lab.probe import Verdict
@@ -129,10 +129,10 @@ async def _kill(lab: Lab, plane: ControlPlane, show: Show) -> None:
             show.line(f"kill -9 {faults.kill(lab, victim)}  ({'agent of ' if victim == _VICTIM_NODE else ''}{victim})")
         await asyncio.sleep(_FLOW_AFTER_S)
         killed = time.monotonic()
-        await asyncio.to_thread(faults.restart, lab, _VICTIM_NODE)
+        await build_in_thread(lambda: faults.restart(lab, _VICTIM_NODE))
         after = await _rebuilt_agent(lab)
         show.line(f"agent of {_VICTIM_NODE} started again: tables complete after {time.monotonic() - killed:.1f} s")
-        await asyncio.to_thread(faults.restart, lab, _VICTIM_REPLICA)
+        await build_in_thread(lambda: faults.restart(lab, _VICTIM_REPLICA))
         await asyncio.sleep(_FLOW_AFTER_S)
         await traffic.stop()
     finally:
