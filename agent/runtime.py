@@ -27,6 +27,7 @@ from kilim.agent.flows import Flows
 from kilim.agent.inbox import Inbox
 from kilim.agent.inventory import Inventory, NodeFacts
 from kilim.agent.logs import configure_logs
+from kilim.agent.memory import settle_memory
 from kilim.agent.netlink.node import OVERLAY_BYTES, NodeDevices, NoUnderlay, apply_node_devices
 from kilim.agent.netlink.node_routes import apply_node_routes
 from kilim.agent.netlink.session import NetlinkSession
@@ -46,10 +47,12 @@ log = structlog.get_logger(__name__)
 
 _STALE_EVERY_S = 10.0
 _REPAIR_EVERY_S = 60.0
+_REPAIR_SHARE = 500  # reading back 100,000 rows takes 0.3 s, in which nothing else happens
 _RETRY_S = 2.0
 _SWEEP_S = 0.1
 _CACHE_S = 0.5
 _NODES_S = 0.5
+_MISSES = 4
 
 
 def run(settings: Settings) -> int:
@@ -164,6 +167,7 @@ class Agent:
             "flows": self._flows.run(),
             "cache": self._keep_cache(),
             "sweep": self._sweep(),
+            "memory": self._settle(),
             "repair": self._repair(),
             "stale endpoints": self._remove_stale(),
             "node routes": self._follow_nodes(),
@@ -202,8 +206,19 @@ class Agent:
             else:
                 self.enforcement.errors.pop("node", None)
                 log.info("registered", node=settings.node_name, pod_cidrs=list(answer.pod_cidrs), seq=answer.seq)
-                return
+                backoff.reset()
+                await self._be_forgotten()
+                log.warning("the log has lost this node; registering again", node=settings.node_name)
             await asyncio.sleep(backoff.next_s())
+
+    async def _be_forgotten(self) -> None:
+        """Until the log has no such node any more: somebody removed it, or the log is another one now."""
+        missing = 0
+        while missing < _MISSES:  # what was just registered may still be on its way
+            await asyncio.sleep(_NODES_S)
+            known = self._settings.node_name in self.enforcement.replica.state.nodes
+            sure = self.enforcement.in_sync and self._subscription.connected
+            missing = missing + 1 if sure and not known else 0
 
     async def _keep_cache(self) -> None:
         while True:
@@ -213,19 +228,24 @@ class Agent:
                     frozen = self._cache.freeze(self.enforcement.replica)
                     await asyncio.to_thread(self._cache.rewrite, frozen)
 
+    async def _settle(self) -> None:
+        await self.enforcement.synced.wait()
+        settle_memory()
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
             self._datapath.tables.sweep()
 
     async def _repair(self) -> None:
-        repaired_at = time.monotonic()
+        next_at = time.monotonic() + _REPAIR_EVERY_S
         while True:
             await asyncio.sleep(_RETRY_S)
-            due = time.monotonic() - repaired_at > _REPAIR_EVERY_S
-            if due or "kernel" in self.enforcement.errors:
+            started_at = time.monotonic()
+            if started_at >= next_at or "kernel" in self.enforcement.errors:
                 self.enforcement.repair()
-                repaired_at = time.monotonic()
+                took_s = time.monotonic() - started_at
+                next_at = time.monotonic() + max(_REPAIR_EVERY_S, took_s * _REPAIR_SHARE)
 
     async def _follow_nodes(self) -> None:
         applied: tuple[dict[str, bytes], bool] | None = None

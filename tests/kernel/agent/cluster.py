@@ -148,6 +148,7 @@ class Cluster:
             request = controlplane_pb2.StatusRequest()
             if not controlplane_pb2_grpc.ClusterStub(channel).Status(request, timeout=2).etcd.reachable:
                 raise ConnectionError
+        self.endpoints()  # refused until it has read the log
 
     def _answers(self, ask: Callable[[], object]) -> bool:
         try:
