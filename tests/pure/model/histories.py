@@ -57,7 +57,7 @@ _blocks: st.SearchStrategy[dict[str, object]] = st.sampled_from(
         {"cidr": "2001:db8::/64"},
     )
 )
-_peers: st.SearchStrategy[dict[str, object]] = st.one_of(
+peers: st.SearchStrategy[dict[str, object]] = st.one_of(
     st.builds(lambda pods: {"podSelector": pods}, _requirements),
     st.builds(lambda namespaces: {"namespaceSelector": namespaces}, _requirements),
     st.builds(lambda n, p: {"namespaceSelector": n, "podSelector": p}, _requirements, _requirements),
@@ -78,7 +78,7 @@ _ports: st.SearchStrategy[dict[str, object]] = st.sampled_from(
 
 def _rules(peers_field: str) -> st.SearchStrategy[list[dict[str, object]]]:
     rule: st.SearchStrategy[dict[str, object]] = st.fixed_dictionaries(
-        {}, optional={peers_field: st.lists(_peers, max_size=2), "ports": st.lists(_ports, max_size=2)}
+        {}, optional={peers_field: st.lists(peers, max_size=2), "ports": st.lists(_ports, max_size=2)}
     )
     return st.lists(rule, max_size=2)
 
@@ -126,6 +126,7 @@ _pod_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_f
 _odd_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_from(((), ("",), ("=", "a=b", "a=c"))))
 _cidr_labels = st.sampled_from((*map(cidr_labels, CIDRS), ("cidr:nonsense",)))
 _cidr_identities = st.builds(Identity, st.sampled_from(CIDR_NUMBERS), _cidr_labels)
+identities = st.one_of(_pod_identities, _pod_identities, _odd_identities, _cidr_identities)
 _nodes = st.builds(Node, st.sampled_from(NODES), st.sampled_from(ADDRESSES))
 
 
