@@ -32,7 +32,6 @@ missing_packages() {
         installed "$package" || echo "$package"
     done
     command -v clang-19 >/dev/null || command -v clang >/dev/null || echo clang
-    command -v bpftool >/dev/null || echo bpftool
     "$python" -c 'import ensurepip, venv' 2>/dev/null || echo venv
 }
 
@@ -42,7 +41,6 @@ packages_for() {
     for thing; do
         case $thing in
             clang)   names="clang-19 clang" ;;
-            bpftool) names="bpftool linux-tools-common" ;;
             venv)    names="$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])') python3-venv" ;;
             *)       names=$thing ;;
         esac
