@@ -108,6 +108,15 @@ def test_named_ports_that_change(spec: dict[str, object]) -> None:
     assert (rows_on_port(80), rows_on_port(81)) == (1, 1)
     cluster.happen(endpoint_removed=pb.EndpointRemoved(namespace="x", name="web2"))
     assert (rows_on_port(80), rows_on_port(81)) == (0, 0)
+    for ports in ((NamedPort("http", 80, 6),), ()):
+        cluster.pod("x", "web", "n1", "10.0.1.1", {"app": "web"}, ports)
+        assert rows_on_port(80) == len(ports)
+        cluster.happen(policy_removed=pb.PolicyRemoved(kind="NetworkPolicy", namespace="x", name="p"))
+        assert rows_on_port(80) == 0
+        cluster.pod("x", "web", "n1", "10.0.1.1", {"app": "web"})
+        assert rows_on_port(80) == 0
+        cluster.apply(http_policy(**spec))
+        assert rows_on_port(80) == 0
 
 
 def test_only_affected_subjects_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kilim.model.facts import StateFacts
@@ -22,7 +22,11 @@ def rules_of(manifest_peers: list[dict[str, object]]) -> PolicyRules:
     return compile_policy(Policy("NetworkPolicy", "x", "p", manifest))
 
 
-@given(st.lists(peers, min_size=1, max_size=6), st.lists(identities, max_size=12), st.lists(identities, max_size=12))
+some = st.lists(identities, min_size=6, max_size=14)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(peers, min_size=3, max_size=6), some, some)
 def test_selections(manifest_peers: list[dict[str, object]], before: list[Identity], after: list[Identity]) -> None:
     state, index, rules = State(), PolicyIndex(), rules_of(manifest_peers)
 
