@@ -1,7 +1,7 @@
 # The entries to the house. Everything runs from .venv, which `make setup` makes and keeps up to date.
 BIN  := .venv/bin
 PY    = $(shell deploy/dev/find_python.sh)
-SUDO := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo sudo --preserve-env=CI,TERM,COLUMNS)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo sudo --preserve-env=CI,TERM,COLUMNS,KILIM_LAB)
 .DEFAULT_GOAL := help
 .PHONY: help setup preflight demo lab lab-down test check bench bpf proto format clean
 

@@ -58,7 +58,6 @@ async def _start(lab: Any, objects: Sequence[dict[str, Any]]) -> list[str]:
     "exec",
     cls=LabCommand,
     example="kilim lab exec shop/frontend -- ip address\nkilim lab exec -n shop api -- python3 -m http.server",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 @click.option("-n", "--namespace", help="Namespace of the pod.")
 @lab_option
@@ -69,10 +68,7 @@ def exec_(context: click.Context, pod: str, command: tuple[str, ...], namespace:
     """Run a command in a pod's network namespace; its exit status is this one's."""
     from kilim.lab import api
 
-    words = command[1:] if command[0] == "--" else command
-    if not words:
-        raise BadUsage("give the command to run after --")
-    context.exit(api.exec_in_pod(lab, pod_key(pod, namespace), words))
+    context.exit(api.exec_in_pod(lab, pod_key(pod, namespace), command))
 
 
 @click.group(cls=LabGroup)
