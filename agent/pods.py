@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import structlog
+from grpc import StatusCode
 
 from kilim.agent.cni import spec
 from kilim.agent.cni.requests import Json, PodRequest
@@ -59,6 +60,7 @@ class Pods:
         kernel: Kernel,
         connected: Callable[[], bool],
         enforce_deadline_s: float = 5.0,
+        sync_deadline_s: float = 2.0,
     ) -> None:
         self._inventory = inventory
         self._links = links
@@ -68,6 +70,7 @@ class Pods:
         self._kernel = kernel
         self._connected = connected
         self._enforce_deadline_s = enforce_deadline_s
+        self._sync_deadline_s = sync_deadline_s
 
     # --- at start
 
@@ -88,6 +91,7 @@ class Pods:
     # --- CNI
 
     async def add(self, request: PodRequest) -> Json:
+        await self._wait_synced()
         async with self._inventory.alone(request.key):
             had_link = self._inventory.link(request) is not None
             with self._inventory.reserve(request) as (ip, endpoint_id):
@@ -159,6 +163,15 @@ class Pods:
 
     # --- steps
 
+    async def _wait_synced(self) -> None:
+        """A log that we have not caught up with may have given our addresses and ids away, to what an agent before us
+        registered in its last moment."""
+        try:
+            async with asyncio.timeout(self._sync_deadline_s):
+                await self._enforcement.synced.wait()
+        except TimeoutError:
+            raise CniError(spec.TRY_AGAIN_LATER, "the agent has not caught up with the log since it started") from None
+
     async def _connect(self, request: PodRequest, wanted: PodLink, endpoint_id: int) -> None:
         try:
             link = await self._links.create(wanted)
@@ -204,7 +217,12 @@ class Pods:
         except ControlPlaneAway as error:
             raise CniError(spec.TRY_AGAIN_LATER, "no control plane replica took the registration", str(error)) from None
         except Refused as error:
-            raise CniError(spec.REFUSED, f"the control plane refused the endpoint: {error}") from None
+            # Not registered yet, or an address or id that the log gave away meanwhile: the next try takes another.
+            passing = error.code is StatusCode.NOT_FOUND or (
+                error.code is StatusCode.FAILED_PRECONDITION and request.ip is None
+            )
+            code = spec.TRY_AGAIN_LATER if passing else spec.REFUSED
+            raise CniError(code, f"the control plane refused the endpoint: {error}") from None
 
     async def _unregister(self, endpoint: Endpoint, cause: str) -> None:
         message = pb.RemoveEndpointRequest(
