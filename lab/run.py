@@ -68,7 +68,7 @@ async def _play_step(stage: Stage, services: Sequence[Manifest], step: Step) -> 
     verdicts = await stage.ask(step.probes)
     probes = [_answered(probe, verdict) for probe, verdict in zip(step.probes, verdicts, strict=True)]
     right = sum(probe.expect in (None, verdict.got) for probe, verdict in zip(step.probes, verdicts, strict=True))
-    head = {"refused": refused} if refused else {}
+    head = {"refused": refused}
     return {**head, "probes": probes, "matched": right, "total": len(probes)}
 
 
