@@ -25,6 +25,9 @@ _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 WAITING_MAX = 4096
 TOGETHER_MAX = 512
+# Clients wait for 10 s; an etcd that is away must be said before that.
+HEAD_S = 4.0
+APPEND_S = 4.0
 UNKNOWN_WAIT_S = 3.0
 
 
@@ -90,6 +93,8 @@ class Writer:
             while len(batch) < TOGETHER_MAX and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             try:
+                if reason := self._why_unavailable():  # known since these were taken
+                    raise Unavailable(reason)
                 await self._settle(batch)
             except asyncio.CancelledError:
                 _fail(batch, OutcomeUnknown("this replica is stopping"))
@@ -105,7 +110,11 @@ class Writer:
         """Decide and append until every command has its answer. Raises KvError for those that have none."""
         fresh = False
         while batch := [waiting for waiting in batch if not waiting.answer.done()]:
-            head = await self._current_head(fresh)
+            try:
+                async with asyncio.timeout(HEAD_S):
+                    head = await self._current_head(fresh)
+            except TimeoutError:
+                raise Unavailable(f"the log's head cannot be read from etcd within {HEAD_S:g} s") from None
             parts = self._decide(batch)
             if not any(part.records for part in parts):
                 if fresh:
@@ -166,7 +175,7 @@ class Writer:
 
     async def _append_part(self, head: LogHead, part: Part[_Answered]) -> LogHead:
         try:
-            commit, self._head = await self._log.append(head, part.records)
+            commit, self._head = await self._log.append(head, part.records, timeout_s=APPEND_S)
         except Conflict as conflict:
             self._head = conflict.head
             raise _DecideAgain from conflict

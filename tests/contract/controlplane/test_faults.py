@@ -158,8 +158,8 @@ async def test_an_answer_that_never_came_is_found_in_the_log(
 ) -> None:
     append = EventLog.append
 
-    async def applied_but_unknown(self: EventLog, *args: Any) -> Any:
-        await append(self, *args)
+    async def applied_but_unknown(self: EventLog, *args: Any, **options: Any) -> Any:
+        await append(self, *args, **options)
         raise OutcomeUnknown("no answer")
 
     async with replica(etcd.endpoints, cluster) as r:
@@ -173,10 +173,10 @@ async def test_an_answer_that_never_came_is_found_in_the_log(
 async def test_an_unknown_outcome_is_told_as_one(
     etcd: EmbeddedEtcd, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unknown(self: EventLog, *args: Any) -> Any:
+    async def unknown(self: EventLog, *args: Any, **options: Any) -> Any:
         raise OutcomeUnknown("no answer")
 
-    async def unavailable(self: EventLog, *args: Any) -> Any:
+    async def unavailable(self: EventLog, *args: Any, **options: Any) -> Any:
         raise Unavailable("nobody answers")
 
     async with replica(etcd.endpoints, cluster) as r:
