@@ -7,7 +7,7 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
-from kilim.agent.servers import ELSEWHERE, ControlPlaneAway, Refused, Server, Servers
+from kilim.agent.servers import ELSEWHERE, ControlPlaneAway, Refused, Renewed, Server, Servers, renewable
 from kilim.v1 import controlplane_pb2 as pb
 
 T = TypeVar("T")
@@ -39,7 +39,10 @@ class Calls:
             if left_s <= 0:
                 break
             try:
-                return await attempt(server, min(self._attempt_s, left_s))
+                with renewable():
+                    return await attempt(server, min(self._attempt_s, left_s))
+            except Renewed as error:
+                reasons.append(f"{server.address}: {error}")
             except grpc.aio.AioRpcError as error:
                 if error.code() not in ELSEWHERE:
                     raise Refused(error.code(), error.details() or "") from None

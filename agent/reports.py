@@ -14,7 +14,7 @@ import grpc.aio
 import structlog
 
 from kilim.agent.backoff import Backoff
-from kilim.agent.servers import Server
+from kilim.agent.servers import Renewed, Server, renewable
 from kilim.v1 import controlplane_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -59,16 +59,17 @@ async def report_to(server: Server, reports: Reports, repeat_s: float = 1.0) -> 
         try:
             asked_at = time.monotonic()
             async for report in reports.follow(repeat_s):
-                async with asyncio.timeout(_PATIENCE_S):
-                    await call.write(report)
-                    if time.monotonic() - asked_at > _ASK_S:
-                        await server.ask()
-                        asked_at = time.monotonic()
+                with renewable():
+                    async with asyncio.timeout(_PATIENCE_S):
+                        await call.write(report)
+                        if time.monotonic() - asked_at > _ASK_S:
+                            await server.ask()
+                            asked_at = time.monotonic()
                 if told:
                     log.info("reports are accepted again", server=server.address)
                     told = False
                 backoff.reset()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError, Renewed) as error:
             if not told:
                 log.warning("reports are not accepted", server=server.address, reason=_reason(error))
                 told = True

@@ -2,11 +2,12 @@
 
 Easy to get wrong: a TCP connection into a partition looks healthy for minutes and, once healed, sleeps until its next
 retransmission. So a server that was silent gets a new channel with a connection of its own (no shared subchannels).
+Closing the old channel cancels the calls of everybody on it, and grpc says so by CancelledError: see `renewable`.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import grpc
 import grpc.aio
@@ -25,6 +26,22 @@ _OPTIONS: list[tuple[str, int | str]] = [
 
 class ControlPlaneAway(Exception):
     """No replica could take the call in time. Nothing was refused: try again later."""
+
+
+class Renewed(Exception):
+    """The channel was given up while a call was on it; what became of the call is unknown."""
+
+
+@contextlib.contextmanager
+def renewable() -> Iterator[None]:
+    """Around calls on a shared channel: Renewed where that was given up, lest a task end as if it were cancelled."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise Renewed("the connection was given up") from None
 
 
 class Refused(Exception):

@@ -26,6 +26,7 @@ class FakeReplica(controlplane_pb2_grpc.NodesServicer):
         self.changed = asyncio.Condition()
         self.refuse: grpc.StatusCode | None = None
         self.registered = 0
+        self.removing = 0
         self._server: grpc.aio.Server | None = None
         self.port = 0
 
@@ -62,6 +63,7 @@ class FakeReplica(controlplane_pb2_grpc.NodesServicer):
         return pb.RegisterEndpointResponse(seq=self.registered, identity=300)
 
     async def RemoveEndpoint(self, request: pb.RemoveEndpointRequest, context: Any) -> pb.RemoveEndpointResponse:
+        self.removing += 1
         await asyncio.sleep(30)
         return pb.RemoveEndpointResponse()
 

@@ -242,6 +242,22 @@ async def test_a_call_fails_over_and_a_refusal_is_an_answer(replicas: Any) -> No
         await servers.close()
 
 
+async def test_who_reports_and_who_calls_outlives_a_renewed_connection(replicas: Any, tmp_path: Path) -> None:
+    commits = some_log()
+    one = await replicas(list(commits))
+    async with running(Uplink([address(one)], tmp_path)) as uplink:
+        await uplink.reach(commits[-1].last_seq)
+        await eventually(functools.partial(_ends_at, one.reports, commits[-1].last_seq))
+        hanging = asyncio.create_task(Calls(uplink.servers).remove_endpoint(pb.RemoveEndpointRequest(node=NODE)))
+        await eventually(lambda: one.removing == 1)
+        await uplink.servers.all[0].renew()
+        with pytest.raises(ControlPlaneAway, match="given up"):
+            await hanging
+        one.reports.clear()
+        await eventually(functools.partial(_ends_at, one.reports, commits[-1].last_seq))
+        await eventually(lambda: len(one.subscriptions) == 2)
+
+
 async def test_a_hanging_call_ends_in_time(replicas: Any) -> None:
     servers = Servers([address(await replicas([])), address(await replicas([]))])
     started_at = asyncio.get_running_loop().time()
