@@ -81,7 +81,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         devices = await apply_node_devices(session, node_ip, settings.tunnel_port, settings.mtu)
         datapath = load_objects(
             DatapathSettings(
-                node_ip=node_ip, underlay_ifindex=devices.underlay_ifindex, tunnel_ifindex=devices.tunnel_ifindex
+                node_ip=node_ip,
+                underlay_ifindex=devices.underlay_ifindex,
+                tunnel_ifindex=devices.tunnel_ifindex,
+                attach=settings.datapath_attach,
             ),
             settings.bpf_root,
         )
@@ -151,6 +154,7 @@ class Agent:
             cached_seq=self.enforcement.enforced_seq,
             pods=len(self._ifindex_of),
             underlay=self._devices.underlay_name,
+            attached_by=self._datapath.attach_mode,
             ms=round((time.monotonic() - started_at) * 1000),
         )
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 try:
     AGENT_VERSION = version("kilim")
@@ -23,5 +24,6 @@ class Settings:
     bpf_root: Path = Path("/sys/fs/bpf/kilim")
     tunnel_port: int = 8472
     mtu: int = 0
+    datapath_attach: Literal["auto", "tcx", "clsact"] = "auto"  # auto: tcx where the kernel has it
     log_format: str = "auto"  # "json", "console"; auto: console on a terminal
     log_level: str = "info"

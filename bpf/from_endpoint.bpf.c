@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * What a pod sends. Attached at tcx ingress of the host's side of its veth pair.
+ * What a pod sends. Attached at tc ingress of the host's side of its veth pair.
  *
  *   pod ─▶ [source check] ─▶ local endpoint?  ─▶ egress + ingress policy ─▶ redirect_peer into that pod
  *                        └─▶ this node?       ─▶ egress policy ─▶ the stack

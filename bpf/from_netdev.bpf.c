@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* What comes from the wire without a tunnel: from the world and from other nodes themselves. Attached at tcx ingress of
+/* What comes from the wire without a tunnel: from the world and from other nodes themselves. Attached at tc ingress of
  * the underlay device. All that is not for an endpoint of this node passes after one look-up, untouched and uncounted.
  */
 #include "lib/deliver.h"

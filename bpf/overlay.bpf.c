@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* What comes out of the tunnel from other nodes. Attached at tcx ingress of the vxlan device. The VNI is the sender's
+/* What comes out of the tunnel from other nodes. Attached at tc ingress of the vxlan device. The VNI is the sender's
  * identity: the sending node has judged egress and vouches for it. */
 #include "lib/deliver.h"
 #include "lib/verdict.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * What the node's own stack sends to a pod. Attached at tcx egress of the host's side of its veth pair; packets from
+ * What the node's own stack sends to a pod. Attached at tc egress of the host's side of its veth pair; packets from
  * other pods and from the wire do not come this way, they are delivered by redirect_peer.
  */
 #include "lib/identity.h"

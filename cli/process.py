@@ -159,6 +159,10 @@ def _format(choice: str) -> str:
 @click.option(
     "--mtu", type=click.IntRange(0, 65535), default=0, help="Of the underlay. [default: read from its device]"
 )
+@click.option(
+    "--datapath-attach", type=click.Choice(["auto", "tcx", "clsact"]), default="auto", show_default=True,
+    help="How programs are attached. auto: by tcx where the kernel has it (6.6 or newer).",
+)  # fmt: skip
 @log_format_option
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True,

@@ -1,12 +1,13 @@
 """The datapath of one node. Restarting it over the same directory changes no packet's fate: programs are loaded beside
-those that run, over the same maps, and take over link by link in the attach calls. So: load, write tables, attach."""
+those that run, over the same maps, and take over hook by hook in the attach calls. So: load, write tables, attach."""
 
 import os
 import shutil
 from pathlib import Path
 
-from kilim.agent.bpf import attach, bpffs, syscall
+from kilim.agent.bpf import bpffs, syscall
 from kilim.agent.bpf.counters import Counted, read_counters
+from kilim.agent.bpf.hooks import AttachMode, Hooks, remove_hooks
 from kilim.agent.bpf.maps import Maps
 from kilim.agent.bpf.objects import LoadedPrograms, Settings, load_programs
 from kilim.agent.bpf.ringbuf import RingReader
@@ -19,11 +20,11 @@ NETDEV_LINK_PREFIX = "netdev-"
 
 
 class Datapath:
-    """Loaded programs and open maps. The attach calls resolve an ifindex in the calling thread's network namespace."""
+    """Loaded programs and open maps. Devices are those of the calling thread's network namespace."""
 
-    def __init__(self, programs: LoadedPrograms, bpf_root: Path) -> None:
+    def __init__(self, programs: LoadedPrograms, bpf_root: Path, attach_mode: AttachMode) -> None:
         self._programs = programs
-        self._links = bpf_root / "links"
+        self._hooks = Hooks(attach_mode, bpf_root / "links", self.program_fd("to_endpoint"))
         self.maps = Maps(bpf_root / "maps")
         self.tables = KernelTables(self.maps)
         self.events = RingReader(syscall.open_pinned(bpf_root / "maps" / "events"))
@@ -42,34 +43,36 @@ class Datapath:
     def program_fd(self, name: str) -> int:
         return self._programs.fds[name]
 
+    @property
+    def attach_mode(self) -> AttachMode:
+        """What `auto` came to."""
+        return "tcx" if self._hooks.uses_tcx else "clsact"
+
     def attach_endpoint(self, ifindex: int, name: str) -> None:
-        """Both directions of a pod, at the host's side of its veth pair. `name` (its interface name) names the pins."""
-        attach.attach(self.program_fd("to_endpoint"), ifindex, syscall.TCX_EGRESS, self._pin(f"{name}-to"))
-        attach.attach(self.program_fd("from_endpoint"), ifindex, syscall.TCX_INGRESS, self._pin(f"{name}-from"))
+        """Both directions of a pod, at the host's side of its veth pair, the interface `name`."""
+        self._hooks.attach(self.program_fd("to_endpoint"), ifindex, syscall.TCX_EGRESS, f"{name}-to")
+        self._hooks.attach(self.program_fd("from_endpoint"), ifindex, syscall.TCX_INGRESS, f"{name}-from")
 
     def detach_endpoint(self, name: str) -> None:
-        attach.detach(self._pin(f"{name}-from"))
-        attach.detach(self._pin(f"{name}-to"))
+        self._hooks.detach([f"{name}-from", f"{name}-to"], name)
 
     def attach_overlay(self, ifindex: int) -> None:
         """The collect-metadata vxlan device."""
-        attach.attach(self.program_fd("overlay"), ifindex, syscall.TCX_INGRESS, self._pin(OVERLAY_LINK))
+        self._hooks.attach(self.program_fd("overlay"), ifindex, syscall.TCX_INGRESS, OVERLAY_LINK)
 
     def attach_netdev(self, ifindex: int, name: str = "underlay") -> None:
         """A device towards the wire; `name` tells several apart."""
-        pin = self._pin(NETDEV_LINK_PREFIX + name)
-        attach.attach(self.program_fd("from_netdev"), ifindex, syscall.TCX_INGRESS, pin)
+        link = NETDEV_LINK_PREFIX + name
+        self._hooks.attach(self.program_fd("from_netdev"), ifindex, syscall.TCX_INGRESS, link)
+        self._hooks.detach_elsewhere(link, ifindex)
 
     def links(self) -> dict[str, syscall.LinkInfo]:
-        """All that is attached by pin name, also by an agent before this one; ifindex 0: the device is gone."""
-        return attach.read_links(self._links)
+        """All that is attached by name, also by an agent before this one; ifindex 0: the device is gone."""
+        return self._hooks.read()
 
     def detach_gone(self) -> list[str]:
         """Remove the pins of links whose device is gone, and say which."""
-        gone = [name for name, link in self.links().items() if not link.ifindex]
-        for name in gone:
-            attach.detach(self._links / name)
-        return gone
+        return self._hooks.detach_gone()
 
     def counters(self) -> list[Counted]:
         return read_counters(self._metrics_fd)
@@ -82,23 +85,17 @@ class Datapath:
         for fd in self._programs.fds.values():
             os.close(fd)
 
-    def _pin(self, name: str) -> Path:
-        if not name or "/" in name or "." in name:  # bpffs keeps names with a dot for itself
-            raise ValueError(f"{name!r} cannot name a pin")
-        return self._links / name
-
 
 def load_objects(settings: Settings, bpf_root: str | Path) -> Datapath:
     """Load every program over the maps pinned under `bpf_root`, creating what is missing."""
     root = Path(bpf_root)
     bpffs.ensure_bpffs(root)
-    return Datapath(load_programs(settings, root / "maps"), root)
+    return Datapath(load_programs(settings, root / "maps"), root, settings.attach)
 
 
 def remove_all(bpf_root: str | Path) -> None:
-    """Detach everything and remove every pin: the node is left without our datapath. Idempotent."""
+    """Detach everything and remove every pin: the node is left without our datapath. Idempotent. Filters are removed
+    from the devices of the calling thread's network namespace."""
     root = Path(bpf_root)
-    links = root / "links"
-    for pin in sorted(links.iterdir()) if links.is_dir() else ():
-        attach.detach(pin)
+    remove_hooks(root / "links")
     shutil.rmtree(root, ignore_errors=True)

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from kilim.agent.bpf import layout, syscall
+from kilim.agent.bpf.hooks import AttachMode
 from kilim.agent.bpf.libbpf import LoadError, ObjectFile, ObjectMap
 
 PROGRAMS = ("from_endpoint", "to_endpoint", "overlay", "from_netdev")
@@ -27,6 +28,7 @@ class Settings:
     ct_life_other_s: int = 60
     record_connections: bool = True
     wakeup_bytes: int = 65536
+    attach: AttachMode = "auto"  # not the programs' concern; auto: tcx where the kernel has it
 
     def rodata(self) -> dict[str, bytes]:
         values = {

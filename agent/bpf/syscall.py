@@ -1,6 +1,7 @@
 """bpf(2) by its numbers. Debian's libbpf 1.1 knows neither tcx links nor numpy, so maps and links go straight to it."""
 
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -45,7 +46,7 @@ class MapInfo(NamedTuple):
 
 
 class LinkInfo(NamedTuple):
-    type: int
+    type: int  # 0: no link but a clsact filter, which has no id
     id: int
     prog_id: int
     ifindex: int  # 0: the device is gone, the link is a zombie
@@ -136,6 +137,17 @@ def open_pinned(path: Path) -> int:
 def create_tcx_link(prog_fd: int, ifindex: int, attach_type: int) -> int:
     """`ifindex` is one of the calling thread's network namespace."""
     return bpf(LINK_CREATE, struct.pack("<IIIIIIQ", prog_fd, ifindex, attach_type, 0, 0, 0, 0))
+
+
+def supports_tcx(prog_fd: int) -> bool:
+    """Asks for a link on no device: a kernel that knows tcx misses the device, another one the kind of link."""
+    try:
+        os.close(create_tcx_link(prog_fd, 0, TCX_INGRESS))
+    except OSError as failure:
+        if failure.errno not in (errno.ENODEV, errno.EINVAL):
+            raise
+        return failure.errno == errno.ENODEV
+    return True
 
 
 def update_link(link_fd: int, prog_fd: int) -> None:

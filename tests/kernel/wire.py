@@ -7,12 +7,15 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyroute2
 
 from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
+from kilim.agent.bpf.hooks import AttachMode
+from kilim.agent.bpf.syscall import LinkInfo
 from kilim.model.address import format_ip, parse_ip
 from kilim.model.mac import node_mac, pod_mac
 from kilim.model.tables import TablesDelta
@@ -118,8 +121,10 @@ class Node:
         self.tunnel = _index(ipr, "vx")
         ipr.link("set", index=self.tunnel, state="up")
 
-    def load(self) -> Datapath:
-        settings = Settings(self.ip, self.underlay, self.tunnel, ct_max_entries=4096, events_bytes=1 << 18)
+    def load(self, attach: AttachMode = "auto") -> Datapath:
+        settings = Settings(
+            self.ip, self.underlay, self.tunnel, ct_max_entries=4096, events_bytes=1 << 18, attach=attach
+        )
         return load_objects(settings, self.root)
 
     def attach(self, datapath: Datapath) -> None:
@@ -130,6 +135,9 @@ class Node:
                 datapath.attach_endpoint(pod.ifindex, pod.name)
 
         self.namespace.run(attach_all)
+
+    def links(self, datapath: Datapath) -> dict[str, LinkInfo]:
+        return self.namespace.run(datapath.links)
 
     def add_pod(self, end: End) -> Pod:
         name = f"lxc{end.endpoint_id}"
@@ -162,7 +170,7 @@ class Node:
 class Wire:
     """node1: a, b; node2: c. Nothing is enforced."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, attach: AttachMode = "auto") -> None:
         self.nodes = [
             Node(parse_ip(f"192.168.7.{number}"), Namespace(), root.with_name(f"{root.name}-{number}"))
             for number in (1, 2)
@@ -179,7 +187,7 @@ class Wire:
         self.b = first.add_pod(End(parse_ip("10.61.1.3"), 1002, 2))
         self.c = second.add_pod(End(parse_ip("10.61.2.2"), 1003, 3))
         second.namespace.netlink(lambda ipr: ipr.route("add", dst="10.61.1.0/24", gateway="192.168.7.1"))
-        self.datapaths = [node.load() for node in self.nodes]
+        self.datapaths = [node.load(attach) for node in self.nodes]
         for node, datapath in zip(self.nodes, self.datapaths, strict=True):
             node.attach(datapath)
             datapath.tables.write(self._tables(node), 10, {pod.end.ip: pod.ifindex for pod in node.pods})
@@ -197,6 +205,6 @@ class Wire:
     def close(self) -> None:
         for node, datapath in zip(self.nodes, self.datapaths, strict=True):
             datapath.close()
-            remove_all(node.root)
+            node.namespace.run(partial(remove_all, node.root))
             for namespace in (node.namespace, *(pod.namespace for pod in node.pods)):
                 namespace.close()

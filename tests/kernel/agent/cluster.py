@@ -54,10 +54,10 @@ class Cluster:
         self._run("replica", self.server_netns, arguments)
         wait_for("the replica", lambda: self._answers(self._ready))
 
-    def start_agent(self) -> None:
+    def start_agent(self, *more: str) -> None:
         arguments = ["agent", "--node-name", "node1", "--node-ip", NODE_IP, "--servers", f"{SERVER_IP}:4260"]
         arguments += ["--pod-cidr", POD_CIDR, "--state-dir", self.directory / "state", "--run-dir", self.run_dir]
-        self._run("agent", self.node_netns, [*arguments, "--bpf-root", self.bpf_root])
+        self._run("agent", self.node_netns, [*arguments, "--bpf-root", self.bpf_root, *more])
         wait_for("the agent", lambda: self._answers(self.status))
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:

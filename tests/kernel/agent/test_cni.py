@@ -108,10 +108,10 @@ def test_a_restarted_agent_keeps_pods_and_connections(cluster: Cluster) -> None:
     server = address_of(cluster.cni("ADD", "b", **labels("b")))
     before = cluster.status()
     with cluster.listen("b", server):
-        for number in (signal.SIGKILL, signal.SIGTERM):
+        for number, attach in ((signal.SIGKILL, "clsact"), (signal.SIGTERM, "tcx")):
             cluster.kill("agent", number)
             assert cluster.connect("a", server) and not cluster.connect("x", server)
-            cluster.start_agent()
+            cluster.start_agent("--datapath-attach", attach)
             wait_for("the agent to be in sync", lambda: cluster.status().in_sync)
             after = cluster.status()
             assert (after.seq, after.table_digest) == (before.seq, before.table_digest)
