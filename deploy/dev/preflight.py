@@ -16,7 +16,13 @@ CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 BPF_MAP_CREATE, BPF_MAP_TYPE_ARRAY = 0, 2
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
-TCX_KERNEL = (6, 6)
+NEEDED = {  # by the datapath, and the kernel that brought it; tcx (6.6) is not, clsact filters take its place
+    "ring buffers": (5, 8),
+    "bpf_redirect_peer": (5, 10),
+    "bpf_ktime_get_coarse_ns": (5, 11),
+    "batches over LPM tries": (5, 13),
+    "batches over per-CPU arrays": (5, 14),
+}
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,7 +71,11 @@ def network_namespaces() -> str:
 
 def kernel() -> str:
     release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
-    return "" if release >= TCX_KERNEL else f"a kernel of 6.6 or newer, for tcx (this is {platform.release()})"
+    missing = [what for what, since in NEEDED.items() if release < since]
+    if not missing:
+        return ""
+    oldest = ".".join(map(str, max(NEEDED.values())))
+    return f"kernel {oldest} or newer (this is {platform.release()}, without {', '.join(missing)})"
 
 
 CHECKS: list[Callable[[], str]] = [bpf, bpffs, cgroup2, network_namespaces, kernel]
