@@ -3,6 +3,7 @@
 Only cgroup v2 is used, wherever it is mounted (`/sys/fs/cgroup` or `/sys/fs/cgroup/unified`); zombies do not count.
 """
 
+import errno
 import functools
 import os
 import signal
@@ -60,16 +61,30 @@ def signal_all(cgroup: Path, number: signal.Signals) -> list[int]:
 
 def remove_cgroup(path: Path) -> None:
     """Kills everything below `path`, also what is stopped, and removes the directories. Idempotent."""
-    if not path.exists():
-        return
-    (path / "cgroup.kill").write_text("1")
     deadline = time.monotonic() + _KILL_TIMEOUT_S
-    while "populated 1" in (path / "cgroup.events").read_text():
+    while path.exists() and not _removed(path):
         if time.monotonic() > deadline:
-            raise LabError(f"{path}: processes {pids_in(path)} do not die")
+            raise LabError(f"{path}: processes {_pids_below(path)} do not die")
         time.sleep(_POLL_S)
-    for directory, _, _ in os.walk(path, topdown=False):
-        os.rmdir(directory)
+
+
+def _removed(path: Path) -> bool:
+    # Each time anew: a child of a killed `up` may join after the last one.
+    (path / "cgroup.kill").write_text("1")
+    if "populated 1" in (path / "cgroup.events").read_text():
+        return False
+    try:
+        for directory, _, _ in os.walk(path, topdown=False):
+            os.rmdir(directory)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
+
+
+def _pids_below(path: Path) -> list[int]:
+    return [pid for directory, _, _ in os.walk(path) for pid in pids_in(Path(directory))]
 
 
 def labs_with_cgroups() -> set[str]:
