@@ -24,6 +24,7 @@ from kilim.v1 import events_pb2
 from tests.faults.cluster.stage import Replica
 
 ATTEMPT_S = 1.5
+PAUSE_S = 0.03  # two cores are shared by all
 NAMESPACE = "shop"
 GHOST = "ghost"  # a node that has no agent: endpoints on it come and go by these clients alone
 GHOST_CIDR = "10.244.200.0/24"
@@ -52,6 +53,7 @@ class Asked:
 class Client:
     """`own` are objects that no other client touches; `shared` ones are fought over."""
 
+    run_name: str
     number: int
     replicas: Sequence[Replica]
     chance: random.Random
@@ -61,12 +63,15 @@ class Client:
         while not ending.is_set():
             kind = self.chance.choices(("own", "shared", "endpoint"), (5, 3, 2))[0]
             await (self._endpoint() if kind == "endpoint" else self._policy(kind == "shared"))
+            await asyncio.sleep(self.chance.uniform(0, 2 * PAUSE_S))
 
     async def _policy(self, shared: bool) -> None:
         op = len(self.notes)
         name = f"shared-{self.chance.randrange(3)}" if shared else f"own-{self.number}-{self.chance.randrange(4)}"
         deletes = self.chance.random() < 0.3
-        asked = Asked(f"c{self.number}-{op}", f"{'delete' if deletes else 'apply'} {name}", time.monotonic())
+        asked = Asked(
+            f"{self.run_name}-{self.number}-{op}", f"{'delete' if deletes else 'apply'} {name}", time.monotonic()
+        )
         self.notes.append(asked)
         cidr = f"100.{64 + self.number}.{op // 256}.{op % 256}/32"
 
@@ -82,7 +87,7 @@ class Client:
 
     async def _endpoint(self) -> None:
         op = len(self.notes)
-        asked = Asked(f"c{self.number}-{op}", "endpoint", time.monotonic())
+        asked = Asked(f"{self.run_name}-{self.number}-{op}", "endpoint", time.monotonic())
         self.notes.append(asked)
         place = self.number * 40 + op % 40 + 2
         register = api.RegisterEndpointRequest(
@@ -108,11 +113,11 @@ class Client:
                 asked.maybe += not surely_not
                 if not again and asked.maybe:
                     return
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(PAUSE_S)
 
 
-def policy(name: str, *cidrs: str, app: str = "db", peer: str = "nobody") -> dict[str, Any]:
-    """Of a pod that is closed already. Allows whom there is not, so rows change and verdicts do not."""
+def policy(name: str, *cidrs: str, app: str = "db", peer: str = "nobody", port: int = 5432) -> dict[str, Any]:
+    """Of a pod that is closed already. Allows nobody who is there by default: rows change, verdicts do not."""
     peers: list[dict[str, Any]] = [{"ipBlock": {"cidr": cidr}} for cidr in cidrs]
     peers.append({"podSelector": {"matchLabels": {"app": peer}}})
     return {
@@ -122,7 +127,7 @@ def policy(name: str, *cidrs: str, app: str = "db", peer: str = "nobody") -> dic
         "spec": {
             "podSelector": {"matchLabels": {"app": app}},
             "policyTypes": ["Ingress"],
-            "ingress": [{"from": peers, "ports": [{"port": 5432}]}],
+            "ingress": [{"from": peers, "ports": [{"port": port}]}],
         },
     }
 

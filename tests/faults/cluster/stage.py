@@ -172,6 +172,7 @@ class Stage:
         return await until("all agree with the log", self._agreed, patience_s)
 
     async def _agreed(self) -> State:
+        await self._same_everywhere()  # cheap, and mostly what there is to wait for
         commits = await self.read_log()
         state, chain = fold(commits), commits[-1].chain_after
         for replica in self.replicas:
@@ -186,6 +187,11 @@ class Stage:
         for node in self.lab.agent_processes:
             await self._agent_agreed(node, state)
         return state
+
+    async def _same_everywhere(self) -> None:
+        at = {replica.name: (await replica.status()).seq for replica in self.replicas}
+        at |= {node: (await self.agent_status(node)).seq for node in self.lab.agent_processes}
+        assert len(set(at.values())) == 1, f"not at one seq: {at}"
 
     async def _agent_agreed(self, node: str, state: State) -> None:
         tables = desired_tables(state, node)

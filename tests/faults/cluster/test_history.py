@@ -10,7 +10,7 @@ from kilim.v1 import controlplane_pb2 as api
 from tests.faults.cluster.history import GHOST, GHOST_CIDR, NAMESPACE, Client, wrongs
 from tests.faults.cluster.stage import PATIENCE_S, Replica, Stage, until
 
-CLIENTS = 6
+CLIENTS = 4
 FAULTS = 6
 SEEDS = [int(seed) for seed in os.environ.get("KILIM_FAULT_SEEDS", "1").split(",")]
 
@@ -20,7 +20,7 @@ async def test_every_acknowledged_command_is_in_the_log_once(stage: Stage, seed:
     chance = random.Random(seed)
     ghost = api.RegisterNodeRequest(name=GHOST, ip="192.168.60.250", pod_cidrs=[GHOST_CIDR])
     await stage.replicas[0].nodes.RegisterNode(ghost, timeout=PATIENCE_S)
-    clients = [Client(n, stage.replicas, random.Random(f"{seed} {n}")) for n in range(CLIENTS)]
+    clients = [Client(f"run{seed}", n, stage.replicas, random.Random(f"{seed} {n}")) for n in range(CLIENTS)]
     ending = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for client in clients:
@@ -31,7 +31,7 @@ async def test_every_acknowledged_command_is_in_the_log_once(stage: Stage, seed:
     notes = [asked for client in clients for asked in client.notes]
     await stage.check_agreement()
     assert wrongs(notes, await stage.read_log()) == []
-    assert sum(1 for asked in notes if asked.changed) > 20 * FAULTS, "hardly anything was done"
+    assert sum(1 for asked in notes if asked.changed) > 10 * FAULTS, "hardly anything was done"
 
     await stage.replicas[0].delete("Node", "", GHOST, timeout_s=PATIENCE_S)
     for name in {asked.what.split()[1] for asked in notes if asked.what.startswith("apply")}:

@@ -1,0 +1,41 @@
+"""Traffic of the shop that must not notice anything: what the demo's policies allow and deny, and who counts wrongs."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from kilim.lab.demo.traffic import Traffic, traffic_between
+from kilim.lab.scenario import Probe
+from tests.faults.cluster.stage import Stage
+
+ALLOWED = (
+    Probe("shop/frontend", "shop/api", 8080, "TCP", "allow", {}),
+    Probe("shop/api", "shop/cache", 6379, "TCP", "allow", {}),
+    Probe("shop/api", "shop/db", 5432, "TCP", "allow", {}),
+    Probe("shop/frontend", "shop/dns", 53, "UDP", "allow", {}),
+)
+DENIED = (
+    Probe("shop/frontend", "shop/db", 5432, "TCP", "deny", {}),
+    Probe("shop/db", "shop/api", 8080, "TCP", "deny", {}),
+    Probe("monitoring/prometheus", "shop/cache", 6379, "TCP", "deny", {}),
+    Probe("monitoring/prometheus", "shop/dns", 53, "UDP", "deny", {}),
+)
+
+
+@asynccontextmanager
+async def undisturbed(stage: Stage, least: int = 20) -> AsyncIterator[Traffic]:
+    """A long connection, new ones and denied ones, all the time; 0 lost and 0 leaked, or the test fails."""
+    places = {key: (Path(pod.netns), pod.ip) for key, pod in stage.pods().items()}
+    allowed = [traffic_between(places, probe) for probe in ALLOWED]
+    denied = [traffic_between(places, probe) for probe in DENIED]
+    traffic = Traffic(allowed[0], allowed, denied)
+    await traffic.start()
+    try:
+        yield traffic
+        await traffic.stop()
+    finally:
+        await traffic.abandon()
+    for what in ("stream", "allowed", "denied"):
+        counts = getattr(traffic, what)
+        assert counts.wrong == 0, f"{what}: {counts.wrong} of {counts.done} wrong: {counts.first_wrong}"
+        assert counts.done >= least, f"{what}: only {counts.done}"
