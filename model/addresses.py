@@ -1,7 +1,8 @@
 """Who holds which address, change by change, and the `ipcache` and `endpoints` rows that follow (rules in desired.py).
 
 A visitor would get wrong: changes only note what to look at; `settle` makes the rows, when state and notes agree. A
-lone remote endpoint, nearly all there is in a large cluster, is written down at once instead (`_lone`).
+lone remote endpoint, nearly all there is in a large cluster, is written down at once instead (`_lone`). Which endpoints
+are on a node is not kept, only how many: a node seldom changes its address, and then the state is searched.
 """
 
 from kilim.model.address import Cidr
@@ -19,10 +20,11 @@ class Addresses:
     def __init__(self, node: str) -> None:
         self._node = node
         self._claims: dict[int, str | set[str]] = {}  # address -> key of its endpoint, or of several
-        self._keys_of_node: dict[str, set[str]] = {}
+        self._endpoints_on: dict[str, int] = {}  # node -> how many
         self._node_ips: dict[str, int] = {}
         self._nodes_at: dict[int, set[str]] = {}
         self._cidrs: dict[Cidr, set[int]] = {}
+        self._moved: set[str] = set()  # nodes with endpoints whose address is another one now
         self._touched: set[IpcacheKey] = set()
         self._lone: dict[IpcacheKey, IpcacheValue] = {}
 
@@ -30,10 +32,7 @@ class Addresses:
 
     def add_endpoint(self, key: str, node: str, endpoint: pb.Endpoint) -> None:
         ip = endpoint.ip
-        keys = self._keys_of_node.get(node)
-        if keys is None:
-            keys = self._keys_of_node[node] = set()
-        keys.add(key)
+        self._endpoints_on[node] = self._endpoints_on.get(node, 0) + 1
         holder = self._claims.setdefault(ip, key)
         if holder is key and node != self._node and ip and ip not in self._nodes_at:
             self._lone[(ip, HOST_LENGTH)] = (endpoint.identity, self._node_ips.get(node, 0))
@@ -47,18 +46,17 @@ class Addresses:
     def remove_endpoint(self, key: str, node: str, endpoint: pb.Endpoint) -> None:
         ip = endpoint.ip
         self._touched.add((ip, HOST_LENGTH))
-        keys = self._keys_of_node[node]
-        keys.discard(key)
-        if not keys:
-            del self._keys_of_node[node]
+        self._endpoints_on[node] -= 1
+        if not self._endpoints_on[node]:
+            del self._endpoints_on[node]
         holders = self._claims[ip]
         if isinstance(holders, set) and len(holders) > 1:
             holders.discard(key)
         else:
             del self._claims[ip]
 
-    def set_node(self, state: State, name: str, ip: int | None) -> None:
-        """None: the node has left. `state` is as after the batch, which holds every address that will matter."""
+    def set_node(self, name: str, ip: int | None) -> None:
+        """None: the node has left."""
         old = self._node_ips.pop(name, None)
         if ip is not None:
             self._node_ips[name] = ip
@@ -72,9 +70,8 @@ class Addresses:
         if ip is not None:
             self._nodes_at.setdefault(ip, set()).add(name)
             self._touched.add((ip, HOST_LENGTH))
-        for key in self._keys_of_node.get(name, ()):
-            if key in state.endpoints:
-                self._touched.add((state.endpoints[key].ip, HOST_LENGTH))
+        if name in self._endpoints_on:
+            self._moved.add(name)
 
     def set_cidr(self, number: int, old: Cidr | None, new: Cidr | None) -> None:
         if old is not None:
@@ -90,6 +87,8 @@ class Addresses:
 
     def settle(self, state: State, tables: Tables, delta: TablesDelta) -> None:
         """Put into `delta` what differs from `tables`, and forget the notes."""
+        if self._moved:
+            self._touch_moved(state)
         ipcache = tables.ipcache
         changed = delta.ipcache
         for key, row in self._lone.items():
@@ -108,6 +107,13 @@ class Addresses:
                     delta.endpoints[key[0]] = endpoint
         self._lone = {}
         self._touched = set()
+
+    def _touch_moved(self, state: State) -> None:
+        for data in state.endpoints.data.values():
+            endpoint = pb.Endpoint.FromString(data)
+            if endpoint.node in self._moved:
+                self._touched.add((endpoint.ip, HOST_LENGTH))
+        self._moved = set()
 
     def _owner(self, state: State, ip: int) -> Endpoint | None:
         holders = self._claims.get(ip)

@@ -12,7 +12,8 @@ _MODULUS_MASK = (1 << 256) - 1
 
 def hash_entry(table: bytes, key: bytes, value: bytes) -> int:
     """Hash of one entry; the lengths keep (ab, c) and (a, bc) apart."""
-    return hash_bytes(b"".join((table, len(key).to_bytes(4, "big"), key, value)))
+    entry = b"".join((table, len(key).to_bytes(4, "big"), key, value))
+    return _int_from_bytes(blake2b(entry, digest_size=32).digest(), "big")
 
 
 def hash_bytes(entry: bytes) -> int:

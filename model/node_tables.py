@@ -44,13 +44,25 @@ class NodeTables:
     def rebuild(self, state: State) -> TablesDelta:
         """Start over from the whole state; gives what differs from the tables before."""
         fresh = NodeTables(self.node)
-        fresh.update(state, _all_of(state))
+        fresh._fill(state)
         delta = TablesDelta.between(self.tables, fresh.tables)
         self.__dict__.update(fresh.__dict__)
         return delta
 
     def update(self, state: State, changes: Iterable[Change]) -> TablesDelta:
         """Follow changes that `state` already contains."""
+        self._note(state, changes)
+        return self._settle(state)
+
+    def _fill(self, state: State) -> None:
+        """Follow all that `state` contains. Referents first: it saves work, the outcome is the same in any order."""
+        self._note(state, _all_but_endpoints(state))
+        parse = pb.Endpoint.FromString
+        for key, data in state.endpoints.data.items():
+            self._add_endpoint(state, key, parse(data))
+        self._settle(state)
+
+    def _note(self, state: State, changes: Iterable[Change]) -> None:
         for change in changes:
             if change.table == "endpoint":
                 self._change_endpoint(state, change)
@@ -61,7 +73,9 @@ class NodeTables:
                 self._stale |= self._policies.set_policy(str(change.key), rules)
             elif change.table == "node":
                 ip = None if change.new is None else nouns.decode_node(change.new).ip
-                self._addresses.set_node(state, str(change.key), ip)
+                self._addresses.set_node(str(change.key), ip)
+
+    def _settle(self, state: State) -> TablesDelta:
         self._settle_ports(state)
         delta = TablesDelta()
         self._addresses.settle(state, self.tables, delta)
@@ -77,20 +91,24 @@ class NodeTables:
         if old is not None:
             self._addresses.remove_endpoint(key, old.node, old)
         if new is not None:
-            node = new.node
-            self._addresses.add_endpoint(key, node, new)
-            if node == self.node:
-                self._come(state, new.identity)
-        if old is not None and old.node == self.node:
-            self._go(old.identity)
-        if self._counts_ports:
-            self._change_ports(old, new)
+            self._add_endpoint(state, key, new)
+        if old is not None:
+            if old.node == self.node:
+                self._go(old.identity)
+            if self._counts_ports and old.named_ports:
+                self._stale |= self._policies.change_ports(old.identity, _ports_of(old), ())
 
-    def _change_ports(self, old: pb.Endpoint | None, new: pb.Endpoint | None) -> None:
-        if new is not None and new.named_ports:
+    def _add_endpoint(self, state: State, key: str, new: pb.Endpoint) -> None:
+        node = new.node
+        self._addresses.add_endpoint(key, node, new)
+        if node == self.node:
+            self._come(state, new.identity)
+        if self._counts_ports:
+            self._add_ports(new)
+
+    def _add_ports(self, new: pb.Endpoint) -> None:
+        if new.named_ports:
             self._stale |= self._policies.change_ports(new.identity, (), _ports_of(new))
-        if old is not None and old.named_ports:
-            self._stale |= self._policies.change_ports(old.identity, _ports_of(old), ())
 
     def _settle_ports(self, state: State) -> None:
         """Named ports are counted only while a policy names some, from the state when the first one does.
@@ -103,7 +121,7 @@ class NodeTables:
         self._policies.forget_ports()
         if self._counts_ports:
             for data in state.endpoints.data.values():
-                self._change_ports(None, pb.Endpoint.FromString(data))
+                self._add_ports(pb.Endpoint.FromString(data))
 
     def _change_identity(self, change: Change) -> None:
         number = int(change.key)
@@ -139,16 +157,13 @@ class NodeTables:
         self._stale = set()
 
 
-def _all_of(state: State) -> Iterator[Change]:
-    """Referents first: it saves work, the outcome is the same in any order."""
+def _all_but_endpoints(state: State) -> Iterator[Change]:
     for name, data in state.nodes.data.items():
         yield Change("node", name, None, data)
     for number, data in state.identities.data.items():
         yield Change("identity", number, None, data)
     for key, data in state.policies.data.items():
         yield Change("policy", key, None, data)
-    for key, data in state.endpoints.data.items():
-        yield Change("endpoint", key, None, data)
 
 
 def _ports_of(endpoint: pb.Endpoint) -> list[NamedPort]:

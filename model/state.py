@@ -1,7 +1,8 @@
 """What is true at a sequence number: tables of canonical bytes with typed reading, indexes and a running digest.
 
 A visitor would get wrong: values are kept as bytes and decoded on reading (an endpoint costs some 300 bytes), and
-every mutation goes through `State.put`, which keeps digest and indexes and can be undone.
+every mutation goes through `State.put`, which keeps digest and indexes and can be undone. `State.load` is the same for
+many new entries at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -73,7 +74,7 @@ class State:
         self.settings: Table[str, Setting] = Table("setting", nouns.decode_setting)
         self.identity_of_labels: dict[Labels, int] = {}  # the lowest number, should there be several
         self._further_identities: dict[Labels, set[int]] = {}
-        self.endpoints_of_identity: dict[int, set[str]] = {}
+        self._endpoints_of_identity: dict[int, set[str]] | None = None  # until somebody asks
         self._multiset = Multiset()
         self._tables: dict[str, Table[str, Noun] | Table[int, Noun]] = {
             table.name: table  # type: ignore[misc]
@@ -92,6 +93,15 @@ class State:
     def digest(self) -> bytes:
         """32 bytes over all entries; equal states have equal digests."""
         return self._multiset.digest()
+
+    @property
+    def endpoints_of_identity(self) -> dict[int, set[str]]:
+        """Made when first asked for and kept from then on: agents, with all endpoints of the cluster, never ask."""
+        if self._endpoints_of_identity is None:
+            self._endpoints_of_identity = {}
+            for key, value in self.endpoints.data.items():
+                self._note_user(nouns.decode_endpoint_identity(value), key)
+        return self._endpoints_of_identity
 
     def put(self, table: str, key: Key, new: bytes | None) -> Change | None:
         """Set or (None) remove one entry. Returns the change, None where nothing changes."""
@@ -122,24 +132,30 @@ class State:
 
     def _index(self, change: Change) -> None:
         if change.table == "endpoint":
-            key = str(change.key)
+            if self._endpoints_of_identity is None:
+                return
             if change.old is not None:
-                identity = nouns.decode_endpoint_identity(change.old)
-                users = self.endpoints_of_identity[identity]
-                users.discard(key)
-                if not users:
-                    del self.endpoints_of_identity[identity]
+                self._forget_user(nouns.decode_endpoint_identity(change.old), str(change.key))
             if change.new is not None:
-                identity = nouns.decode_endpoint_identity(change.new)
-                if identity in self.endpoints_of_identity:
-                    self.endpoints_of_identity[identity].add(key)
-                else:
-                    self.endpoints_of_identity[identity] = {key}
+                self._note_user(nouns.decode_endpoint_identity(change.new), str(change.key))
         elif change.table == "identity":
             if change.old is not None:
                 self._forget_labels(nouns.decode_identity(change.old).labels, int(change.key))
             if change.new is not None:
                 self._note_labels(nouns.decode_identity(change.new).labels, int(change.key))
+
+    def _note_user(self, identity: int, key: str) -> None:
+        users = self.endpoints_of_identity.get(identity)
+        if users is None:
+            self.endpoints_of_identity[identity] = {key}
+        else:
+            users.add(key)
+
+    def _forget_user(self, identity: int, key: str) -> None:
+        users = self.endpoints_of_identity[identity]
+        users.discard(key)
+        if not users:
+            del self.endpoints_of_identity[identity]
 
     def _note_labels(self, labels: Labels, number: int) -> None:
         lowest = self.identity_of_labels.setdefault(labels, number)
@@ -166,10 +182,20 @@ class State:
                 yield name, key_bytes, value
 
     def load(self, records: Iterable[tuple[str, bytes, bytes]], seq: int) -> None:
-        """Fill an empty state from a snapshot taken at `seq`. Unknown tables are skipped."""
+        """Entries of a snapshot taken at `seq`, into a state without them. Unknown tables are skipped."""
+        hashes = 0
         for name, key_bytes, value in records:
-            if name in self._tables:
-                self.put(name, key_from_bytes(name, key_bytes), value)
+            target = self._tables.get(name)
+            if target is None:
+                continue
+            key = key_from_bytes(name, key_bytes)
+            data: dict[Key, bytes] = target.data  # type: ignore[assignment]
+            if key in data or name == "identity" or self._endpoints_of_identity is not None:
+                self.put(name, key, value)
+            else:  # nothing before it, and no index that follows it
+                data[key] = value
+                hashes += hash_entry(target.tag, key_bytes, value)
+        self._multiset.add(hashes)
         self.seq = seq
 
 

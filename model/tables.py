@@ -94,6 +94,8 @@ class TablesDelta:
 
 
 def _dict_delta(old: dict[K, V], new: dict[K, V]) -> dict[K, V | None]:
+    if not old:  # of a cold agent, with a row per endpoint of the cluster
+        return dict(new)
     delta: dict[K, V | None] = {key: value for key, value in new.items() if old.get(key) != value}
     for key in old:
         if key not in new:
