@@ -176,10 +176,13 @@ def _write_snapshot(path: Path, frozen: Frozen) -> int:
 
 
 def _load_snapshot(replica: Replica, path: Path) -> None:
-    parts = [pb.SnapshotPart.FromString(payload) for payload, _ in _frames(path, path.read_bytes(), False)]
-    if not parts or not parts[-1].last:
+    part = pb.SnapshotPart()
+    for payload, _ in _frames(path, path.read_bytes(), False):
+        part = pb.SnapshotPart.FromString(payload)
+        replica.load_part(decode_records(part))
+    if not part.last:
         raise CacheBroken(f"{path.name}: it ends early")
-    replica.load_snapshot(decode_records(parts), parts[-1].seq, parts[-1].chain, parts[-1].state_digest)
+    replica.finish_snapshot(part.seq, part.chain, part.state_digest)
 
 
 def _frame(payload: bytes) -> bytes:

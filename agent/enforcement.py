@@ -66,7 +66,7 @@ class Enforcement:
         self._publish = publish
         self._restart_from_scratch = restart_from_scratch
         self._staging: Replica | None = None
-        self._parts: list[pb.SnapshotPart] = []
+        self._in_snapshot = False  # some of its parts are here, not all
         self._ignoring = True  # until a stream begins
         self._unwritten = False
         self._enforced_digests = (b"", b"")
@@ -139,6 +139,8 @@ class Enforcement:
             elif isinstance(arrival, SnapshotArrived):
                 await self._take_snapshot(arrival.part)
             elif isinstance(arrival, CommitsArrived):
+                if self._in_snapshot:
+                    raise LogBroken(0, "commits in the midst of a snapshot")
                 decoded = map(decode_commit, arrival.encoded)
                 if self._staging is not None:
                     await self._replay(self._staging, decoded)
@@ -153,18 +155,17 @@ class Enforcement:
 
     def _begin(self, begun: Begun) -> None:
         self._ignoring = False
-        self._parts = []
+        self._in_snapshot = False
         if begun.from_scratch:
             self._staging = Replica(self.replica.node)
 
     async def _take_snapshot(self, part: pb.SnapshotPart) -> None:
-        self._parts.append(part)
-        if not part.last:
-            return
         if self._staging is None or self._staging.seq:
             raise LogBroken(part.seq, "a snapshot where commits were due")
-        parts, self._parts = self._parts, []
-        self._staging.load_snapshot(decode_records(parts), part.seq, part.chain, part.state_digest)
+        self._staging.load_part(decode_records(part))
+        self._in_snapshot = not part.last
+        if part.last:
+            self._staging.finish_snapshot(part.seq, part.chain, part.state_digest)
         await self._breathe()
 
     async def _replay(self, target: Replica, commits: "map[Commit] | list[Commit]") -> None:

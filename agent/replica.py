@@ -83,17 +83,20 @@ class Replica:
         self.fold_only(commit)
         self._tables_stale = True
 
-    def load_snapshot(
-        self, records: Iterable[tuple[str, bytes, bytes]], seq: int, chain: bytes, state_digest: bytes
-    ) -> None:
-        """Fill an empty replica. Raises LogBroken where the records do not give the digest that was promised."""
-        self.state.load(records, seq)
+    def load_part(self, records: Iterable[tuple[str, bytes, bytes]]) -> None:
+        """Some records of a snapshot into an empty replica; not to be believed before `finish_snapshot`."""
+        self.state.load(records, 0)
+
+    def finish_snapshot(self, seq: int, chain: bytes, state_digest: bytes) -> None:
+        """All parts are here. Raises LogBroken where their records do not give the digest that was promised."""
         if self.state.digest != state_digest:
             raise LogBroken(seq, "the snapshot's records do not have the digest that it names")
+        self.state.seq = seq
         self.chain = chain
         self._tables_stale = True
         for value in self.state.endpoints.data.values():
-            self._follow_endpoint(None, value)
+            if self._node_bytes in value:
+                self._follow_endpoint(None, value)
 
     def finish_replay(self) -> TablesDelta:
         """Bring the tables up to the state; the difference to what they were before."""

@@ -1,6 +1,6 @@
 """A state as records and back: what a replica sends to a newcomer, and what the disk cache holds. PURE."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +46,6 @@ def encode_parts(frozen: Frozen) -> Iterator[pb.SnapshotPart]:
     yield part
 
 
-def decode_records(parts: Sequence[pb.SnapshotPart]) -> Iterator[tuple[str, bytes, bytes]]:
-    for part in parts:
-        for data in part.records:
-            record = events_pb2.StateRecord.FromString(data)
-            yield record.table, record.key, record.value
+def decode_records(part: pb.SnapshotPart) -> Iterator[tuple[str, bytes, bytes]]:
+    for record in map(events_pb2.StateRecord.FromString, part.records):
+        yield record.table, record.key, record.value

@@ -126,7 +126,7 @@ class Subscription:
             self._backoff.reset()
             await self._inbox.put(HeadArrived(message.head.seq, message.head.chain), 0)
         elif which == "snapshot":
-            await self._inbox.put(SnapshotArrived(message.snapshot), sum(map(len, message.snapshot.records)))
+            await self._inbox.put(SnapshotArrived(message.snapshot), message.ByteSize())
 
     def _note_gain(self, server: Server) -> None:
         self.server = server.address

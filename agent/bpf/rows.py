@@ -1,6 +1,7 @@
 """Logical rows to kernel rows and back, whole arrays at a time."""
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ PROTOCOL_BITS = 112
 def _columns(rows: Collection[Sequence[int]], width: int) -> npt.NDArray[np.int64]:
     if not rows:
         return np.zeros((0, width), np.int64)
-    return np.fromiter((cell for row in rows for cell in row), np.int64, len(rows) * width).reshape(-1, width)
+    return np.fromiter(chain.from_iterable(rows), np.int64, len(rows) * width).reshape(-1, width)
 
 
 def ipcache_keys(keys: Collection[IpcacheKey]) -> Rows:
