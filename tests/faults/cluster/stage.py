@@ -5,6 +5,7 @@ Easy to get wrong: `check_agreement` recomputes everything from what etcd holds;
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -31,6 +32,7 @@ from kilim.v1 import controlplane_pb2 as api
 PATIENCE_S = 40.0
 CALL_S = 5.0
 POLL_S = 0.05
+SEEDS = [int(seed) for seed in os.environ.get("KILIM_FAULT_SEEDS", "1").split(",")]
 _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -3,28 +3,32 @@
 import asyncio
 import random
 
+import pytest
+
 from tests.faults.cluster.flows import undisturbed
 from tests.faults.cluster.history import policy
 from tests.faults.cluster.runtime import NAMESPACE, Runtime, pinned_links, pod_links
-from tests.faults.cluster.stage import Stage, until
+from tests.faults.cluster.stage import SEEDS, Stage, until
 
-KILLS = 10
+ROUNDS = 6
+CNI_ROUNDS = 3
 BURST = 12
 APPS = ("db", "cache", "api")
 
 
-async def test_kills_within_bursts_of_policy_changes_lose_and_leak_nothing(stage: Stage) -> None:
-    chance = random.Random(10)
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_kills_within_bursts_of_policy_changes_lose_and_leak_nothing(stage: Stage, seed: int) -> None:
+    chance = random.Random(seed)
     async with undisturbed(stage, least=100):
-        for number in range(KILLS):
-            victim = stage.lab.agent_processes[number % 2]
-            burst = asyncio.create_task(change_policies(stage, random.Random(number)), name="burst")
-            changed = (await stage.agent_status(victim)).seq + chance.randrange(1, BURST)
-            await until(f"{victim} is in the burst", lambda v=victim, s=changed: enforces(stage, v, s))  # type: ignore[misc]
-            stage.kill(victim)
+        for number in range(ROUNDS):
+            victims = (("node1",), ("node2",), ("node1", "node2"))[number % 3]
+            burst = asyncio.create_task(change_policies(stage, random.Random(f"{seed} {number}")), name="burst")
+            changed = (await stage.agent_status(victims[0])).seq + chance.randrange(1, BURST // 2)
+            await until("the burst is under way", lambda v=victims[0], s=changed: enforces(stage, v, s))  # type: ignore[misc]
+            stage.kill(*victims)
             if chance.random() < 0.5:
                 await burst  # what happened meanwhile comes from a replica, the rest is found in the kernel
-            await stage.restart(victim)
+            await stage.restart(*victims)
             await burst
             await stage.check_agreement()
     for name in sorted(await stage.replicas[0].names("NetworkPolicy", "shop")):
@@ -51,11 +55,12 @@ async def change_policies(stage: Stage, chance: random.Random) -> None:
             await replica.apply(policy(name, cidr, app=chance.choice(APPS), peer=f"nobody-{step}"))
 
 
-async def test_kills_within_cni_calls_leave_nothing_over(stage: Stage) -> None:
-    chance, runtime, node = random.Random(7), Runtime(stage.lab), "node1"
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_kills_within_cni_calls_leave_nothing_over(stage: Stage, seed: int) -> None:
+    chance, runtime, node = random.Random(seed), Runtime(stage.lab), "node1"
     links_before, endpoints_before = pod_links(stage.lab, node), await stage.replicas[0].names("Endpoint")
     assert pinned_links(stage.lab, node) == links_before
-    for number in range(5):
+    for number in range(CNI_ROUNDS):
         pods = [f"p{(number + each) % 6}" for each in range(4)]
         async with asyncio.TaskGroup() as group:
             for pod in pods:

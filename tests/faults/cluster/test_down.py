@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kilim.lab import api, cgroup, cluster, names
+from tests.faults.cluster.stage import SEEDS
 
 KILIM = Path(sys.executable).parent / "kilim"
 
@@ -37,7 +38,7 @@ def links_of_programs() -> set[str]:
     return {str(path) for path in names.PIN_ROOT.rglob("*")} if names.PIN_ROOT.exists() else set()
 
 
-@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_down_after_kills_of_random_processes(name_prefix: str, seed: int) -> None:
     name, chance = f"{name_prefix}-down", random.Random(seed)
     try:
