@@ -7,8 +7,7 @@ import errno
 from collections.abc import Mapping
 from typing import Any
 
-from pyroute2.netlink.exceptions import NetlinkError
-
+from kilim.agent.netlink.library import NetlinkError
 from kilim.agent.netlink.session import GONE, ROUTE_PROTOCOL, NetlinkSession, tolerate
 from kilim.model.address import format_ip
 
