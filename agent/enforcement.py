@@ -214,10 +214,13 @@ class Enforcement:
 
     def _reconcile(self, count_drift: bool = False) -> None:
         try:
-            delta = TablesDelta.between(self._kernel.read_rows(), self.replica.tables)
+            held, wanted = self._kernel.read_rows(), self.replica.tables
         except OSError as error:
             self._fail(error)
             return
+        delta = TablesDelta.between(held, wanted)
+        if not delta.ipcache:
+            wanted.ipcache = held.ipcache  # equal, and shared with the driver: a large cluster's rows are held once
         if count_drift and delta:
             self._count_drift(delta)
         self._unwritten = False

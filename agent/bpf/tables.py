@@ -29,13 +29,17 @@ class KernelTables:
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
         self._kernel = read_kernel_rows(maps)
+        self._unused = True  # nobody has asked for what was read, nothing has been written
         self._retired: list[_Retired] = []
         self._wanted: dict[int, EndpointValue] = {}
         self._adopt()
 
     def read_rows(self) -> Tables:
-        """The kernel's rows as logical ones, read anew; later writes are differences to these."""
-        self._reload()
+        """The kernel's rows as logical ones, read anew (or just at the start); later writes are differences to these.
+        A copy, which shares its rows with ours."""
+        if not self._unused:
+            self._reload()
+        self._unused = False
         return self._kernel.tables()
 
     def dump(self, table: str, raw: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -59,6 +63,7 @@ class KernelTables:
         `ifindex_of`: address of an endpoint to the index of the host's side of its veth pair. `allow_delete=False`
         until the agent has caught up once (I6): no row is removed, a subject keeps the rows that `delta` no longer
         has. Raises MapFull, OSError. After that, and for what was not deleted: take the difference to `read_rows()`."""
+        self._unused = False
         stamp = max(seq & _U32, self._kernel.stamp + 1)
         try:
             self._write_policy_and_subjects(delta, stamp, allow_delete)
