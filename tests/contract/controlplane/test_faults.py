@@ -197,8 +197,10 @@ async def test_another_store_in_the_place_of_ours_is_not_written_to(tmp_path: Pa
     await own.start()
     port = int(own.endpoints[0].rpartition(":")[2])
     async with replica(own.endpoints, cluster) as r:
-        await r.fill(5)
-        before = await r.status()
+        await r.fill(4)
+        async with replica(own.endpoints, cluster, "r2") as other:
+            await other.fill(1, "other")
+        before = await r.until(lambda status: status.seq == 5)  # by the watch, which so has seen all of them
         await own.stop()
         async with EmbeddedEtcd(tmp_path / "other", client_port=port):
             status = await r.until(lambda status: any("log broken" in problem for problem in status.problems))
