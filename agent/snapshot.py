@@ -31,19 +31,24 @@ def copy_tables(state: State) -> dict[str, dict[Key, bytes]]:
 
 
 def encode_parts(frozen: Frozen) -> Iterator[pb.SnapshotPart]:
-    part = pb.SnapshotPart(seq=frozen.seq, chain=frozen.chain, state_digest=frozen.state_digest)
+    records: list[bytes] = []
     size = 0
     for name in sorted(frozen.tables):
         for key, value in frozen.tables[name].items():
             record = events_pb2.StateRecord(table=name, key=key_to_bytes(key), value=value).SerializeToString()
-            part.records.append(record)
+            records.append(record)
             size += len(record)
             if size >= _PART_BYTES:
-                yield part
-                del part.records[:]
-                size = 0
-    part.last = True
-    yield part
+                yield _part(frozen, records, last=False)
+                records, size = [], 0
+    yield _part(frozen, records, last=True)
+
+
+def _part(frozen: Frozen, records: list[bytes], *, last: bool) -> pb.SnapshotPart:
+    # A message of its own each time: one that is emptied and filled again keeps the memory of all it ever held.
+    return pb.SnapshotPart(
+        seq=frozen.seq, chain=frozen.chain, state_digest=frozen.state_digest, records=records, last=last
+    )
 
 
 def decode_records(part: pb.SnapshotPart) -> Iterator[tuple[str, bytes, bytes]]:
