@@ -91,9 +91,10 @@ class Addresses:
             self._touch_moved(state)
         ipcache = tables.ipcache
         changed = delta.ipcache
-        for key, row in self._lone.items():
-            if ipcache.get(key) != row:
-                changed[key] = row
+        if ipcache:
+            changed.update((key, row) for key, row in self._lone.items() if ipcache.get(key) != row)
+        else:
+            changed.update(self._lone)
         for key in self._touched:
             owner = self._owner(state, key[0]) if key[1] == HOST_LENGTH else None
             wanted = self._ipcache_row(key, owner)

@@ -57,9 +57,13 @@ class NodeTables:
     def _fill(self, state: State) -> None:
         """Follow all that `state` contains. Referents first: it saves work, the outcome is the same in any order."""
         self._note(state, _all_but_endpoints(state))
-        parse = pb.Endpoint.FromString
+        parse, add, here = pb.Endpoint.FromString, self._addresses.add_endpoint, self.node
         for key, data in state.endpoints.data.items():
-            self._add_endpoint(state, key, parse(data))
+            endpoint = parse(data)
+            node = endpoint.node
+            add(key, node, endpoint)
+            if node == here:
+                self._come(state, endpoint.identity)
         self._settle(state)
 
     def _note(self, state: State, changes: Iterable[Change]) -> None:

@@ -156,6 +156,8 @@ class TablesDigest:
 def _shift(before: dict[K, V], delta: dict[K, V | None], hash_row: Callable[[K, V], int]) -> int:
     """By how much the sum of the hashes of one table moves."""
     total = 0
+    if not before:
+        return sum(hash_row(key, new) for key, new in delta.items() if new is not None)
     for key, new in delta.items():
         old = before.get(key)
         if old is not None:
