@@ -6,7 +6,8 @@ everything passes, while no row in one that is enforced means nothing does.
 What a subject gets:
 1. A direction is enforced as soon as one policy that selects the subject has it; rules of all of them add up.
 2. A subject that the log does not know is closed in both directions, without any row (I9).
-3. A node reaches the pods on it, whatever ingress policy says (Kubernetes: kubelet's probes).
+3. A node and the pods on it reach each other, whatever policy says ("traffic to and from the node where a Pod is
+   running is always allowed", Kubernetes, Network Policies).
 4. A rule without peers is for any peer (0), the world included; without ports for any protocol (0).
 5. A port name is looked up at the receiver and must agree in protocol: for ingress among the named ports of all
    endpoints of the subject, for egress among those of each peer. Who has no such port is not reached by name.
@@ -43,8 +44,10 @@ Provenance = dict[PolicyKey, tuple[Origin, ...]]
 
 ANY_L4: L4 = (ANY_PROTOCOL, 0, 0)
 CLOSED = ENFORCE_INGRESS | ENFORCE_EGRESS
-HOST_ROW = PolicyKey(INGRESS, HOST, *ANY_L4)
-HOST_ORIGIN = Origin("built-in", "", "a node reaches its pods", 0)
+HOST_ROWS = {
+    PolicyKey(INGRESS, HOST, *ANY_L4): (ENFORCE_INGRESS, Origin("built-in", "", "a node reaches its pods", 0)),
+    PolicyKey(EGRESS, HOST, *ANY_L4): (ENFORCE_EGRESS, Origin("built-in", "", "a pod reaches its node", 0)),
+}
 
 
 class Resolution(NamedTuple):
@@ -57,7 +60,7 @@ def resolve(source: State | Facts, subject: int) -> Resolution:
     """Rows of a subject with the rules that asked for each; for tables alone `resolve_rows` is cheaper."""
     facts = StateFacts(source) if isinstance(source, State) else source
     flags, rows = resolve_rows(facts, subject)
-    origins: dict[PolicyKey, list[Origin]] = {HOST_ROW: [HOST_ORIGIN]} if HOST_ROW in rows else {}
+    origins: dict[PolicyKey, list[Origin]] = {key: [origin] for key, (_, origin) in HOST_ROWS.items() if key in rows}
     for policy in facts.policies_of(subject) if facts.knows(subject) else ():
         for rule in policy.rules:
             for key in set(_keys_of_rule(facts, subject, rule)):
@@ -75,8 +78,9 @@ def resolve_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
     for policy in policies:
         flags |= policy.flags
     wanted = _wanted(facts, subject, policies)
-    if flags & ENFORCE_INGRESS:
-        wanted.setdefault(HOST_ROW, ALLOW)
+    for key, (enforced, _) in HOST_ROWS.items():
+        if flags & enforced:
+            wanted.setdefault(key, ALLOW)
     return flags, without_covered(wanted)
 
 

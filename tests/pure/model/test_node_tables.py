@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kilim.model.desired import desired_tables
 from kilim.model.facts import Facts
 from kilim.model.fold import fold_event
-from kilim.model.identity import Identity
+from kilim.model.identity import HOST, Identity
 from kilim.model.node_tables import NodeTables
 from kilim.model.nouns import NamedPort, identity_to_pb
 from kilim.model.resolve import resolve_rows
@@ -158,7 +158,7 @@ def test_identity_0_is_never_a_peer() -> None:
         node_tables.update(cluster.state, cluster.changes)
         cluster.changes.clear()
         assert node_tables.tables == desired_tables(cluster.state, "n1")
-        assert {key.peer for rows in node_tables.tables.policy.values() for key in rows} == {web}
+        assert {key.peer for rows in node_tables.tables.policy.values() for key in rows} == {HOST, web}
         cluster.happen(identity_released=pb.IdentityReleased(id=0))
 
 

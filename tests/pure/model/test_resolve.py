@@ -17,6 +17,7 @@ TCP, UDP, ICMP = 6, 17, 1
 HTTP = NamedPort("http", 80, TCP)
 WEB, DB, FAR = "10.0.1.1", "10.0.1.2", "10.0.2.1"
 HOST_ROW = PolicyKey(INGRESS, HOST, 0, 0, 0)
+TO_HOST_ROW = PolicyKey(EGRESS, HOST, 0, 0, 0)
 
 
 def small_cluster() -> tuple[Cluster, int, int, int]:
@@ -60,10 +61,11 @@ def test_rows_and_their_origins() -> None:
     found = resolve(cluster.state, db)
     everybody, by_name = PolicyKey(INGRESS, 0, 0, 0, 0), PolicyKey(EGRESS, web, TCP, 80, 16)
     assert found.flags == 3
-    assert found.rows == {everybody: ALLOW, by_name: ALLOW}
+    assert found.rows == {everybody: ALLOW, by_name: ALLOW, TO_HOST_ROW: ALLOW}
     assert {key: [str(o) for o in origins] for key, origins in found.provenance.items()} == {
         everybody: ["NetworkPolicy x/two rule 0"],
         by_name: ["NetworkPolicy x/three rule 0"],
+        TO_HOST_ROW: ["built-in a pod reaches its node rule 0"],
     }
 
 
@@ -82,6 +84,7 @@ def test_port_names_are_the_receivers() -> None:
     assert set(resolve(cluster.state, db).rows) == {HOST_ROW, PolicyKey(INGRESS, 0, TCP, 8080, 16)}
     apply(cluster, "out", "web", egress=[{"ports": [{"port": "http"}]}], policyTypes=["Egress"])
     assert set(resolve(cluster.state, web).rows) == {
+        TO_HOST_ROW,
         PolicyKey(EGRESS, web, TCP, 80, 16),
         PolicyKey(EGRESS, db, TCP, 8080, 16),
     }
@@ -100,12 +103,13 @@ def test_port_ranges_and_protocols() -> None:
         assert ask(cluster, WEB, DB, protocol, port).allowed == bool(allowed)
 
 
-def test_the_node_and_the_pod_itself_are_let_in() -> None:
+def test_a_pod_and_its_own_node_always_reach_each_other() -> None:
     cluster, web, _, _ = small_cluster()
     apply(cluster, "closed", "web", policyTypes=["Ingress", "Egress"])
     assert ask(cluster, "172.16.0.1", WEB, TCP, 80) == Verdict(True, None, "ALLOWED", HOST, web)
     assert ask(cluster, "172.16.0.2", WEB, TCP, 80) == Verdict(False, INGRESS, "POLICY_DENIED", REMOTE_NODE, web)
-    assert ask(cluster, WEB, "172.16.0.1", TCP, 80) == Verdict(False, EGRESS, "POLICY_DENIED", web, HOST)
+    assert ask(cluster, WEB, "172.16.0.1", TCP, 80) == Verdict(True, None, "ALLOWED", web, HOST)
+    assert ask(cluster, WEB, "172.16.0.2", TCP, 80) == Verdict(False, EGRESS, "POLICY_DENIED", web, REMOTE_NODE)
     assert ask(cluster, WEB, WEB, TCP, 80).allowed
 
 
