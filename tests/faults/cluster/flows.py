@@ -8,6 +8,7 @@ from kilim.lab.demo.traffic import Traffic, traffic_between
 from kilim.lab.scenario import Probe
 from tests.faults.cluster.stage import Stage
 
+LEAST = 20  # of each, so that "none was wrong" says something
 ALLOWED = (
     Probe("shop/frontend", "shop/api", 8080, "TCP", "allow", {}),
     Probe("shop/api", "shop/cache", 6379, "TCP", "allow", {}),
@@ -23,7 +24,7 @@ DENIED = (
 
 
 @asynccontextmanager
-async def undisturbed(stage: Stage, least: int = 20) -> AsyncIterator[Traffic]:
+async def undisturbed(stage: Stage) -> AsyncIterator[Traffic]:
     """A long connection, new ones and denied ones, all the time; 0 lost and 0 leaked, or the test fails."""
     places = {key: (Path(pod.netns), pod.ip) for key, pod in stage.pods().items()}
     allowed = [traffic_between(places, probe) for probe in ALLOWED]
@@ -38,4 +39,4 @@ async def undisturbed(stage: Stage, least: int = 20) -> AsyncIterator[Traffic]:
     for what in ("stream", "allowed", "denied"):
         counts = getattr(traffic, what)
         assert counts.wrong == 0, f"{what}: {counts.wrong} of {counts.done} wrong: {counts.first_wrong}"
-        assert counts.done >= least, f"{what}: only {counts.done}"
+        assert counts.done >= LEAST, f"{what}: only {counts.done}"

@@ -19,7 +19,7 @@ APPS = ("db", "cache", "api")
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_kills_within_bursts_of_policy_changes_lose_and_leak_nothing(stage: Stage, seed: int) -> None:
     chance = random.Random(seed)
-    async with undisturbed(stage, least=100):
+    async with undisturbed(stage):
         for number in range(ROUNDS):
             victims = (("node1",), ("node2",), ("node1", "node2"))[number % 3]
             burst = asyncio.create_task(change_policies(stage, random.Random(f"{seed} {number}")), name="burst")
