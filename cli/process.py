@@ -4,6 +4,7 @@ Every flag may also come from the environment, KILIM_CONTROLPLANE_NAME or KILIM_
 """
 
 import ipaddress
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -171,6 +172,8 @@ def _format(choice: str) -> str:
 @click.pass_context
 def agent(context: click.Context, /, **flags: Any) -> None:
     """Run the agent of a node, until SIGTERM. What it has put into the kernel goes on without it."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts threads for algebra, of which we have none
+
     from kilim.agent.runtime import run
     from kilim.agent.settings import Settings
 
