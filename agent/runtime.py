@@ -84,6 +84,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
                 node_ip=node_ip,
                 underlay_ifindex=devices.underlay_ifindex,
                 tunnel_ifindex=devices.tunnel_ifindex,
+                tunnel_port=settings.tunnel_port,
                 attach=settings.datapath_attach,
             ),
             settings.bpf_root,

@@ -34,6 +34,17 @@ static __always_inline bool unroutable(__be32 ip)
 	return first == 0 || first == 127 || first >= 224;
 }
 
+/* Frames in UDP that a node would take for another node's, with whatever identity the pod chose to write on them.
+ * One comparison of both fields: the verifier would follow each further branch through all of admit. */
+static __always_inline bool forges_tunnel(const struct packet *p)
+{
+	__u32 other = (p->protocol ^ IPPROTO_UDP) | (p->dst_port ^ bpf_htons(tunnel_port));
+
+	if (!tunnel_port || other)
+		return false;
+	return p->dst_identity == IDENTITY_HOST || p->dst_identity == IDENTITY_REMOTE_NODE;
+}
+
 static __always_inline int enter_tunnel(struct __sk_buff *skb, const struct packet *p, __be32 tunnel_endpoint)
 {
 	struct bpf_tunnel_key key = {
@@ -57,6 +68,8 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p)
 	if (p->dst_ip != node_ip)
 		remote = find_ipcache(p->dst_ip);
 	p->dst_identity = remote.identity;
+	if (forges_tunnel(p))
+		return drop(skb, p, DROP_ENCAPSULATION);
 	reason = admit(skb, p);
 	if (reason)
 		return drop(skb, p, reason);

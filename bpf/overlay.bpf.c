@@ -2,7 +2,29 @@
 /* What comes out of the tunnel from other nodes. Attached at tc ingress of the vxlan device. The VNI is the sender's
  * identity: the sending node has judged egress and vouches for it. */
 #include "lib/deliver.h"
+#include "lib/identity.h"
 #include "lib/verdict.h"
+
+/*
+ * Whether `from`, who sent the outer packet, may speak for the inner source. Anybody can send UDP to the tunnel's port.
+ *
+ * 1. An address with a tunnel is spoken for by the node at the tunnel's other end, and by no one else.
+ * 2. An address nobody knows is spoken for by any node: the first packet of a new pod may be faster than its row.
+ * 3. This node, its endpoints and other nodes do not speak through the tunnel.
+ */
+static __always_inline bool vouched_for(const struct packet *p, __be32 from)
+{
+	struct ipcache_value sender = find_ipcache(p->src_ip);
+	struct endpoint_value local;
+
+	if (sender.tunnel_endpoint)
+		return sender.tunnel_endpoint == from;
+	if (sender.identity != IDENTITY_WORLD && sender.identity <= IDENTITY_ENDPOINT_MAX)
+		return false;
+	if (p->src_ip == node_ip || find_endpoint(p->src_ip, &local))
+		return false;
+	return find_ipcache(from).identity == IDENTITY_REMOTE_NODE;
+}
 
 SEC("tc")
 int overlay(struct __sk_buff *skb)
@@ -21,9 +43,11 @@ int overlay(struct __sk_buff *skb)
 		return drop(skb, &p, reason);
 	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
 		return drop(skb, &p, DROP_NO_TUNNEL_KEY);
-	p.src_identity = key.tunnel_id;
-	if (!key.tunnel_id)
+	if (!is_endpoint_identity(key.tunnel_id))
 		return drop(skb, &p, DROP_INVALID_VNI);
+	if (!vouched_for(&p, bpf_htonl(key.remote_ipv4)))
+		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
+	p.src_identity = key.tunnel_id;
 	if (!find_endpoint(p.dst_ip, &dst))
 		return drop(skb, &p, DROP_NO_LOCAL_ENDPOINT);
 	p.dst_identity = dst.identity;

@@ -20,6 +20,7 @@ class Settings:
     node_ip: int
     underlay_ifindex: int = 0  # 0: packets for outside are left to the node's stack
     tunnel_ifindex: int = 0  # 0: no overlay
+    tunnel_port: int = 0  # UDP, the same on all nodes
     ct_max_entries: int = 262144
     events_bytes: int = 2 << 20  # of the ring buffer; a power of two
     ct_life_tcp_s: int = 8000
@@ -34,6 +35,7 @@ class Settings:
         values = {
             "underlay_ifindex": self.underlay_ifindex,
             "tunnel_ifindex": self.tunnel_ifindex,
+            "tunnel_port": self.tunnel_port,
             "ct_life_tcp": to_ticks(self.ct_life_tcp_s),
             "ct_life_syn": to_ticks(self.ct_life_syn_s),
             "ct_life_closing": to_ticks(self.ct_life_closing_s),

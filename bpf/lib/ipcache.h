@@ -2,11 +2,17 @@
 /* From an address to an identity and, for a pod of another node, the tunnel that leads there. */
 #pragma once
 
+#include <stdbool.h>
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#define IDENTITY_HOST  1
-#define IDENTITY_WORLD 2
+#define IDENTITY_HOST	     1
+#define IDENTITY_WORLD	     2
+#define IDENTITY_REMOTE_NODE 6
+
+/* Endpoints have these, the reserved ones lie below and those of CIDRs above. */
+#define IDENTITY_ENDPOINT_MIN 256
+#define IDENTITY_ENDPOINT_MAX 65535
 
 struct ipcache_key {
 	__u32 prefix_len;
@@ -28,6 +34,11 @@ struct {
 	__type(key, struct ipcache_key);
 	__type(value, struct ipcache_value);
 } ipcache SEC(".maps");
+
+static __always_inline bool is_endpoint_identity(__u32 identity)
+{
+	return identity >= IDENTITY_ENDPOINT_MIN && identity <= IDENTITY_ENDPOINT_MAX;
+}
 
 static __always_inline struct ipcache_value find_ipcache(__be32 ip)
 {

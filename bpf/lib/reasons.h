@@ -17,7 +17,8 @@ enum drop_reason {
 	DROP_NO_LOCAL_ENDPOINT = 152,
 	DROP_CT_INSERTION = 155,
 	DROP_FRAGMENT = 157,
-	DROP_NO_POLICY = 165,	/* the subject has no row yet (I9) */
-	DROP_POLICY_DENY = 181, /* a deny rule */
+	DROP_NO_POLICY = 165,	  /* the subject has no row yet (I9) */
+	DROP_ENCAPSULATION = 170, /* a pod that speaks to the nodes' tunnel itself */
+	DROP_POLICY_DENY = 181,	  /* a deny rule */
 	DROP_INVALID_VNI = 183,
 };

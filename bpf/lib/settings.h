@@ -13,6 +13,8 @@ const volatile __be32 node_ip = 0;
 const volatile __u32 underlay_ifindex = 0;
 /* Collect-metadata vxlan device. 0: no overlay, tunnel endpoints are ignored. */
 const volatile __u32 tunnel_ifindex = 0;
+/* UDP port of that device, on this node and all others; closed to pods. 0: none. */
+const volatile __u32 tunnel_port = 0;
 
 /* Lives of connections, in ticks of the coarse clock (see clock_ticks). */
 const volatile __u32 ct_life_tcp = 8000;

@@ -12,6 +12,7 @@ from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_al
 from kilim.agent.bpf.objects import PROGRAMS, object_path
 from tests.kernel.frames import NODE
 from tests.kernel.rig import Rig
+from tests.kernel.wire import PORT
 
 _numbers = count()
 
@@ -34,7 +35,9 @@ def bpf_root(name_prefix: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    return Settings(node_ip=NODE.ip, underlay_ifindex=1, tunnel_ifindex=1, ct_max_entries=4096, events_bytes=1 << 16)
+    return Settings(
+        NODE.ip, underlay_ifindex=1, tunnel_ifindex=1, tunnel_port=PORT, ct_max_entries=4096, events_bytes=1 << 16
+    )
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,8 @@ from kilim.model.tables import TablesDelta
 BUDGET = {"from_endpoint": 25_000, "to_endpoint": 15_000, "overlay": 15_000, "from_netdev": 15_000}
 
 COMBINATIONS = [
-    Settings(
-        node_ip=1, underlay_ifindex=underlay, tunnel_ifindex=tunnel, record_connections=records, ct_max_entries=4096
-    )
-    for underlay, tunnel, records in product((0, 2), (0, 3), (False, True))
+    Settings(1, underlay, tunnel, port, record_connections=records, ct_max_entries=4096)
+    for underlay, (tunnel, port), records in product((0, 2), ((0, 0), (3, 8472)), (False, True))
 ]
 
 

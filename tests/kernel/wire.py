@@ -123,7 +123,7 @@ class Node:
 
     def load(self, attach: AttachMode = "auto") -> Datapath:
         settings = Settings(
-            self.ip, self.underlay, self.tunnel, ct_max_entries=4096, events_bytes=1 << 18, attach=attach
+            self.ip, self.underlay, self.tunnel, PORT, ct_max_entries=4096, events_bytes=1 << 18, attach=attach
         )
         return load_objects(settings, self.root)
 

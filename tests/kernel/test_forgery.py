@@ -1,0 +1,118 @@
+"""Who may speak through the tunnel: other nodes, each for its own pods. A pod that builds the frames itself may not."""
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kilim.agent.records import Record, decode_records
+from kilim.model.address import format_ip, parse_ip
+from kilim.model.tables import ALLOW, PolicyRows, TablesDelta
+from tests.kernel.frames import NODE, OTHER_NODE, REMOTE, WORLD, A, B, End, tcp, udp
+from tests.kernel.rig import INGRESS, Rig, row
+from tests.kernel.wire import PORT, Namespace, Wire
+
+INVALID_SOURCE_IP, ENCAPSULATION, INVALID_VNI = 132, 170, 183
+
+STRANGER = End(parse_ip("10.61.1.77"), 1009)
+ELSEWHERE = End(parse_ip("10.61.3.2"), 1005)
+THIRD_NODE = parse_ip("192.168.7.3")
+
+
+@pytest.fixture
+def wire(bpf_root: Path) -> Iterator[Wire]:
+    """c, on the second node, hears b alone."""
+    built = Wire(bpf_root)
+    b, c = built.b.end, built.c.end
+    policy: dict[int, PolicyRows | None] = {c.identity: {row(INGRESS, b.identity): ALLOW}}
+    ipcache = {(ELSEWHERE.ip, 32): (ELSEWHERE.identity, THIRD_NODE)}
+    built.datapaths[1].tables.write(TablesDelta(ipcache, subjects={c.identity: 1}, policy=policy), 20, {})
+    yield built
+    built.close()
+
+
+def send(source: Namespace, node_ip: int, identity: int, frame: bytes, bind: str = "") -> None:
+    """A frame in VXLAN, made by hand."""
+    with source.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        sender.bind((bind, 0))
+        sender.sendto(struct.pack(">II", 1 << 27, identity << 8) + frame, (format_ip(node_ip), PORT))
+
+
+def heard(wire: Wire, node: int) -> list[Record]:
+    """What the node's programs say of what was sent, as soon as they do, if they do."""
+    records: list[Record] = []
+    deadline = time.monotonic() + 1
+    while not records and time.monotonic() < deadline:
+        records = list(decode_records(wire.datapaths[node].events.read()))
+        time.sleep(0.01)
+    return records
+
+
+def test_a_pod_may_not_speak_as_another_to_other_nodes(wire: Wire) -> None:
+    b, c = wire.b.end, wire.c.end
+    send(wire.a.namespace, wire.nodes[1].ip, b.identity, udp(b, c))
+    [record] = heard(wire, 0)
+    assert (record.reason, record.src_identity) == (ENCAPSULATION, wire.a.end.identity)
+    assert not heard(wire, 1)
+
+
+def test_a_pod_may_not_speak_as_another_to_its_own_node(wire: Wire) -> None:
+    send(wire.a.namespace, wire.nodes[0].ip, wire.c.end.identity, udp(wire.c.end, wire.b.end))
+    [record] = heard(wire, 0)
+    assert record.reason == ENCAPSULATION
+
+
+def test_only_nodes_that_are_known_speak_through_the_tunnel(wire: Wire) -> None:
+    node = wire.nodes[0]
+    node.namespace.netlink(lambda ipr: ipr.addr("add", index=node.underlay, address="192.168.7.9", prefixlen=24))
+    for source in (wire.b.end, STRANGER):
+        send(node.namespace, wire.nodes[1].ip, wire.b.end.identity, udp(source, wire.c.end), "192.168.7.9")
+        [record] = heard(wire, 1)
+        assert (record.reason, record.src_identity) == (INVALID_SOURCE_IP, 0)
+
+
+def test_a_node_speaks_for_no_pod_of_another_nor_for_nodes(wire: Wire) -> None:
+    first, second = wire.nodes
+    for ip in (ELSEWHERE.ip, wire.c.end.ip, first.ip, second.ip):
+        send(first.namespace, second.ip, wire.b.end.identity, udp(End(ip, 0), wire.c.end))
+        [record] = heard(wire, 1)
+        assert record.reason == INVALID_SOURCE_IP, format_ip(ip)
+
+
+def test_a_pod_that_is_not_known_yet_is_vouched_for_by_its_node(wire: Wire) -> None:
+    """Its row may take longer to come than its first packet; the prefix of a policy may cover it."""
+    for prefix_len in (0, 16):
+        send(wire.nodes[0].namespace, wire.nodes[1].ip, wire.b.end.identity, udp(STRANGER, wire.c.end, prefix_len + 1))
+        [record] = heard(wire, 1)
+        assert (record.reason, record.src_identity) == (0, wire.b.end.identity)
+        ipcache = {(STRANGER.ip & 0xFFFF0000, 16): ((1 << 24) + 1, 0)}
+        wire.datapaths[1].tables.write(TablesDelta(ipcache), 21, {})
+
+
+def test_an_address_of_this_node_is_never_somebody_elses(wire: Wire) -> None:
+    """Even while `ipcache` says nothing of it."""
+    node, c = wire.nodes[1], wire.c.end
+    wire.datapaths[1].tables.write(TablesDelta({(c.ip, 32): None, (node.ip, 32): None}), 21, {})
+    for ip in (c.ip, node.ip):
+        send(wire.nodes[0].namespace, node.ip, wire.b.end.identity, udp(End(ip, 0), c))
+        [record] = heard(wire, 1)
+        assert record.reason == INVALID_SOURCE_IP
+
+
+@pytest.mark.parametrize("identity", [0, 1, 2, 6, 255, 65536, (1 << 24) - 1])
+def test_the_vni_is_the_identity_of_an_endpoint(wire: Wire, identity: int) -> None:
+    send(wire.nodes[0].namespace, wire.nodes[1].ip, identity, udp(wire.b.end, wire.c.end))
+    [record] = heard(wire, 1)
+    assert record.reason == INVALID_VNI
+
+
+def test_pods_send_to_no_tunnel_of_a_node(rig: Rig) -> None:
+    for node in (NODE, OTHER_NODE):
+        assert rig.out(udp(A, node, dport=PORT)).reason == ENCAPSULATION
+        assert rig.out(udp(A, node, dport=PORT + 1)).passed
+        assert rig.out(tcp(A, node, dport=PORT)).passed
+    for end in (B, REMOTE, WORLD):
+        assert rig.out(udp(A, end, dport=PORT)).passed
