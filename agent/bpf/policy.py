@@ -4,7 +4,9 @@ A packet looks up the rows of one peer and those of any peer, one after the othe
 a direction, it
 
 1. adds or removes all rows of a peer, never some: a change within a peer's rows shows half of it, and
-2. touches peers only, or any-peer only: both together would be seen one without the other.
+2. touches peers only, or any-peer only: both together would be seen one without the other, and
+3. leaves the subject's flags: rows that go with the enforcement, or come with it, are otherwise missed or met too early
+   (the driver sees to this one, as it alone knows the flags).
 
 Within one peer the order does it: rows are added longest prefix first and removed shortest first, so no packet matches
 a less specific row for the moment. All else is a flip: the new rows under a new table number, then the subject's row,

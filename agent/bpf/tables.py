@@ -12,7 +12,7 @@ from kilim.agent.bpf import rows
 from kilim.agent.bpf.dump import dump_table
 from kilim.agent.bpf.kernel_rows import KernelEndpoint, KernelSubject, read_kernel_rows
 from kilim.agent.bpf.maps import Maps, Rows
-from kilim.agent.bpf.policy import PolicyPlan, plan_policy
+from kilim.agent.bpf.policy import PolicyPlan, longest_first, plan_policy
 from kilim.model.tables import EndpointValue, Tables, TablesDelta
 
 _U32 = 0xFFFFFFFF
@@ -110,6 +110,8 @@ class KernelTables:
             if new == old:
                 continue
             plan = plan_policy(old, new)
+            if self._changes_flags(delta, subject):
+                plan = PolicyPlan(True, longest_first(new), [], True)  # rows and flags in one write
             if subject in delta.subjects and delta.subjects[subject] is None and not new:
                 plan = PolicyPlan(True, [], [], False)  # keeps its rows until its own row is gone
             if plan.flip and old:
@@ -122,6 +124,10 @@ class KernelTables:
                 revised.add(subject)
         self._write_subjects(delta, stamp, revised)
         self._retire(retired)
+
+    def _changes_flags(self, delta: TablesDelta, subject: int) -> bool:
+        flags, held = delta.subjects.get(subject), self._kernel.subjects.get(subject)
+        return flags is not None and held is not None and flags != held.flags
 
     def _write_policy(self, subject: int, plan: PolicyPlan, stamp: int) -> None:
         kernel = self._kernel

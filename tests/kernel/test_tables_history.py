@@ -53,6 +53,39 @@ def test_no_packet_sees_half_of_a_policy(rig: Rig) -> None:
     assert counted.get((133, INGRESS), 0) + counted.get((181, INGRESS), 0) == runs[14]
 
 
+# Each with the flags of its subject: both open to ICMP type 13, closed or open to the rest.
+OPEN_OR_CLOSED: list[tuple[PolicyRows, int]] = [
+    ({}, 0),
+    ({}, 2),
+    (EQUIVALENT[0], 1),
+    (EQUIVALENT[3], 1),
+    (EQUIVALENT[4], 3),
+    (EQUIVALENT[8], 1),
+    ({row(INGRESS, A.identity): ALLOW, row(INGRESS, A.identity, ICMP, 14, 16): DENY}, 0),
+]
+
+
+def test_no_packet_sees_the_flags_of_one_policy_and_the_rows_of_another(rig: Rig) -> None:
+    """What is allowed with and without a policy passes while the policy comes and goes."""
+    program = rig.datapath.program_fd("from_endpoint")
+    done = threading.Event()
+
+    def change() -> None:
+        choice = random.Random(2)
+        for _ in range(1500):
+            rows, flags = choice.choice(OPEN_OR_CLOSED)
+            rig.set_policy(B, rows, enforced=flags)
+            rig.tables.sweep()
+        done.set()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    while not done.is_set():
+        assert syscall.run_program(program, icmp(A, B, 13), 500).retval == REDIRECT
+    thread.join()
+    assert {reason for reason, _ in rig.counters()} == {FORWARDED}
+
+
 def random_policy(choice: random.Random) -> PolicyRows:
     return {
         row(choice.randrange(2), choice.choice((0, 7, 8)), choice.choice((6, 17)), 1 << 10, 6): choice.choice((1, 2))
