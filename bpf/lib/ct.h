@@ -75,10 +75,12 @@ static __always_inline __u32 ct_life(const struct ct_entry *entry, __u8 protocol
 	return entry->tcp_flags[1] & TCP_ACK ? ct_life_tcp : ct_life_syn;
 }
 
-/* A SYN that does not belong to the connection of the entry but opens another with the same ends: the entry is
- * closing, or the SYN comes from the end that did not open it. */
+/* What does not belong to the connection of the entry but opens another with the same ends: a SYN when the entry is
+ * closing, a SYN from the end that did not open it, and such an echo request (with id 0 both ends have one port). */
 static __always_inline bool ct_reopens(const struct ct_entry *entry, const struct packet *p, __u8 sender)
 {
+	if (p->protocol == IPPROTO_ICMP)
+		return sender != entry->initiator && p->policy_port == bpf_htons(ICMP_ECHO);
 	if (p->protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return false;
 	return sender != entry->initiator || ct_closing(entry);

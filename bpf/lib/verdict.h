@@ -79,7 +79,7 @@ static __noinline int judge(struct __sk_buff *skb, struct packet *p, struct deci
 	__be16 port = d->reply && p->protocol != IPPROTO_ICMP ? p->src_port : p->policy_port;
 	int reason;
 
-	if (d->reply && p->protocol == IPPROTO_ICMP)
+	if (!d->fresh && p->protocol == IPPROTO_ICMP) /* the connection is the request's */
 		port = bpf_htons(ICMP_ECHO);
 	for (int direction = EGRESS; direction >= INGRESS; direction--) {
 		if (!d->sides[direction].judged)

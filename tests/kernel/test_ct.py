@@ -10,6 +10,7 @@ from kilim.model.tables import ALLOW, DENY, TablesDelta
 from tests.kernel.frames import (
     ACK,
     FIN,
+    ICMP,
     NODE,
     REMOTE,
     RST,
@@ -161,6 +162,22 @@ def test_echo_replies_belong_to_their_request(one_way: Rig) -> None:
     assert one_way.out(icmp(B, A, 0)).passed
     assert one_way.out(icmp(B, A, 0, number=8)).reason == POLICY_DENIED
     assert one_way.out(icmp(B, A, 8)).reason == POLICY_DENIED, "a request with the id of another's"
+
+
+def test_echo_requests_are_never_replies(one_way: Rig) -> None:
+    """With id 0 both ends have the same port, and only the type tells a request from a reply."""
+    assert one_way.out(icmp(A, B, 8, number=0)).opened
+    assert one_way.out(icmp(B, A, 0, number=0)).passed
+    assert one_way.out(icmp(B, A, 8, number=0)).reason == POLICY_DENIED
+    assert one_way.out(icmp(A, B, 8, number=0)).passed and one_way.out(icmp(B, A, 0, number=0)).passed
+
+
+def test_an_unasked_echo_reply_gives_no_consent_to_requests(rig: Rig) -> None:
+    rig.set_policy(B, {row(INGRESS, 0, ICMP): ALLOW})
+    assert rig.out(icmp(A, B, 8, number=0)).opened
+    rig.set_policy(B, {row(INGRESS, 0, ICMP, 0, 16): ALLOW})
+    rig.out(icmp(A, B, 0, number=0))
+    assert rig.out(icmp(A, B, 8, number=0)).reason == POLICY_DENIED
 
 
 def test_icmp_errors_about_live_connections_pass(one_way: Rig) -> None:
