@@ -85,7 +85,8 @@ static __always_inline int read_l3(struct __sk_buff *skb, struct packet *p)
 	p->dst_ip = ip->daddr;
 	p->protocol = ip->protocol;
 	p->l4_offset = ETH_HLEN + ip->ihl * 4;
-	/* Later fragments have no ports, and a first fragment alone is of no use. */
+	/* Later fragments have no ports, and a first fragment alone is of no use. All drop until a map remembers the
+	 * ports of first fragments; pods that send large datagrams have to keep to their MTU. */
 	if (ip->frag_off & bpf_htons(IP_FRAGMENT_BITS))
 		return DROP_FRAGMENT;
 	return 0;
