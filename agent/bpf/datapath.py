@@ -1,5 +1,11 @@
 """The datapath of one node. Restarting it over the same directory changes no packet's fate: programs are loaded beside
-those that run, over the same maps, and take over hook by hook in the attach calls. So: load, write tables, attach."""
+those that run, over the same maps, and take over hook by hook in the attach calls. So: load, write tables, attach.
+
+A map whose shape is another after an upgrade is started anew, and only its pin: programs in force keep the old one, as
+it was, until their hook is taken over. The new one is empty. Its rows must be written before anything is attached (I6),
+from the cache or, without one, from the log; who attaches looks at `replaced_maps`. What no one can write again is
+`ct`: connections are judged as new ones when it was replaced, and replies that no policy allows drop.
+"""
 
 import os
 import shutil
@@ -32,7 +38,7 @@ class Datapath:
 
     @property
     def replaced_maps(self) -> tuple[str, ...]:
-        """Maps of another shape that were found and started anew: their rows are gone, the tables must be written."""
+        """Maps of another shape that were found and started anew. They are empty: write all tables before attaching."""
         return self._programs.replaced_maps
 
     @property

@@ -52,8 +52,16 @@ def read_kernel_rows(maps: Maps) -> KernelRows:
         subject = kernel.subjects[identity] = KernelSubject(*row)
         kernel.table_of[identity] = subject.table
         kernel.stamp = max(kernel.stamp, subject.table, subject.revision)
+    if not kernel.subjects:
+        kernel.stamp = _last_revision(maps)
     _read_policy(maps, kernel)
     return kernel
+
+
+def _last_revision(maps: Maps) -> int:
+    """Of subjects that are gone, as connections remember it: none of them may meet its revision again by chance."""
+    _, entries = maps["ct"].read()
+    return int(entries["verdicts"]["revision"].max(initial=0))
 
 
 def _read_policy(maps: Maps, kernel: KernelRows) -> None:

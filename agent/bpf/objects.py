@@ -63,21 +63,28 @@ def object_path(program: str) -> Path:
     return Path(str(resources.files("kilim.bpf").joinpath(f"{program}.bpf.o")))
 
 
+# Rows of one are numbers in the other. Were one started anew alone, programs in force, which keep the maps that they
+# have, would find the other's rows changed for maps that they do not see.
+_ONE_ANEW_ALL_ANEW = {"subjects", "policy"}
+
+
 def _pin_maps(opened: ObjectFile, directory: Path, settings: Settings) -> list[str]:
     """Returns the names of the maps that could not be used again."""
-    replaced = []
+    maps = [each for each in opened.maps() if not each.internal]
     sizes = {"ct": settings.ct_max_entries, "events": settings.events_bytes}
-    for each in opened.maps():
-        if each.internal:
-            continue
+    replaced = set()
+    for each in maps:
         if each.name in sizes:
             each.set_max_entries(sizes[each.name])
         path = directory / each.name
         if path.exists() and not _same_shape(each, path):
-            path.unlink()
-            replaced.append(each.name)
+            replaced.add(each.name)
         each.set_pin_path(path)
-    return replaced
+    if replaced & _ONE_ANEW_ALL_ANEW:
+        replaced |= _ONE_ANEW_ALL_ANEW
+    for name in replaced:
+        (directory / name).unlink(missing_ok=True)
+    return sorted(replaced)
 
 
 def _same_shape(each: ObjectMap, path: Path) -> bool:

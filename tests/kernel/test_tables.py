@@ -8,8 +8,9 @@ import pytest
 from kilim.agent.bpf import layout
 from kilim.agent.bpf.datapath import Settings, load_objects
 from kilim.agent.bpf.maps import MapFull
+from kilim.agent.bpf.tables import KernelTables
 from kilim.model.tables import ALLOW, DENY, PolicyRows, TablesDelta
-from tests.kernel.frames import NODE, TCP, UDP, A, B, tcp
+from tests.kernel.frames import ACK, NODE, TCP, UDP, WORLD, A, B, tcp
 from tests.kernel.rig import EGRESS, INGRESS, LO, Rig, row
 
 
@@ -166,6 +167,18 @@ def test_restart_finds_everything_and_sweeps_what_was_left(bpf_root: Path, setti
         assert values["revision"].max() == revision + 1, "revisions rise over a restart too"
     finally:
         second.close()
+
+
+def test_connections_do_not_meet_the_revision_of_a_subject_before(rig: Rig) -> None:
+    rig.set_policy(B, {row(INGRESS, WORLD.identity): ALLOW}, enforced=1)
+    assert rig.from_wire(tcp(WORLD, B)).opened
+    _, revision, _ = subject_row(rig, B.identity)
+    for name in ("subjects", "policy"):  # as where they were started anew
+        keys, _ = rig.datapath.maps[name].read()
+        rig.datapath.maps[name].delete(keys)
+    rig.tables = KernelTables(rig.datapath.maps)
+    rig.tables.write(TablesDelta(subjects={B.identity: 1}), revision, {})
+    assert not rig.from_wire(tcp(WORLD, B, ACK)).passed
 
 
 def test_after_a_failure_the_driver_reads_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

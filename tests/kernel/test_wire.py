@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kilim.agent.bpf import objects
 from kilim.agent.records import decode_records, select_connections
 from kilim.model.address import format_ip
 from kilim.model.tables import ALLOW, PolicyRows, TablesDelta
@@ -132,6 +133,38 @@ def test_connections_survive_the_restart_of_the_agent(wire: Wire) -> None:
             _send_and_check(server, client)
     [entry] = wire.datapaths[0].tables.dump("ct")[1]
     assert entry[1].startswith("10.61.1.2:")
+
+
+@pytest.mark.parametrize("shape", ["policy", "subjects", "ipcache", "endpoints"])
+def test_maps_of_another_shape_fill_while_the_programs_before_go_on_over_theirs(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """An upgrade. Both peer and any-peer rows, so that they come under a new table."""
+    node, before, a = wire.nodes[0], wire.datapaths[0], wire.a.end
+    rows: PolicyRows = {row(EGRESS, wire.c.end.identity): ALLOW, row(EGRESS, 0, 17, 53, 16): ALLOW}
+    policy: dict[int, PolicyRows | None] = {a.identity: rows}
+    before.tables.write(TablesDelta(subjects={a.identity: 2}, policy=policy), 20, {})
+    held = before.tables.read_rows()
+    before.close()
+    changed = {shape}
+
+    def same_shape(_: object, path: Path) -> bool:
+        if path.name not in changed:
+            return True
+        changed.remove(path.name)
+        return False
+
+    monkeypatch.setattr(objects, "_same_shape", same_shape)
+    wire.datapaths[0] = after = node.load()
+    assert after.replaced_maps == (("policy", "subjects") if shape in ("policy", "subjects") else (shape,))
+    transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
+    delta = TablesDelta.between(after.tables.read_rows(), held)
+    after.tables.write(delta, 21, {pod.end.ip: pod.ifindex for pod in node.pods})
+    for _ in range(2):
+        transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
+        assert refused(wire.a.namespace, wire.b.namespace, wire.b.end.ip)
+        node.attach(after)
+    assert after.tables.read_rows() == held
 
 
 @both_ways
