@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kilim.cli.failure import Failure
+from kilim.lab.yaml_documents import BadYaml, load_documents
 
 ENDINGS = (".yaml", ".yml", ".json")
 STDIN = "-"
@@ -28,26 +27,6 @@ class Document:
     @property
     def json(self) -> str:
         return json.dumps(self.body)
-
-
-class _Loader(yaml.CSafeLoader):
-    """Safe YAML in which a key given twice is an error and a date stays the text that it is in Kubernetes."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key must be a string", problem_mark=key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f'key "{key.value}" twice', problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for letter, resolvers in _Loader.yaml_implicit_resolvers.items()
-}
 
 
 def read_documents(paths: Iterable[str]) -> list[Document]:
@@ -83,22 +62,12 @@ def _files(path: Path) -> list[Path]:
 
 def parse_documents(text: str, name: str) -> Iterator[Document]:
     """Empty documents count in the numbering and are left out; a `kind: List` becomes its items."""
-    number = 0
-    loader = _Loader(text)
     try:
-        while loader.check_data():  # type: ignore[no-untyped-call]
-            number += 1
-            body = loader.get_data()
+        for number, body in enumerate(load_documents(text), 1):
             if body is not None:
                 yield from _objects(body, f"{name}: document {number}")
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f" line {mark.line + 1}" if mark else ""
-        raise Failure(f"{name}: document {max(number, 1)}:{line}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise Failure(f"{name}: document {max(number, 1)}: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
+    except BadYaml as error:
+        raise Failure(f"{name}: {error}") from None
 
 
 def _objects(body: Any, source: str) -> Iterator[Document]:

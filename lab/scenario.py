@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kilim.lab.errors import BadInput
 from kilim.lab.fields import Fields
 from kilim.lab.topology import External, NodePlan, Pod, Port, default_node_plans
+from kilim.lab.yaml_documents import BadYaml, load_documents
 
 PROTOCOLS = ("TCP", "UDP", "SCTP", "ICMP")
 ENTITIES = ("host", "remote-node", "health", "kube-apiserver")
@@ -24,7 +23,6 @@ VERDICTS = ("allow", "deny", "error")
 SCENARIO_POOL = ipaddress.IPv4Network("10.61.0.0/16")
 _DEFAULT_NODES = 2
 _ICMP_ECHO = 8
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +68,19 @@ class Scenario:
 
 def load_scenario(path: Path) -> Scenario:
     try:
-        text = path.read_text()
-        value = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+        text = path.read_text(encoding="utf-8")
+        documents = [json.loads(text)] if path.suffix == ".json" else list(load_documents(text))
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise BadInput(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    return parse_scenario(value, str(path))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 at byte {error.start}") from None
+    except BadYaml as error:
+        raise BadInput(f"{path}: not YAML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON: {error}") from None
+    if len(documents) != 1:
+        raise BadInput(f"{path}: must hold one document, holds {len(documents)}")
+    return parse_scenario(documents[0], str(path))
 
 
 def parse_scenario(value: Any, file: str) -> Scenario:
@@ -85,6 +89,8 @@ def parse_scenario(value: Any, file: str) -> Scenario:
     nodes = _nodes(fields)
     namespaces = fields.mappings("namespaces", lambda f: Namespace(f.label_name("name"), f.labels("labels")))
     pods = _placed(fields.mappings("pods", _pod), nodes, fields)
+    undeclared = dict.fromkeys(pod.namespace for pod in pods if pod.namespace not in {n.name for n in namespaces})
+    namespaces += tuple(Namespace(name, {}) for name in undeclared)
     externals = fields.mappings("externals", _external)
     services = _manifests(fields, "services", "services[{}]", file)
     steps = fields.mappings("steps", lambda f: _step(f, file))
@@ -173,9 +179,9 @@ def _entry_manifests(entry: Any, index: str, source: str) -> Iterable[Manifest]:
     documents = [entry]
     if isinstance(entry, str):
         try:
-            documents = [document for document in yaml.load_all(entry, _Loader) if document is not None]
-        except yaml.YAMLError as error:
-            return [Manifest(index, source, None, f"not YAML: {' '.join(str(error).split())}")]
+            documents = [document for document in load_documents(entry) if document is not None]
+        except BadYaml as error:
+            return [Manifest(index, source, None, f"not YAML: {error}")]
     if not documents or not all(isinstance(document, dict) for document in documents):
         return [Manifest(index, source, None, "must be an object (a mapping with apiVersion and kind)")]
     return [Manifest(index, source, document) for document in documents]
@@ -202,10 +208,6 @@ def _check_unique(scenario: Scenario, fields: Fields) -> None:
         for name, count in Counter(names).items():
             if count > 1:
                 raise fields.error(field, f"{name} is there {count} times")
-    known = {namespace.name for namespace in scenario.namespaces}
-    for index, pod in enumerate(scenario.pods):
-        if pod.namespace not in known:
-            raise fields.error(f"pods[{index}].namespace", f"no namespace {pod.namespace!r} in namespaces")
 
 
 def _check_references(scenario: Scenario, fields: Fields) -> None:

@@ -8,6 +8,12 @@ import pytest
 from kilim.cli.failure import Failure
 from kilim.cli.manifest import parse_documents, read_documents
 
+BOMB = "a0: &a0 [lol]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(30))
+MERGE_BOMB = "a0: &a0 {x: lol}\n" + "".join(
+    f"a{n + 1}: &a{n + 1} {{<<: [{', '.join([f'*a{n}'] * 9)}]}}\n" for n in range(30)
+)
+CHAIN = "a0: &a0 [1]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}]\n" for n in range(5000))
+
 
 def parsed(text: str) -> list[tuple[object, str]]:
     return [(json.loads(document.json), document.source) for document in parse_documents(text, "p.yaml")]
@@ -43,7 +49,13 @@ def test_a_date_stays_text_and_merge_keys_work() -> None:
         ("kind: List\nitems: [{kind: A}, 3]", "p.yaml: document 1: items[1]: must be an object, is a number"),
         ("a: *nobody", "p.yaml: document 1: line 1: found undefined alias"),
         ("? [a]\n: 1", "p.yaml: document 1: line 1: a key must be a string"),
-        ("a: &a {b: *a}", "p.yaml: document 1: cannot be said in JSON: Circular reference detected"),
+        ("a: &a {b: *a}", "p.yaml: document 1: line 1: an alias within what it names"),
+        ("a: &a {<<: *a}", "p.yaml: document 1: line 1: an alias within what it names"),
+        ("kind: A\n---\n" + BOMB, "p.yaml: document 2: line 10: expands to more than 16777216 characters"),
+        (MERGE_BOMB, "p.yaml: document 1: line 8: expands to more than 16777216 characters"),
+        ("a: " + "[" * 100_000, "p.yaml: document 1: line 1: nested deeper than 100"),
+        ("- " * 100_000 + "a", "p.yaml: document 1: line 1: nested deeper than 100"),
+        (CHAIN, "p.yaml: document 1: line 100: nested deeper than 100"),
         ("a: .nan", "p.yaml: document 1: cannot be said in JSON: Out of range float values are not JSON compliant"),
     ],
 )

@@ -1,9 +1,13 @@
 """Scenarios on the desired tables: steps, refusals, everything that can be an end of a probe."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from kilim.lab.run import matched, run_scenario
-from kilim.lab.scenario import parse_scenario
+from kilim.lab.scenario import load_scenario, parse_scenario
+
+README = Path(__file__).parents[3] / "README.md"
 
 DENY_ALL = """
 apiVersion: networking.k8s.io/v1
@@ -87,3 +91,12 @@ async def test_every_kind_of_end() -> None:
         }
     )
     assert matched(document), document
+
+
+async def test_the_scenario_of_the_readme(tmp_path: Path) -> None:
+    block = re.search(r"^# cat shop.yaml\n(.*?)^# kilim lab run", README.read_text(), re.DOTALL | re.MULTILINE)
+    assert block is not None
+    (tmp_path / "shop.yaml").write_text(block[1])
+    document = await run_scenario(load_scenario(tmp_path / "shop.yaml"))
+    assert matched(document), document
+    assert [step["total"] for step in document["steps"]] == [1]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kilim.lab.errors import BadInput
-from kilim.lab.scenario import load_scenario, parse_scenario
+from kilim.lab.scenario import Namespace, load_scenario, parse_scenario
 from kilim.lab.topology import NodePlan, Port
 
 DESIGN = """
@@ -73,7 +73,6 @@ MISTAKES: list[tuple[Any, str]] = [
         "nodes[0].podCIDRs[0]: must be an IPv4 CIDR, not '10.0.0.1/8'",
     ),
     (_with(pods=[{"name": "a"}]), "pods[0].namespace: is required"),
-    (_with(pods=[{"name": "a", "namespace": "y"}]), "pods[0].namespace: no namespace 'y' in namespaces"),
     (_with(pods=[{**POD, "node": "n"}]), "pods[0].node: no node 'n' in nodes"),
     (_with(pods=[{**POD, "ip": "1.2.3.4"}]), "pods[0].ip: 1.2.3.4 is in no node's podCIDRs"),
     (_with(pods=[{**POD, "ports": [{"port": 0}]}]), "pods[0].ports[0].port: must be a number from 1 to 65535, not 0"),
@@ -114,3 +113,29 @@ def test_a_pod_that_a_step_applies_may_be_probed() -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "x", "name": "late"}}
     scenario = parse_scenario(_with(steps=[{"apply": [pod], "probes": [{**PROBE, "to": "x/late"}]}]), "s")
     assert scenario.steps[0].probes[0].target == "x/late"
+
+
+def test_a_namespace_that_only_pods_name_is_one_without_labels() -> None:
+    pods = [{"name": name, "namespace": namespace} for name, namespace in (("a", "x"), ("a", "y"), ("b", "y"))]
+    assert parse_scenario(_with(pods=pods), "s").namespaces == (Namespace("x", {}), Namespace("y", {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("s.yaml", "kind: A\nkind: B", 'not YAML: document 1: line 2: key "kind" twice'),
+        ("s.yaml", "", "must hold one document, holds 0"),
+        ("s.yaml", "kind: A\n---\nkind: B", "must hold one document, holds 2"),
+        ("s.yaml", "[" * 100_000, "not YAML: document 1: line 1: nested deeper than 100"),
+        ("s.json", "[" * 100_000, "not JSON: "),
+        ("s.yaml", b"a: \xff", "not UTF-8 at byte 3"),
+    ],
+)
+def test_a_file_that_is_no_scenario_is_refused_in_one_line(
+    tmp_path: Path, name: str, text: str | bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(BadInput) as raised:
+        load_scenario(path)
+    assert str(raised.value).startswith(f"{path}: {message}") and "\n" not in str(raised.value)

@@ -1,0 +1,95 @@
+"""YAML text to values, as manifests and scenarios are read: strict, and harmless whatever is in it.
+
+1. A key given twice is an error, and a date stays the text that it is in Kubernetes.
+2. Nesting is limited while libyaml composes: it recurses in C, and a deep document would end the process.
+3. Aliases are counted for what they stand for, before anything (`<<`, JSON) writes them out.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+MAX_DEPTH = 100
+MAX_SIZE = 16 << 20  # nodes and characters, as much as the control plane takes in one request
+
+
+class BadYaml(ValueError):
+    """One line: the number of the document, where known the line, and the rule."""
+
+
+class _Loader(yaml.CSafeLoader):
+    _depth = 0
+
+    def descend_resolver(self, parent: Any, index: Any) -> None:
+        """Called before each node is composed; there is no path resolver to lose."""
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            mark = None if parent is None else parent.start_mark
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=mark)
+
+    def ascend_resolver(self) -> None:
+        self._depth -= 1
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        _measure(node, {})
+        return super().construct_document(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a string", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f'key "{key.value}" twice', problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for letter, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+def load_documents(text: str) -> Iterator[Any]:
+    """The value of each document, None where it is empty. Raises `BadYaml`."""
+    number = 0
+    try:
+        loader = _Loader(text)
+        try:
+            while loader.check_data():
+                number += 1
+                yield loader.get_data()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise BadYaml(f"document {max(number, 1)}:{line} {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadYaml(f"document {max(number, 1)}: {' '.join(str(error).split())}") from None
+
+
+def _measure(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """(size, height), every alias written out. Aliases name what ended before them: we go no deeper than the text."""
+    if id(node) in known:
+        measured = known[id(node)]
+        if measured is None:
+            raise yaml.MarkedYAMLError(problem="an alias within what it names", problem_mark=node.start_mark)
+        return measured
+    known[id(node)] = None
+    size, height = 1, 1
+    if isinstance(node, yaml.ScalarNode):
+        size += len(node.value)
+    else:
+        for child in node.value:
+            for part in child if isinstance(child, tuple) else (child,):
+                more, below = _measure(part, known)
+                size, height = size + more, max(height, below + 1)
+    if size > MAX_SIZE:
+        raise yaml.MarkedYAMLError(problem=f"expands to more than {MAX_SIZE} characters", problem_mark=node.start_mark)
+    if height > MAX_DEPTH:
+        raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=node.start_mark)
+    known[id(node)] = size, height
+    return size, height
