@@ -59,6 +59,7 @@ def test_the_command_says_by_its_status_whether_all_was_as_expected(tmp_path: Pa
     (step,) = json.loads(run.stdout)["steps"]
     assert step == {
         "probes": [{**wrong, "protocol": "TCP", "got": "allow", "drop_reason": None}],
+        "refused": {},
         "matched": 0,
         "total": 1,
     }
