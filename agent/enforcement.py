@@ -128,7 +128,6 @@ class Enforcement:
 
     async def _apply(self, arrivals: list[Arrival]) -> None:
         commits: list[Commit] = []
-        head: HeadArrived | None = None
         self._yielded_at = time.monotonic()
         for arrival in arrivals:
             if isinstance(arrival, Begun):
@@ -146,12 +145,13 @@ class Enforcement:
                     await self._replay(self._staging, decoded)
                 else:
                     commits += decoded
-            else:
-                head = arrival
+            elif self._staging is not None or not self.in_sync:
+                if commits:
+                    await self._follow(commits)
+                    commits = []
+                self._reach(arrival)  # before what came after it
         if commits:
             await self._follow(commits)
-        if head is not None:
-            self._reach(head)
 
     def _begin(self, begun: Begun) -> None:
         self._ignoring = False
@@ -195,8 +195,6 @@ class Enforcement:
             staged.finish_replay()
             self.replica, self._staging = staged, None
             self._cache.void()
-        if self.in_sync and staged is None:
-            return
         first = not self.in_sync
         self.in_sync = True
         self._reconcile()
@@ -246,6 +244,16 @@ class Enforcement:
     def _fail(self, error: OSError) -> None:
         self._unwritten = True
         self._note_error("kernel", f"kernel tables: {error.strerror or error}")
+        self._publish(self.report())
+
+    def note(self, about: str, message: str) -> None:
+        """What is not well, told to the replicas at once; an empty message: it is well again."""
+        if self.errors.get(about, "") == message:
+            return
+        if message:
+            self._note_error(about, message)
+        else:
+            del self.errors[about]
         self._publish(self.report())
 
     def _note_error(self, about: str, message: str) -> None:

@@ -109,6 +109,18 @@ class Inventory:
         """Pods that a call is about now, or was since `touched` was cleared."""
         return self.touched | self._turns.keys()
 
+    def is_quiet(self) -> bool:
+        """No call is about any pod now."""
+        return not self._turns
+
+    def is_stale(self, endpoint: Endpoint) -> bool:
+        """The log still has exactly this endpoint, and no link of ours is its container's."""
+        logged = self._replica().own_endpoints.get(f"{endpoint.namespace}/{endpoint.name}")
+        identity = (endpoint.container_id, endpoint.ip)
+        if logged is None or (logged.container_id, logged.ip) != identity:
+            return False
+        return all((link.container_id, link.ip) != identity for link in self._links.values())
+
     @asynccontextmanager
     async def alone(self, key: str) -> AsyncIterator[None]:
         """One call about a pod at a time."""

@@ -27,6 +27,8 @@ from kilim.v1 import controlplane_pb2 as pb
 
 log = structlog.get_logger(__name__)
 
+_NAMED = 5
+
 
 class Links(Protocol):
     async def read(self) -> list[LocalLink]: ...
@@ -40,6 +42,7 @@ class Links(Protocol):
 class Programs(Protocol):
     def attach_endpoint(self, ifindex: int, name: str) -> None: ...
     def detach_endpoint(self, name: str) -> None: ...
+    def detach_gone(self) -> list[str]: ...
 
 
 class Registry(Protocol):
@@ -87,6 +90,10 @@ class Pods:
             except OSError as error:  # gone since it was read
                 log.warning("a pod's link cannot be attached", link=link.name, reason=error.strerror)
                 self._inventory.forget(link)
+        try:
+            self._programs.detach_gone()
+        except OSError as error:
+            log.warning("programs of devices that are gone stay attached", reason=error.strerror)
 
     # --- CNI
 
@@ -146,7 +153,8 @@ class Pods:
     # --- what the log and the node say differently
 
     async def remove_stale(self) -> int:
-        """Endpoints of this node without a link are removed from the log, once that is in sync. How many."""
+        """Endpoints of this node without a link are removed from the log, once that is in sync, and links without an
+        endpoint are reported. How many were removed."""
         self._inventory.touched.clear()
         links = {link.name: link for link in await self._links.read()}
         busy = self._inventory.busy()
@@ -154,12 +162,19 @@ class Pods:
             log.info("a pod's link is gone without DEL", pod=gone.key, link=gone.name)
             self._programs.detach_endpoint(gone.name)
             self._inventory.forget(gone)
+        if self._inventory.is_quiet():  # no pin is being put in the place of one whose device is gone
+            self._programs.detach_gone()
         if not self._enforcement.in_sync:
             return 0
         leftovers = plan_leftovers(self._enforcement.replica.own_endpoints.values(), links.values(), busy)
+        self._enforcement.note("links", _unknown(leftovers.links))
+        removed = 0
         for endpoint in leftovers.endpoints:
-            await self._unregister(endpoint, "no such container on the node")
-        return len(leftovers.endpoints)
+            async with self._inventory.alone(f"{endpoint.namespace}/{endpoint.name}"):
+                if self._inventory.is_stale(endpoint):  # still: a repeated ADD may have been faster
+                    await self._unregister(endpoint, "no such container on the node")
+                    removed += 1
+        return removed
 
     # --- steps
 
@@ -253,3 +268,11 @@ class Pods:
         for link in self._inventory.links():
             if link.name == name:
                 self._inventory.forget(link)
+
+
+def _unknown(links: tuple[LocalLink, ...]) -> str:
+    if not links:
+        return ""
+    named = ", ".join(f"{link.key} ({link.name})" for link in links[:_NAMED])
+    more = f" and {len(links) - _NAMED} more" if len(links) > _NAMED else ""
+    return f"pods that the log does not know, closed until their runtime calls DEL or GC: {named}{more}"
