@@ -97,11 +97,16 @@ class Replica:
         _logger.info("log read", seq=self.seq, state_digest=self.state.digest.hex()[:16])
         self.history.wake()
 
+    def _at_head(self) -> None:
+        # Not by a commit alone: none comes while commands are refused because of `broken`.
+        if self.broken:
+            _logger.info("log is whole again", seq=self.seq)
+        self.broken = ""
+
     async def _follow(self, log: EventLog) -> None:
         unyielded = 0
-        async for commit in log.follow(self.seq + 1, self.chain):
+        async for commit in log.follow(self.seq + 1, self.chain, self._at_head):
             self.apply(commit)
-            self.broken = ""
             unyielded += len(commit.records)
             if unyielded >= _FOLD_AT_ONCE:
                 unyielded = 0

@@ -153,7 +153,7 @@ class Writer:
             for waiting, outcome in zip(batch, outcomes, strict=True):
                 records = _records(outcome, waiting.actor)
                 too_large = check_size(waiting.command, records)
-                if too_large is not None:
+                if too_large is not None and not waiting.answer.done():  # who asked may have given up
                     waiting.answer.set_exception(too_large)
                 decided.append(((waiting, outcome), records))
             remaining = [waiting for waiting in batch if not waiting.answer.done()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import structlog
 
@@ -34,8 +34,11 @@ _PAUSE_MOST_S = 2.0
 _READINGS = 2
 
 
-async def follow_commits(client: EtcdClient, keys: Keys, cursor: Cursor) -> AsyncGenerator[Commit, None]:
-    """Each round reads to the head and then watches; a round ends where the watch cannot be believed any longer."""
+async def follow_commits(
+    client: EtcdClient, keys: Keys, cursor: Cursor, at_head: Callable[[], None]
+) -> AsyncGenerator[Commit, None]:
+    """Each round reads to the head and then watches; a round ends where the watch cannot be believed any longer.
+    `at_head` is called whenever the store has shown that the cursor is at its head."""
     broken = 0
     pause_s = _PAUSE_FIRST_S
     lost_at: float | None = None
@@ -46,7 +49,9 @@ async def follow_commits(client: EtcdClient, keys: Keys, cursor: Cursor) -> Asyn
                     if lost_at is not None:
                         log.info("log follower regained etcd", outage_s=round(time.monotonic() - lost_at, 3))
                     broken, pause_s, lost_at = 0, _PAUSE_FIRST_S, None
-                    if commit is not None:
+                    if commit is None:
+                        at_head()
+                    else:
                         yield commit
         except Unavailable as error:
             if lost_at is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from kilim.kvstore import transaction
 from kilim.kvstore.calls import CALL_TIMEOUT_S, Repeat
@@ -108,10 +108,13 @@ class EventLog:
             async for commit in commits:
                 yield commit
 
-    def follow(self, from_seq: int, chain_before: bytes) -> AsyncGenerator[Commit, None]:
-        """From the commit that holds `from_seq` on, for ever; `chain_before` is the chain of event from_seq - 1.
-        Waits out an etcd that is away. Raises LogBroken, Denied and what else waiting does not help against."""
-        return follow_commits(self._client, self._keys, Cursor(from_seq, chain_before))
+    def follow(
+        self, from_seq: int, chain_before: bytes, at_head: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[Commit, None]:
+        """From the commit that holds `from_seq` on, for ever; `chain_before` is the chain of event from_seq - 1;
+        `at_head` is called whenever all that is stored was passed on. Waits out an etcd that is away. Raises LogBroken,
+        Denied and what else waiting does not help against."""
+        return follow_commits(self._client, self._keys, Cursor(from_seq, chain_before), at_head)
 
 
 def _head_after(commit: Commit, revision: int) -> LogHead:

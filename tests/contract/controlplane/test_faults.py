@@ -15,6 +15,7 @@ from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.commit import CHAIN_START, verify_commit
 from kilim.kvstore.embedded import EmbeddedEtcd
 from kilim.kvstore.errors import OutcomeUnknown, Unavailable
+from kilim.kvstore.keys import Keys
 from kilim.kvstore.log import EventLog
 from kilim.model.state import State
 from kilim.v1 import controlplane_pb2 as api
@@ -210,3 +211,20 @@ async def test_another_store_in_the_place_of_ours_is_not_written_to(tmp_path: Pa
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert await check_log(own.endpoints, cluster) == 0
             await Follower(State()).follow(r, 5)
+
+
+async def test_a_log_that_is_whole_again_is_written_to_again(
+    etcd: EmbeddedEtcd, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kilim.controlplane.replica.BROKEN_RETRY_S", 0.1)
+    async with replica(etcd.endpoints, cluster) as r:
+        await r.fill(3)
+    client = EtcdClient(etcd.endpoints)
+    (second,) = [commit async for commit in EventLog(client, cluster).read(2, 2)]
+    await client.delete(Keys(cluster).commit(2))
+    async with replica(etcd.endpoints, cluster, loaded=False) as r:
+        await r.until(lambda status: any("log broken" in problem for problem in status.problems))
+        await client.put(Keys(cluster).commit(2), second.encoded)
+        await r.until(lambda status: not any("log" in problem for problem in status.problems))
+        assert (await r.apply(namespace("more"))).seq == 4
+    await client.close()
