@@ -1,9 +1,10 @@
 """Calls to the control plane: several servers behind one object, and plain words for what goes wrong.
 
 1. The servers are tried in the order given; one that failed goes to the end of the list.
-2. Not connected, or UNAVAILABLE: surely not applied or harmless to repeat, so the next one is asked.
-3. A connected server that lets the deadline pass: a read is tried elsewhere; of a write the outcome is unknown.
-4. Anything else is an answer, and is not asked for twice.
+2. Not connected, UNAVAILABLE, no answer in time: the next one is asked. Every write may be repeated without harm.
+3. Where a write was perhaps done by one and no other acknowledges it, the outcome is unknown, and is said to be.
+4. A delete that was perhaps done and finds nothing the second time has deleted.
+5. Anything else is an answer, and is not asked for twice.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,11 @@ import click
 import grpc
 
 from kilim.cli.failure import BadUsage, Failure
-from kilim.v1 import controlplane_pb2_grpc
+from kilim.lab.outcome import Outcome, outcome_of, reason, unknown
+from kilim.v1 import controlplane_pb2, controlplane_pb2_grpc
 
 CONNECT_S = 2.0
 CALL_S = 10.0
-OUTCOME_UNKNOWN = "outcome unknown"
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -63,12 +64,12 @@ class Client:
         self._channels: dict[str, grpc.Channel] = {}
 
     def resources(self, method: str, request: Any, timeout_s: float = CALL_S) -> Any:
-        writes = method in {"Apply", "Delete"}
-        return self._call(controlplane_pb2_grpc.ResourcesStub, method, request, timeout_s, writes)
+        call = self._write if method in {"Apply", "Delete"} and not request.dry_run else self._read
+        return call(controlplane_pb2_grpc.ResourcesStub, method, request, timeout_s)
 
     def cluster(self, method: str, request: Any, timeout_s: float = CALL_S) -> Any:
-        writes = method == "ChangeSetting"
-        return self._call(controlplane_pb2_grpc.ClusterStub, method, request, timeout_s, writes)
+        call = self._write if method == "ChangeSetting" else self._read
+        return call(controlplane_pb2_grpc.ClusterStub, method, request, timeout_s)
 
     def read_log(self, request: Any) -> Iterator[Any]:
         """LogEntries; goes on at another server after the last entry seen when one breaks off."""
@@ -89,19 +90,54 @@ class Client:
             if len(failures) >= len(self._order):
                 raise _nobody(failures)
 
-    def _call(self, stub: Make, method: str, request: Any, timeout_s: float, writes: bool) -> Any:
+    def _read(self, stub: Make, method: str, request: Any, timeout_s: float) -> Any:
         failures: list[str] = []
         for server in list(self._order):
             try:
-                return getattr(stub(self._channel(server)), method)(request, timeout=timeout_s)
+                return self._ask(server, stub, method, request, timeout_s)
             except grpc.RpcError as error:
-                if error.code() is Code.DEADLINE_EXCEEDED and writes:
-                    raise Failure(_unknown(server, f"no answer within {timeout_s:g} s")) from None
-                if error.code() not in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}:
+                if error.code() not in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED}:
                     raise refusal(server, error) from None
                 failures.append(f"{server} ({why_unavailable(error)})")
             self._last(server)
         raise _nobody(failures)
+
+    def _write(self, stub: Make, method: str, request: Any, timeout_s: float) -> Any:
+        failures: list[str] = []
+        perhaps = False
+        for server in list(self._order):
+            try:
+                return self._ask(server, stub, method, request, timeout_s)
+            except grpc.RpcError as error:
+                outcome = outcome_of(error, perhaps)
+                if perhaps and error.code() is Code.NOT_FOUND and (gone := self._gone(server, request, timeout_s)):
+                    return gone
+                if outcome is Outcome.ANSWER:
+                    raise refusal(server, error) from None
+                perhaps = perhaps or outcome is Outcome.PERHAPS
+                failures.append(f"{server} ({why_unavailable(error, timeout_s)})")
+            self._last(server)
+        raise Failure(unknown(failures)) if perhaps else _nobody(failures)
+
+    def _ask(self, server: str, stub: Make, method: str, request: Any, timeout_s: float) -> Any:
+        return getattr(stub(self._channel(server)), method)(request, timeout=timeout_s)
+
+    def _gone(self, server: str, request: Any, timeout_s: float) -> Any:
+        """The answer to a delete that has been done before, None where it has not: all goes together, or nothing."""
+        if not isinstance(request, controlplane_pb2.DeleteRequest):
+            return None
+        look = controlplane_pb2.DeleteRequest()
+        look.CopyFrom(request)
+        look.dry_run = look.ignore_not_found = True
+        try:
+            answer = self._ask(server, controlplane_pb2_grpc.ResourcesStub, "Delete", look, timeout_s)
+        except grpc.RpcError:
+            raise Failure(unknown([f"{server} does not say what is left"])) from None
+        if any(result.action == "deleted" for result in answer.results):
+            return None
+        for result in answer.results:
+            result.action = "deleted"
+        return answer
 
     def _last(self, server: str) -> None:
         self._order.remove(server)
@@ -121,9 +157,11 @@ def open_channel(server: str) -> grpc.Channel:
     return grpc.insecure_channel(server, options=OPTIONS)
 
 
-def why_unavailable(error: grpc.RpcError) -> str:
+def why_unavailable(error: grpc.RpcError, timeout_s: float | None = None) -> str:
     """gRPC says "failed to connect to all addresses; last error: UNKNOWN: ipv4:…: Failed to connect …: refused"."""
-    details = str(error.details() or error.code().name.lower().replace("_", " "))
+    if timeout_s is not None and error.code() is Code.DEADLINE_EXCEEDED:
+        return f"no answer within {timeout_s:g} s"
+    details = reason(error.details() or error.code().name.lower().replace("_", " "))
     _, connecting, last = details.partition("last error: ")
     return last.rpartition(": ")[2].lower() if connecting else details
 
@@ -135,8 +173,6 @@ def _nobody(failures: Sequence[str]) -> Failure:
 def refusal(server: str, error: grpc.RpcError) -> Failure:
     """What the user reads when a server said no."""
     code, details = error.code(), error.details() or ""
-    if OUTCOME_UNKNOWN in details.lower():
-        return Failure(_unknown(server, details))
     if code is Code.UNIMPLEMENTED:
         return Failure(f"{server} does not know this call: is it of another version?")
     if code in {Code.UNKNOWN, Code.INTERNAL, Code.DATA_LOSS}:
@@ -144,8 +180,3 @@ def refusal(server: str, error: grpc.RpcError) -> Failure:
     if code is Code.DEADLINE_EXCEEDED:
         return Failure(f"{server} did not answer in time")
     return Failure(details or code.name.lower().replace("_", " "))
-
-
-def _unknown(server: str, why: str) -> str:
-    text = why if OUTCOME_UNKNOWN in why.lower() else f"{OUTCOME_UNKNOWN}: {why}"
-    return f"{server}: {text}; it may or may not have been applied, and repeating the command is harmless"

@@ -1,6 +1,7 @@
 """The gRPC API as the lab uses it: several replicas behind one object, an agent by its Unix socket.
 
 A refusal (INVALID_ARGUMENT and the like) is an answer, so it is raised as `Refused` and never tried elsewhere.
+A write that was perhaps done is repeated, which is harmless; a delete that then finds nothing has deleted.
 """
 
 import asyncio
@@ -14,9 +15,10 @@ import grpc
 import grpc.aio
 
 from kilim.lab.errors import LabError
+from kilim.lab.outcome import Outcome, outcome_of, reason, unknown
 from kilim.v1 import agent_pb2, agent_pb2_grpc, controlplane_pb2, controlplane_pb2_grpc
 
-_ELSEWHERE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+_WRITES = {"Apply", "Delete"}
 _ATTEMPT_S = 5.0
 _PAUSE_S = 0.1
 _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.initial_reconnect_backoff_ms", 100)]
@@ -28,6 +30,10 @@ class Refused(LabError):
 
 class NotFound(Refused):
     pass
+
+
+class GoneBefore(NotFound):
+    """Not found after an attempt that perhaps deleted it."""
 
 
 class ControlPlane:
@@ -60,7 +66,10 @@ class ControlPlane:
     async def delete(self, kind: str, namespace: str, name: str, source: str) -> int:
         ref = controlplane_pb2.ResourceRef(kind=kind, namespace=namespace, name=name, source=source)
         request = controlplane_pb2.DeleteRequest(refs=[ref], actor="kilim lab")
-        return int((await self._call(controlplane_pb2_grpc.ResourcesStub, "Delete", request)).seq)
+        try:
+            return int((await self._call(controlplane_pb2_grpc.ResourcesStub, "Delete", request)).seq)
+        except GoneBefore:
+            return (await self.status()).seq
 
     async def exists(self, kind: str, namespace: str, name: str) -> bool:
         request = controlplane_pb2.GetRequest(kind=kind, namespace=namespace, name=name)
@@ -90,20 +99,32 @@ class ControlPlane:
 
     async def _call(self, stub: Any, method: str, request: Any, attempt_s: float = _ATTEMPT_S) -> Any:
         deadline = time.monotonic() + self._patience_s
+        perhaps = False
         while True:
             for _ in self._channels:
                 try:
                     call = getattr(stub(self._channels[self._current]), method)
                     return await call(request, timeout=attempt_s)
                 except grpc.aio.AioRpcError as error:
-                    if error.code() not in _ELSEWHERE:
-                        kind = NotFound if error.code() is grpc.StatusCode.NOT_FOUND else Refused
-                        raise kind(error.details() or error.code().name) from None
+                    outcome = outcome_of(error, perhaps)
+                    read_failed = error.code() is grpc.StatusCode.UNKNOWN and method not in _WRITES
+                    if outcome is Outcome.ANSWER or read_failed:
+                        raise _refused(error, perhaps) from None
+                    perhaps = perhaps or outcome is Outcome.PERHAPS
                     self._current = (self._current + 1) % len(self._channels)
-                    last = error
+                    last = f"{error.code().name} {reason(error.details() or '')}".rstrip()
             if time.monotonic() > deadline:
-                raise LabError(f"no replica answers {method}: {last.code().name} {last.details()}")
+                if perhaps and method in _WRITES:
+                    raise LabError(f"{method}: {unknown([last])}")
+                raise LabError(f"no replica answers {method}: {last}")
             await asyncio.sleep(_PAUSE_S)
+
+
+def _refused(error: grpc.aio.AioRpcError, perhaps: bool) -> Refused:
+    kind = Refused
+    if error.code() is grpc.StatusCode.NOT_FOUND:
+        kind = GoneBefore if perhaps else NotFound
+    return kind(error.details() or error.code().name)
 
 
 async def agent_status(socket_path: str, timeout_s: float = 2.0) -> agent_pb2.AgentStatusResponse | None:

@@ -58,7 +58,7 @@ def load_documents(text: str) -> Iterator[Any]:
     try:
         loader = _Loader(text)
         try:
-            while loader.check_data():
+            while loader.check_data():  # type: ignore[no-untyped-call]
                 number += 1
                 yield loader.get_data()
         finally:

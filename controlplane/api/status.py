@@ -2,7 +2,8 @@
 
 1. INVALID_ARGUMENT: the input breaks a rule.         2. NOT_FOUND: it names what is not there.
 3. FAILED_PRECONDITION: the state stands against it.  4. RESOURCE_EXHAUSTED: a table, a range or etcd is full.
-5. UNAVAILABLE: surely not done, try again, elsewhere if you can.
+5. UNAVAILABLE: try again, elsewhere if you can. Surely not done where the trailing metadata has NOT_APPLIED; without
+   it gRPC itself may have said so, of a connection that broke when the request had left.
 6. UNKNOWN: perhaps done; repeating it is harmless.   7. INTERNAL: an error of ours.
 """
 
@@ -43,11 +44,13 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
             return grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {_one_line(str(error))}"
 
 
+NOT_APPLIED = ("kilim-not-applied", "1")
 NOT_LOADED = "this replica has not read the log yet"
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:
-    await context.abort(*status_of(error))
+    surely_not = isinstance(error, Unavailable)
+    await context.abort(*status_of(error), trailing_metadata=(NOT_APPLIED,) if surely_not else ())
 
 
 @asynccontextmanager

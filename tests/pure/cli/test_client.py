@@ -1,5 +1,6 @@
 """Failover of the client, against real gRPC servers on loopback."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import pytest
 
 from kilim.cli.client import Client, why_unavailable
 from kilim.cli.failure import Failure
+from kilim.controlplane.api.status import NOT_APPLIED
 from kilim.v1 import controlplane_pb2 as pb
 from kilim.v1 import controlplane_pb2_grpc
 
@@ -27,7 +29,7 @@ class Replica(controlplane_pb2_grpc.ResourcesServicer, controlplane_pb2_grpc.Clu
         self.asked += 1
         return self.handler(request, context)
 
-    Apply = List = _answer
+    Apply = Delete = List = _answer
 
     def ReadLog(self, request: Any, context: Any) -> Iterator[pb.LogEntry]:
         self.asked += 1
@@ -56,6 +58,11 @@ def applied(request: Any, context: Any) -> pb.ApplyResponse:
     return pb.ApplyResponse(seq=7)
 
 
+def not_applied(request: Any, context: Any) -> Any:
+    context.set_trailing_metadata((NOT_APPLIED,))
+    context.abort(grpc.StatusCode.UNAVAILABLE, "etcd is away")
+
+
 def refuses(code: grpc.StatusCode, details: str) -> Handler:
     return lambda request, context: context.abort(code, details)
 
@@ -66,7 +73,7 @@ def test_one_that_cannot_be_reached_is_passed_over(start: Any) -> None:
 
 
 def test_one_that_is_unavailable_is_passed_over_and_not_asked_first_again(start: Any) -> None:
-    (ill, first), (well, second) = start(refuses(grpc.StatusCode.UNAVAILABLE, "etcd is away")), start(applied)
+    (ill, first), (well, second) = start(not_applied), start(applied)
     client = Client([ill, well])
     client.resources("Apply", pb.ApplyRequest())
     client.resources("Apply", pb.ApplyRequest())
@@ -86,11 +93,6 @@ def test_where_nobody_can_each_one_says_why(start: Any) -> None:
     [
         (grpc.StatusCode.INVALID_ARGUMENT, "p.yaml: document 2: kind: unknown", "p.yaml: document 2: kind: unknown"),
         (grpc.StatusCode.NOT_FOUND, "Pod a/b: not found", "Pod a/b: not found"),
-        (
-            grpc.StatusCode.UNKNOWN,
-            "Outcome unknown: etcd fell silent",
-            "SERVER: Outcome unknown: etcd fell silent; it ",
-        ),
         (grpc.StatusCode.INTERNAL, "a bug", "SERVER failed: a bug"),
         (grpc.StatusCode.UNIMPLEMENTED, "", "SERVER does not know this call: is it of another version?"),
     ],
@@ -103,17 +105,87 @@ def test_an_answer_is_not_asked_for_twice(start: Any, code: Any, details: str, m
     assert second.asked == 0
 
 
-def test_of_a_write_without_answer_the_outcome_is_unknown_and_a_read_goes_on(start: Any) -> None:
-    def silent(request: Any, context: Any) -> Any:
-        gone = threading.Event()
-        context.add_callback(gone.set)
-        gone.wait()
-        return pb.ApplyResponse()
+def silent(request: Any, context: Any) -> Any:
+    gone = threading.Event()
+    context.add_callback(gone.set)
+    gone.wait()
 
+
+PERHAPS: list[tuple[Handler, str]] = [
+    (refuses(grpc.StatusCode.UNAVAILABLE, "Socket closed"), "Socket closed"),
+    (refuses(grpc.StatusCode.UNAVAILABLE, "GOAWAY received"), "GOAWAY received"),
+    (refuses(grpc.StatusCode.UNKNOWN, "Stream removed"), "Stream removed"),
+    (refuses(grpc.StatusCode.CANCELLED, "Cancelling all calls"), "Cancelling all calls"),
+    (refuses(grpc.StatusCode.UNKNOWN, "outcome unknown: etcd is mute; repeating it is harmless"), "etcd is mute"),
+    (silent, "no answer within 0.3 s"),
+]
+
+
+@pytest.mark.parametrize(("handler", "why"), PERHAPS)
+def test_what_was_perhaps_done_is_tried_elsewhere_and_else_said_to_be_unknown(
+    start: Any, handler: Handler, why: str
+) -> None:
+    (bad, _), (ill, _), (well, _) = start(handler), start(not_applied), start(applied)
+    with pytest.raises(Failure) as failure:
+        Client([NOBODY, bad, ill]).resources("Apply", pb.ApplyRequest(), timeout_s=0.3)
+    tried = f"{NOBODY} (connection refused), {bad} ({why}), {ill} (etcd is away)"
+    assert failure.value.format_message() == f"outcome unknown: {tried}; repeating it is harmless"
+    assert failure.value.exit_code == 1
+    assert Client([bad, ill, well]).resources("Apply", pb.ApplyRequest(), timeout_s=0.3).seq == 7
+
+
+def test_a_connection_that_breaks_when_the_request_has_left_leaves_the_outcome_unknown() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def break_off() -> None:
+            connection, _ = listener.accept()
+            connection.sendall(b"\0\0\0\4\0\0\0\0\0")  # an empty SETTINGS frame: HTTP/2 is up
+            while b"Apply" not in connection.recv(65536):
+                pass
+            connection.close()
+
+        thread = threading.Thread(target=break_off)
+        thread.start()
+        server = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(Failure, match="^outcome unknown: "):
+            Client([server]).resources("Apply", pb.ApplyRequest(), timeout_s=5)
+        thread.join()
+
+
+def test_a_server_that_is_too_busy_does_not_settle_what_another_perhaps_did(start: Any) -> None:
+    (bad, _), (busy, _) = start(PERHAPS[0][0]), start(refuses(grpc.StatusCode.RESOURCE_EXHAUSTED, "too busy"))
+    with pytest.raises(Failure, match="^outcome unknown: "):
+        Client([bad, busy]).resources("Apply", pb.ApplyRequest())
+
+
+def test_a_read_without_answer_goes_on(start: Any) -> None:
     (mute, _), (well, _) = start(silent), start(lambda request, context: pb.ListResponse(seq=3))
-    with pytest.raises(Failure, match="outcome unknown: no answer within 0.2 s; it may or may not have been applied"):
-        Client([mute, well]).resources("Apply", pb.ApplyRequest(), timeout_s=0.2)
     assert Client([mute, well]).resources("List", pb.ListRequest(), timeout_s=0.2).seq == 3
+
+
+def deleting(*there: str) -> Handler:
+    """A server with these objects only."""
+
+    def handle(request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
+        missing = [ref.name for ref in request.refs if ref.name not in there]
+        if missing and not request.ignore_not_found:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"{missing[0]}: not found")
+        actions = ["deleted" if ref.name in there else "not found" for ref in request.refs]
+        results = [pb.Applied(name=ref.name, action=a) for ref, a in zip(request.refs, actions, strict=True)]
+        return pb.DeleteResponse(seq=9, results=results)
+
+    return handle
+
+
+def test_what_a_delete_in_doubt_does_not_find_is_deleted(start: Any) -> None:
+    request = pb.DeleteRequest(refs=[pb.ResourceRef(name="a"), pb.ResourceRef(name="b")])
+    (bad, _), (empty, _), (partly, _) = start(PERHAPS[0][0]), start(deleting()), start(deleting("b"))
+    answer = Client([bad, empty]).resources("Delete", request)
+    assert (answer.seq, [(r.name, r.action) for r in answer.results]) == (9, [("a", "deleted"), ("b", "deleted")])
+    with pytest.raises(Failure, match="^a: not found"):
+        Client([bad, partly]).resources("Delete", request)
+    with pytest.raises(Failure, match="^a: not found"):
+        Client([NOBODY, empty]).resources("Delete", request)
 
 
 def test_reading_the_log_goes_on_at_the_next_server(start: Any) -> None:
