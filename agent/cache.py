@@ -50,6 +50,7 @@ class DiskCache:
         self._bytes = 0
         self._snapshot_bytes = 0
         self._generation = 0
+        self._owes_snapshot = False  # a rewrite was begun and did not succeed
         self._disk = threading.Lock()
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -76,29 +77,32 @@ class DiskCache:
 
     def void(self) -> None:
         """What is on disk does not lead to the present state any more; nothing is kept until the next rewrite."""
+        self._generation += 1
+        self.close()
         (self._directory / _SNAPSHOT).unlink(missing_ok=True)
         for _, path in self._segments():
             path.unlink(missing_ok=True)
-        self._generation += 1
-        self.close()
 
     @property
     def wants_rewrite(self) -> bool:
         full = self._commits >= self._rewrite_commits or self._bytes >= max(self._rewrite_bytes, self._snapshot_bytes)
-        return full or self._file is None
+        return full or self._file is None or self._owes_snapshot
 
     def start_segment(self, after_seq: int) -> None:
-        """Commits after `after_seq` go to a new file from now on; `rewrite` then makes the older ones needless."""
-        self.close()
+        """Commits after `after_seq` go to a new file from now on; `rewrite` then makes the older ones needless. After
+        an OSError they go where they went before."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(self._directory / f"{_COMMITS}{after_seq + 1:020d}", flags, 0o600)
+        file = os.open(self._directory / f"{_COMMITS}{after_seq + 1:020d}", flags, 0o600)
+        self.close()
+        self._file = file
         self._commits = self._bytes = 0
 
     def freeze(self, replica: Replica) -> Frozen:
-        """What `rewrite` is to write, and a new segment behind it. Cheap."""
+        """What `rewrite` is to write, and a new segment behind it. Cheap. Raises OSError; nothing is lost then."""
         self._generation += 1
         frozen = Frozen(copy_tables(replica.state), replica.seq, replica.chain, replica.state_digest, self._generation)
         self.start_segment(replica.seq)
+        self._owes_snapshot = True
         return frozen
 
     def rewrite(self, frozen: Frozen) -> None:
@@ -113,6 +117,7 @@ class DiskCache:
                 return
             draft.replace(self._directory / _SNAPSHOT)
             self._snapshot_bytes = size
+            self._owes_snapshot = False
             for first_seq, path in self._segments():
                 if first_seq <= frozen.seq:
                     path.unlink(missing_ok=True)

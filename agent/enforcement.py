@@ -181,7 +181,6 @@ class Enforcement:
             delta = self.replica.apply_commits(commits)
         try:
             self._cache.append(commits)
-            self.errors.pop("cache", None)
         except OSError as error:
             self._note_error("cache", f"cache: {error}")
         self._write(delta)
@@ -194,13 +193,19 @@ class Enforcement:
                 raise LogBroken(head.seq, f"the stream ended its replay at seq {staged.seq}")
             staged.finish_replay()
             self.replica, self._staging = staged, None
-            self._cache.void()
+            self._void_cache()
         first = not self.in_sync
         self.in_sync = True
         self._reconcile()
         self.synced.set()
         if first:
             log.info("in sync with the log", seq=self.replica.seq)
+
+    def _void_cache(self) -> None:
+        try:
+            self._cache.void()
+        except OSError as error:
+            self._note_error("cache", f"cache: {error}")
 
     async def _breathe(self) -> None:
         # A long fold must not starve heartbeats, CNI calls and reports.

@@ -6,7 +6,6 @@ Easy to get wrong: nothing is detached or unpinned at the end; enforcement goes 
 """
 
 import asyncio
-import contextlib
 import signal
 import sys
 import time
@@ -51,6 +50,7 @@ _REPAIR_SHARE = 500  # reading back 100,000 rows takes 0.3 s, in which nothing e
 _RETRY_S = 2.0
 _SWEEP_S = 0.1
 _CACHE_S = 0.5
+_CACHE_RETRY_S = 2.0
 _NODES_S = 0.5
 _MISSES = 4
 
@@ -229,9 +229,14 @@ class Agent:
         while True:
             await asyncio.sleep(_CACHE_S)
             if self._cache.wants_rewrite and self.enforcement.replica.seq:
-                with contextlib.suppress(OSError):
+                try:
                     frozen = self._cache.freeze(self.enforcement.replica)
                     await asyncio.to_thread(self._cache.rewrite, frozen)
+                except OSError as error:
+                    self.enforcement.note("cache", f"cache: {error}")
+                    await asyncio.sleep(_CACHE_RETRY_S)
+                else:
+                    self.enforcement.note("cache", "")
 
     async def _settle(self) -> None:
         await self.enforcement.synced.wait()
@@ -240,7 +245,10 @@ class Agent:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            self._datapath.tables.sweep()
+            try:
+                self._datapath.tables.sweep()
+            except OSError as error:
+                log.warning("retired rows of policy could not be deleted", reason=error.strerror or str(error))
 
     async def _repair(self) -> None:
         next_at = time.monotonic() + _REPAIR_EVERY_S

@@ -150,3 +150,39 @@ def test_a_full_disk_voids_the_cache_and_is_told_once(tmp_path: Path, monkeypatc
         cache.append([commits[1]])
     cache.append([commits[2]])
     assert cache.wants_rewrite and loaded(tmp_path) is None
+
+
+def test_a_new_file_that_cannot_be_made_leaves_the_old_one_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, replica, commits = DiskCache(tmp_path), Replica(NODE), some_log()
+    replica.apply_commit(commits[0])
+    cache.rewrite(cache.freeze(replica))
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr("os.open", full)
+        cache.freeze(replica)
+    replica.apply_commit(commits[1])
+    cache.append([commits[1]])
+    cache.close()
+    assert same(loaded(tmp_path), replica)
+
+
+def test_a_snapshot_that_could_not_be_written_is_still_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, replica = DiskCache(tmp_path), Replica(NODE)
+    replica.apply_commit(some_log()[0])
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr("os.fsync", full)
+        cache.rewrite(cache.freeze(replica))
+    assert cache.wants_rewrite
+    cache.rewrite(cache.freeze(replica))
+    assert not cache.wants_rewrite
+    cache.close()
+    assert same(loaded(tmp_path), replica)
