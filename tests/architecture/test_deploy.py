@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from kilim.cli.process import agent, controlplane
+from kilim.controlplane.api.server import SERVICE_NAMES
 from tests.architecture.sources import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -66,3 +67,9 @@ def test_the_packed_plugin_runs_from_the_standard_library_alone(tmp_path: Path) 
             text=True,
         )
         assert (answer.returncode, field in json.loads(answer.stdout)) == (status, True), answer
+
+
+def test_a_replica_is_ready_when_it_has_read_the_log() -> None:
+    for item in yaml.safe_load_all((DEPLOY / "kubernetes/controlplane.yaml").read_text()):
+        for container in item.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ()):
+            assert container["readinessProbe"]["grpc"]["service"] in SERVICE_NAMES
