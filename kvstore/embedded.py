@@ -23,10 +23,10 @@ import structlog
 from kilim.kvstore.child import Child, end_orphans, find_binary, start_child
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.errors import NoEtcd
+from kilim.kvstore.etcd_flags import QUOTA_BYTES, store_flags
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-QUOTA_BYTES = 8 << 30
 _READY_S = 30.0
 _PROBE_PAUSE_S = 0.03
 _DEATHS_BEFORE_READY = 3
@@ -188,11 +188,7 @@ class EmbeddedEtcd:
             f"--listen-peer-urls={peer_url}",
             f"--initial-advertise-peer-urls={peer_url}",
             f"--initial-cluster={self._initial_cluster or f'{self._name}={peer_url}'}",
-            f"--quota-backend-bytes={QUOTA_BYTES}",
-            # Every append rewrites `head`; nobody needs old revisions for longer than a lost watch takes to come back.
-            "--auto-compaction-mode=periodic",
-            "--auto-compaction-retention=5m",
-            "--snapshot-count=10000",
+            *store_flags(QUOTA_BYTES),
             "--logger=zap",
             "--log-level=warn",
             *ticks,

@@ -4,6 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from kilim.kvstore.etcd_flags import store_flags
 from kilim.lab.names import pin_dir
 from kilim.lab.process import ProcessSpec, kilim_argv, program
 from kilim.lab.topology import ETCD_PEER_PORT, SERVER_PORT, TUNNEL_PORT, Lab, Node, Server
@@ -26,6 +27,7 @@ def etcd_process(lab: Lab, member: Server) -> ProcessSpec:
         *("--listen-client-urls", client, "--advertise-client-urls", client),
         *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
         *("--initial-cluster", cluster, "--initial-cluster-token", f"kilim-lab-{lab.name}"),
+        *store_flags(),
         *("--logger", "zap", "--log-outputs", "stderr"),
     )
     return ProcessSpec(member.name, argv, _log(lab, member.name), directory, lab.netns(member.name))

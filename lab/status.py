@@ -17,7 +17,10 @@ _ATTEMPT_S = 2.0
 
 
 async def lab_status(lab: Lab) -> dict[str, Any]:
-    """`pid` is null where the process does not run, `endpoint_id` where the agent does not say."""
+    """`pid` is null where the process does not run, `endpoint_id` where the agent does not say.
+
+    `netns` is the network namespace everywhere; `namespace` is the same, but of a pod it is that of Kubernetes.
+    """
     endpoint_ids = dict(
         zip(
             (node.name for node in lab.nodes),
@@ -46,7 +49,7 @@ async def pod_status(lab: Lab, pod: RunningPod) -> dict[str, Any]:
 def _node(lab: Lab, node: Node) -> dict[str, Any]:
     return {
         "name": node.name,
-        "namespace": names.netns_name(lab.name, node.name),
+        **_netns(lab, node.name),
         "addresses": [node.ip],
         "pod_cidrs": list(node.pod_cidrs),
         "agent": {"address": f"unix:{agent_socket(lab, node.name)}", "pid": pid_of(lab.name, node.name)},
@@ -71,7 +74,7 @@ def _pod(pod: RunningPod, endpoint_ids: dict[str, int]) -> dict[str, Any]:
 def _server(lab: Lab, server: Server) -> dict[str, Any]:
     return {
         "name": server.name,
-        "namespace": names.netns_name(lab.name, server.name),
+        **_netns(lab, server.name),
         "address": server.address,
         "loopback_address": server.loopback,
         "pid": pid_of(lab.name, server.name),
@@ -79,7 +82,12 @@ def _server(lab: Lab, server: Server) -> dict[str, Any]:
 
 
 def _external(lab: Lab, name: str, ip: str) -> dict[str, Any]:
-    return {"name": name, "namespace": names.netns_name(lab.name, names.external_role(name)), "addresses": [ip]}
+    return {"name": name, **_netns(lab, names.external_role(name)), "addresses": [ip]}
+
+
+def _netns(lab: Lab, role: str) -> dict[str, str]:
+    name = names.netns_name(lab.name, role)
+    return {"namespace": name, "netns": name}
 
 
 async def _endpoint_ids(lab: Lab, node: str) -> dict[str, int]:
