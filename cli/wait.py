@@ -16,6 +16,8 @@ def wait_for(client: Client, seq: int, timeout_s: float) -> None:
         response = client.cluster("Wait", request, timeout_s + MARGIN_S)
     for name in response.down:
         click.echo(f"warning: node {name} is down and was not waited for", err=True)
+    if not response.done and response.down and not response.behind:
+        raise Failure(f"no node is up: seq {seq} is enforced when their agents run again")
     if not response.done:
         behind = ", ".join(f"{node.name} (at {node.seq})" for node in response.behind)
         raise Failure(f"not enforced everywhere after {timeout_s:g}s: seq {seq}, behind: {behind or 'unknown'}")

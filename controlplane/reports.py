@@ -15,6 +15,8 @@ from kilim.v1 import controlplane_pb2 as api
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+FIND_US_S = 3.0  # agents try again every 2 s at most
+
 
 @dataclass(slots=True, eq=False)
 class Heard:
@@ -35,6 +37,7 @@ class Reports:
         self._of: dict[str, Heard] = {}
         self._early: dict[str, Heard] = {}
         self._changed = asyncio.Event()
+        self._since_s = time.monotonic()
         replica.on_applied.append(self._compare_early)
 
     def of(self, node: str) -> Heard | None:
@@ -43,6 +46,10 @@ class Reports:
     def is_up(self, node: str) -> bool:
         heard = self._of.get(node)
         return heard is not None and heard.streams > 0
+
+    def is_awaited(self, node: str) -> bool:
+        """Its agent has not been heard yet, and not had the time to find this replica since it began to serve."""
+        return node not in self._of and time.monotonic() - self._since_s < FIND_US_S
 
     def enforced_seq(self, node: str) -> int:
         heard = self._of.get(node)

@@ -1,6 +1,7 @@
 """How the cluster is, waiting for it, and the log itself."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from kilim.controlplane.api.condition import Condition
@@ -17,6 +18,7 @@ from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import controlplane_pb2_grpc as rpc
 
 WAIT_MAX_MS = 3_600_000
+LOOK_AGAIN_S = 0.5
 
 
 class Cluster(rpc.ClusterServicer):
@@ -40,27 +42,32 @@ class Cluster(rpc.ClusterServicer):
             return api.ChangeSettingResponse(seq=answer.seq)
 
     async def Wait(self, request: api.WaitRequest, context: Context) -> api.WaitResponse:
-        """Until every node that is up enforces `seq`: nodes may come up, go down and join meanwhile."""
+        """Until every node that is up enforces `seq`: nodes may come up, go down and join meanwhile. Not done where
+        there are nodes and none is up."""
         try:
             async with asyncio.timeout(min(max(request.timeout_ms, 0), WAIT_MAX_MS) / 1000):
                 while self._replica.seq < request.seq:
                     await self._replica.history.wait(request.seq - 1)
                 while self._behind(request.seq):
-                    await self._reports.wait()
+                    with contextlib.suppress(TimeoutError):  # a node may be awaited no longer without any news of it
+                        async with asyncio.timeout(LOOK_AGAIN_S):
+                            await self._reports.wait()
         except TimeoutError:
             pass
-        behind = self._behind(request.seq)
+        nodes, behind = sorted(self._replica.state.nodes), self._behind(request.seq)
+        down = [node for node in nodes if not self._reports.is_up(node) and not self._reports.is_awaited(node)]
         return api.WaitResponse(
-            done=not behind and self._replica.seq >= request.seq,
+            done=not behind and self._replica.seq >= request.seq and (not nodes or len(down) < len(nodes)),
             behind=[self._condition.node_status(node) for node in behind],
-            down=[node for node in sorted(self._replica.state.nodes) if not self._reports.is_up(node)],
+            down=down,
         )
 
     def _behind(self, seq: int) -> list[str]:
+        reports = self._reports
         return [
             node
             for node in sorted(self._replica.state.nodes)
-            if self._reports.is_up(node) and self._reports.enforced_seq(node) < seq
+            if reports.is_awaited(node) or (reports.is_up(node) and reports.enforced_seq(node) < seq)
         ]
 
     async def ReadLog(self, request: api.ReadLogRequest, context: Context) -> AsyncIterator[api.LogEntry]:

@@ -947,7 +947,7 @@ class WaitResponse(_message.Message):
     BEHIND_FIELD_NUMBER: _builtins.int
     DOWN_FIELD_NUMBER: _builtins.int
     done: _builtins.bool
-    """every node that is up enforces seq"""
+    """every node that is up enforces seq, and where there are nodes one is up"""
     @_builtins.property
     def behind(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeStatus]: ...
     @_builtins.property

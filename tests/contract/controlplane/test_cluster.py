@@ -77,7 +77,10 @@ async def test_errors_of_a_node_are_problems(etcd: EmbeddedEtcd, cluster: str) -
             assert status.problems == ["node node1: map policy is full"]
 
 
-async def test_wait_returns_when_every_node_that_is_up_is_there(etcd: EmbeddedEtcd, cluster: str) -> None:
+async def test_wait_returns_when_every_node_that_is_up_is_there(
+    etcd: EmbeddedEtcd, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kilim.controlplane.reports.FIND_US_S", 0.0)
     async with replica(etcd.endpoints, cluster) as r:
         for number in (1, 2, 3):
             await r.register_node(f"node{number}", f"192.0.2.{number}")
@@ -100,6 +103,34 @@ async def test_wait_returns_when_every_node_that_is_up_is_there(etcd: EmbeddedEt
             assert (answer.done, answer.down) == (True, ["node2", "node3"])
         answer = await r.cluster.Wait(api.WaitRequest(seq=9, timeout_ms=10))
         assert not answer.done
+
+
+async def test_wait_gives_agents_time_to_find_a_replica_that_has_just_started(
+    etcd: EmbeddedEtcd, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kilim.controlplane.reports.FIND_US_S", 30.0)
+    async with replica(etcd.endpoints, cluster) as r:
+        await r.register_node("node1", "192.0.2.1")
+        answer = await r.cluster.Wait(api.WaitRequest(seq=1, timeout_ms=10))
+        assert (answer.done, [node.name for node in answer.behind], list(answer.down)) == (False, ["node1"], [])
+        waiting = asyncio.ensure_future(r.cluster.Wait(api.WaitRequest(seq=1, timeout_ms=20_000)))
+        status = await r.status()
+        async with agent(r, "node1") as call:
+            await call.write(report(status, "node1"))
+            answer = await asyncio.wait_for(waiting, PATIENCE_S)
+            assert (answer.done, list(answer.down)) == (True, [])
+
+
+async def test_wait_is_not_done_where_no_node_is_up(
+    etcd: EmbeddedEtcd, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kilim.controlplane.reports.FIND_US_S", 0.2)
+    async with replica(etcd.endpoints, cluster) as r:
+        await r.apply(namespace("a"))
+        assert (await r.cluster.Wait(api.WaitRequest(seq=1, timeout_ms=10))).done  # there are no nodes
+        await r.register_node("node1", "192.0.2.1")
+        answer = await r.cluster.Wait(api.WaitRequest(seq=2, timeout_ms=10_000))
+        assert (answer.done, list(answer.behind), list(answer.down)) == (False, [], ["node1"])
 
 
 async def test_a_stream_is_of_one_node(etcd: EmbeddedEtcd, cluster: str) -> None:
