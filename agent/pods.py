@@ -32,6 +32,7 @@ _NAMED = 5
 
 class Links(Protocol):
     async def read(self) -> list[LocalLink]: ...
+    async def delete_unfinished(self) -> None: ...
     async def create(self, wanted: PodLink) -> LocalLink: ...
     async def configure(self, wanted: PodLink) -> None: ...
     async def raise_host_side(self, wanted: PodLink) -> None: ...
@@ -78,7 +79,8 @@ class Pods:
     # --- at start
 
     async def restore(self) -> None:
-        """Links of an agent before this one."""
+        """Links of an agent before this one. Before any CNI call."""
+        await self._links.delete_unfinished()
         for link in await self._links.read():
             self._inventory.remember(link)
 
@@ -224,7 +226,6 @@ class Pods:
             ip=format_ip(wanted.ip),
             endpoint_id=endpoint_id,
             labels=request.labels or {},
-            has_labels=request.labels is not None,
             service_account=request.service_account,
         )
         try:

@@ -1,5 +1,7 @@
 """MAC addresses are derived from the pod's address, so that no table has to hold them. Locally administered."""
 
+_NODE = b"\x0a\x5a"
+
 
 def pod_mac(ip: int) -> bytes:
     """Of the interface inside the pod."""
@@ -8,4 +10,8 @@ def pod_mac(ip: int) -> bytes:
 
 def node_mac(ip: int) -> bytes:
     """Of the host's side of the same veth pair, which is the pod's gateway."""
-    return b"\x0a\x5a" + ip.to_bytes(4, "big")
+    return _NODE + ip.to_bytes(4, "big")
+
+
+def is_node_mac(mac: bytes) -> bool:
+    return len(mac) == 6 and mac.startswith(_NODE)

@@ -5,6 +5,7 @@ kilim:<namespace>/<pod>:<container id>:<ip>      an alias has room for 255 bytes
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from kilim.model.address import format_ip, parse_ip
@@ -12,6 +13,7 @@ from kilim.model.address import format_ip, parse_ip
 LINK_PREFIX = "lxc"
 _ALIAS = "kilim:"
 _ALIAS_MAX = 255
+_LINK_NAME = re.compile(LINK_PREFIX + "[0-9a-f]{11}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,10 @@ class PodLink:
 
 def link_name(container_id: str, ifname: str) -> str:
     return LINK_PREFIX + hashlib.sha256(f"{container_id} {ifname}".encode()).hexdigest()[:11]
+
+
+def is_link_name(name: str) -> bool:
+    return _LINK_NAME.fullmatch(name) is not None
 
 
 def parse_alias(name: str, ifindex: int, alias: str) -> LocalLink | None:

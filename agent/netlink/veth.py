@@ -10,11 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kilim.agent.core.link import LocalLink, PodLink, parse_alias
+import structlog
+
+from kilim.agent.core.link import LocalLink, PodLink, is_link_name, parse_alias
 from kilim.agent.netlink.namespaces import in_namespace
 from kilim.agent.netlink.session import GONE, ROUTE_PROTOCOL, NetlinkSession, find_link, open_netlink, tolerate
 from kilim.model.address import format_ip
-from kilim.model.mac import node_mac, pod_mac
+from kilim.model.mac import is_node_mac, node_mac, pod_mac
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -31,8 +35,12 @@ class PodLinks:
         self._session = session
 
     async def read(self) -> list[LocalLink]:
-        """All of ours on this node."""
+        """All of ours on this node that are whole."""
         return await self._session.run(_read)
+
+    async def delete_unfinished(self) -> None:
+        """Pairs whose maker ended before it could give them their alias. Only while nothing is created."""
+        await self._session.run(_delete_unfinished)
 
     async def create(self, wanted: PodLink) -> LocalLink:
         """The pair, both ends down where it is new. Another pair of the same name is replaced."""
@@ -63,6 +71,20 @@ def _read(ipr: Any) -> list[LocalLink]:
         if local is not None:
             found.append(local)
     return found
+
+
+def _delete_unfinished(ipr: Any) -> None:
+    # The kernel takes no alias at a link's creation; the name and the MAC address tell until there is one (I7).
+    for link in ipr.get_links():
+        name, mac = link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_ADDRESS") or ""
+        if (
+            not link.get_attr("IFLA_IFALIAS")
+            and is_link_name(name)
+            and is_node_mac(bytes.fromhex(mac.replace(":", "")))
+        ):
+            log.warning("a pod's link was never finished; removed", link=name)
+            with tolerate(*GONE):
+                ipr.link("del", index=link["index"])
 
 
 def _delete(ipr: Any, name: str) -> None:

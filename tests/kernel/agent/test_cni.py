@@ -4,10 +4,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from kilim.agent.netlink.session import open_netlink
+from kilim.lab.netns import in_netns
 from tests.kernel.agent.cluster import NODE_IP, Cluster, wait_for
 
 POLICY = {
@@ -120,6 +123,33 @@ def test_a_restarted_agent_keeps_pods_and_connections(cluster: Cluster) -> None:
         assert cluster.table(table) == cluster.table(table, kernel=False)
     for pod in "abx":
         cluster.cni("DEL", pod)
+
+
+def test_links_that_were_never_finished_go_at_the_next_start(cluster: Cluster) -> None:
+    cluster.cni("ADD", "a")
+    kept = cluster.links()
+    others = {"lxc0123456789ac": "0a:5a:0a:3d:07:03", "lxc0123456789a": "0a:11:0a:3d:07:03"}
+    cluster.kill("agent")
+    try:
+        for name, mac in {"lxc0123456789b": "0a:5a:0a:3d:07:04", **others}.items():
+            in_netns(cluster.node_netns, partial(make_pair, name, mac))
+        cluster.start_agent()
+        assert cluster.links() == kept | others.keys()
+    finally:
+        for name in others:
+            in_netns(cluster.node_netns, partial(delete_link, name))
+    cluster.cni("DEL", "a")
+
+
+def make_pair(name: str, mac: str) -> None:
+    """As the first half of a link's creation leaves it."""
+    with open_netlink() as ipr:
+        ipr.link("add", ifname=name, kind="veth", address=mac, peer={"ifname": f"p{name[-8:]}"})
+
+
+def delete_link(name: str) -> None:
+    with open_netlink() as ipr:
+        ipr.link("del", ifname=name)
 
 
 def test_without_control_plane(cluster: Cluster) -> None:

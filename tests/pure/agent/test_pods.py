@@ -58,6 +58,8 @@ class Node:
     async def read(self) -> list[LocalLink]:
         return list(self.present)
 
+    async def delete_unfinished(self) -> None: ...
+
     async def create(self, wanted: PodLink) -> LocalLink:
         raise NotImplementedError
 
