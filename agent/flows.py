@@ -10,7 +10,6 @@ from typing import Protocol
 
 from kilim.agent.records import (
     DIRECTION_NAMES,
-    FORWARDED,
     RECORDS_LOST,
     Events,
     Record,
@@ -101,7 +100,3 @@ def named_counts(counted: Iterable[Counted]) -> list[tuple[str, str, int, int]]:
 
 def lost_records(counted: Iterable[Counted]) -> int:
     return sum(each.packets for each in counted if each.reason == RECORDS_LOST)
-
-
-def forwarded(counted: Iterable[Counted]) -> int:
-    return sum(each.packets for each in counted if each.reason == FORWARDED)

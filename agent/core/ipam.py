@@ -6,7 +6,7 @@ flight). Only the place where the last search ended is kept, so that a released 
 
 from collections.abc import Callable, Iterable, Sequence
 
-from kilim.model.address import Cidr, format_ip, prefix_mask
+from kilim.model.address import Cidr, format_ip
 
 
 class PoolExhausted(Exception):
@@ -72,7 +72,3 @@ class AddressPool:
                 return before + addresses.index(ip)
             before += len(addresses)
         return None
-
-
-def gateway_of(cidr: Cidr) -> int:
-    return (cidr.ip & prefix_mask(cidr.prefix_len)) + 1

@@ -384,7 +384,6 @@ class RegisterEndpointRequest(_message.Message):
     IP_FIELD_NUMBER: _builtins.int
     ENDPOINT_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
-    HAS_LABELS_FIELD_NUMBER: _builtins.int
     SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     namespace: _builtins.str
@@ -392,7 +391,6 @@ class RegisterEndpointRequest(_message.Message):
     container_id: _builtins.str
     ip: _builtins.str
     endpoint_id: _builtins.int
-    has_labels: _builtins.bool
     service_account: _builtins.str
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -408,12 +406,11 @@ class RegisterEndpointRequest(_message.Message):
         ip: _builtins.str = ...,
         endpoint_id: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        has_labels: _builtins.bool = ...,
         service_account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "endpoint_id", b"endpoint_id", "has_labels", b"has_labels", "ip", b"ip", "labels", b"labels", "name", b"name", "namespace", b"namespace", "node", b"node", "service_account", b"service_account"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "endpoint_id", b"endpoint_id", "ip", b"ip", "labels", b"labels", "name", b"name", "namespace", b"namespace", "node", b"node", "service_account", b"service_account"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

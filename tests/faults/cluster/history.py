@@ -92,7 +92,7 @@ class Client:
         place = self.number * 40 + op % 40 + 2
         register = api.RegisterEndpointRequest(
             node=GHOST, namespace="history", name=f"pod-{place}", container_id=asked.name, ip=f"10.244.200.{place}",
-            endpoint_id=place, labels={"app": f"app{self.number}"}, has_labels=True,
+            endpoint_id=place, labels={"app": f"app{self.number}"},
         )  # fmt: skip
 
         async def call(replica: Replica) -> tuple[str, int]:
