@@ -1,6 +1,7 @@
 """`kilim apply`: all documents of all files go in one request; all are applied or none."""
 
 import getpass
+import os
 import socket
 from collections.abc import Iterable
 from typing import Any
@@ -50,7 +51,11 @@ def apply(files: tuple[str, ...], wait: bool, timeout: float, dry_run: str, outp
 
 def actor() -> str:
     """Who asks, as the log records it."""
-    return f"cli:{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in a container
+        user = str(os.getuid())
+    return f"cli:{user}@{socket.gethostname()}"
 
 
 def print_results(response: Any, output: str | None, note: str = "") -> None:

@@ -21,5 +21,5 @@ class BadUsage(Failure):
 
 
 def one_line(error: click.ClickException, hint: str | None = None) -> str:
-    text = " ".join(error.format_message().split("\n")).strip().rstrip(".")
+    text = " ".join(error.format_message().split()).rstrip(".")
     return f"error: {text}" + (f" (see {hint} --help)" if hint else "")

@@ -38,6 +38,7 @@ SECTIONS = {
 }
 
 
+@click.version_option(package_name="kilim", message="kilim %(version)s")
 @click.group("kilim", cls=LazyGroup, sections=SECTIONS, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """eBPF networking whose whole state is an event log."""

@@ -39,16 +39,25 @@ def read_documents(paths: Iterable[str]) -> list[Document]:
 
 def _read_path(path: str) -> Iterator[Document]:
     if path == STDIN:
-        yield from parse_documents(sys.stdin.read(), "standard input")
+        yield from parse_documents(_text(sys.stdin.buffer.read(), "standard input"), "standard input")
         return
-    for file in _files(Path(path)):
+    try:
+        files = _files(Path(path))
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
+    for file in files:
         try:
-            text = file.read_text(encoding="utf-8")
+            content = file.read_bytes()
         except OSError as error:
             raise Failure(f"{file}: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise Failure(f"{file}: not UTF-8 at byte {error.start}") from None
-        yield from parse_documents(text, str(file))
+        yield from parse_documents(_text(content, str(file)), str(file))
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise Failure(f"{name}: not UTF-8 at byte {error.start}") from None
 
 
 def _files(path: Path) -> list[Path]:
@@ -88,6 +97,11 @@ def _objects(body: Any, source: str) -> Iterator[Document]:
 
 
 def _name_of(value: Any) -> str:
-    return {str: "a string", list: "a list", bool: "a boolean", int: "a number", float: "a number"}.get(
-        type(value), type(value).__name__
-    )
+    return {
+        type(None): "null",
+        str: "a string",
+        list: "a list",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+    }.get(type(value), type(value).__name__)

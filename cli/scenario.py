@@ -46,7 +46,7 @@ async def _play(scenarios: Sequence[Path], model: bool, output: str | None, prog
 
 
 def render(document: dict[str, Any], scenarios: Sequence[Path]) -> str:
-    lines = []
+    lines = [] if document["steps"] else [f"{document.get('file', scenarios[0])}: no steps"]
     for number, step in enumerate(document["steps"], 1):
         lines.append(
             f"{document.get('file', scenarios[0])}: step {number}: {step['matched']} of {step['total']} as expected"

@@ -227,8 +227,8 @@ def _applied_pods(scenario: Scenario) -> set[str]:
     found = set()
     for step in scenario.steps:
         for manifest in step.apply:
-            if manifest.body and manifest.body.get("kind") == "Pod":
-                metadata = manifest.body.get("metadata") or {}
+            metadata = manifest.body.get("metadata") if manifest.body else None
+            if manifest.body and manifest.body.get("kind") == "Pod" and isinstance(metadata, dict):
                 found.add(f"{metadata.get('namespace', 'default')}/{metadata.get('name')}")
     return found
 

@@ -67,6 +67,8 @@ def load_documents(text: str) -> Iterator[Any]:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}:" if mark else ""
         raise BadYaml(f"document {max(number, 1)}:{line} {error.problem or error.context}") from None
+    except (KeyError, AttributeError, TypeError):  # what PyYAML lets through of `!!bool x` and `!!timestamp x`
+        raise BadYaml(f"document {max(number, 1)}: a value does not fit its tag") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadYaml(f"document {max(number, 1)}: {' '.join(str(error).split())}") from None
 

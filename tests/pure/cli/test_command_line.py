@@ -8,6 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from kilim.cli.apply import actor
 from kilim.cli.command import Command
 from kilim.cli.main import main
 
@@ -89,3 +90,22 @@ def test_completion_offers_what_there_is() -> None:
     environment = {"_KILIM_COMPLETE": "bash_complete", "COMP_WORDS": "kilim ap", "COMP_CWORD": "1"}
     result = CliRunner(env=environment).invoke(main, [], prog_name="kilim")
     assert result.stdout == "plain,apply\n"
+
+
+def test_version_by_either_name() -> None:
+    assert run("--version") == run("version")
+    assert run("version")[1].startswith("kilim ")
+
+
+def test_standard_input_that_is_no_text_is_one_line() -> None:
+    result = CliRunner().invoke(main, ["apply", "-f", "-", "--server", NOBODY], input=b"a: \xff")
+    assert (result.exit_code, result.stderr) == (1, "error: standard input: not UTF-8 at byte 3\n")
+
+
+def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 4242")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    monkeypatch.setattr("os.getuid", lambda: 4242)
+    assert actor().startswith("cli:4242@")

@@ -56,6 +56,9 @@ def test_a_date_stays_text_and_merge_keys_work() -> None:
         ("a: " + "[" * 100_000, "p.yaml: document 1: line 1: nested deeper than 100"),
         ("- " * 100_000 + "a", "p.yaml: document 1: line 1: nested deeper than 100"),
         (CHAIN, "p.yaml: document 1: line 100: nested deeper than 100"),
+        ("a: !!bool x", "p.yaml: document 1: a value does not fit its tag"),
+        ("a: !!timestamp x", "p.yaml: document 1: a value does not fit its tag"),
+        ("kind: List\nitems: [null]", "p.yaml: document 1: items[0]: must be an object, is null"),
         ("a: .nan", "p.yaml: document 1: cannot be said in JSON: Out of range float values are not JSON compliant"),
     ],
 )
@@ -84,6 +87,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path, message in (
         (str(tmp_path / "none.yaml"), "No such file or directory"),
         (str(binary), "not UTF-8 at byte 3"),
+        ("a" * 5000, "File name too long"),
     ):
         with pytest.raises(Failure, match=message):
             read_documents([path])

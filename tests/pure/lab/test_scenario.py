@@ -109,6 +109,11 @@ def test_what_is_no_yaml_or_not_there(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
 
 
+def test_metadata_that_is_no_mapping_is_left_to_the_control_plane() -> None:
+    broken = {"apiVersion": "v1", "kind": "Pod", "metadata": "a"}
+    assert parse_scenario(_with(steps=[{"apply": [broken]}]), "s").steps[0].apply[0].body == broken
+
+
 def test_a_pod_that_a_step_applies_may_be_probed() -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "x", "name": "late"}}
     scenario = parse_scenario(_with(steps=[{"apply": [pod], "probes": [{**PROBE, "to": "x/late"}]}]), "s")
