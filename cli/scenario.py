@@ -14,8 +14,8 @@ from kilim.cli.lab_command import LabCommand, lab_option
 from kilim.cli.output import output_option, print_data
 from kilim.cli.progress import steps
 from kilim.cli.table import table
+from kilim.model.protocols import PROTOCOL_NUMBERS
 
-PROTOCOLS = ("TCP", "UDP", "SCTP", "ICMP")
 ECHO_REQUEST = 8
 
 
@@ -71,7 +71,9 @@ def _row(probe: dict[str, Any]) -> list[object]:
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.option("-p", "--port", type=click.IntRange(0, 65535), help="Port; of ICMP the type. [default for ICMP: 8, echo]")
-@click.option("--protocol", type=click.Choice(PROTOCOLS, case_sensitive=False), default="TCP", show_default=True)
+@click.option(
+    "--protocol", type=click.Choice(tuple(PROTOCOL_NUMBERS), case_sensitive=False), default="TCP", show_default=True
+)
 @click.option("--expect", type=click.Choice(["allow", "deny"]), help="Exit status 1 where it comes out otherwise.")
 @lab_option
 @output_option("json", "yaml")

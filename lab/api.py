@@ -13,8 +13,7 @@ from kilim.lab.errors import BadInput
 from kilim.lab.names import DEFAULT_LAB, pod_role
 from kilim.lab.process import run_attached
 from kilim.lab.topology import MAX_ETCD, MAX_REPLICAS, Lab, Pod, Port, default_node_plans, load_lab
-
-PROTOCOLS = ("TCP", "UDP", "SCTP", "ICMP")
+from kilim.model.protocols import PROTOCOL_NUMBERS, PROTOCOLS
 
 
 async def up(
@@ -105,8 +104,8 @@ async def probe(name: str, source: str, target: str, port: int, protocol: str = 
     from kilim.lab.asking import ask_probes
     from kilim.lab.scenario import Probe
 
-    if protocol not in PROTOCOLS:
-        raise BadInput(f"protocol {protocol!r}: must be one of {', '.join(PROTOCOLS)}")
+    if protocol not in PROTOCOL_NUMBERS:
+        raise BadInput(f"protocol {protocol!r}: must be one of {', '.join(PROTOCOL_NUMBERS)}")
     written = {"from": source, "to": target, "port": port, "protocol": protocol}
     (verdict,) = await ask_probes(_own_lab(name), [Probe(source, target, port, protocol, None, written)])
     answer = {**written, "got": verdict.got, "drop_reason": verdict.drop_reason}
@@ -140,7 +139,7 @@ def heal(name: str, member: str | None = None, other: str | None = None) -> None
 def parse_port(text: str) -> Port:
     number, _, rest = text.partition("/")
     protocol, _, port_name = rest.partition("/")
-    if not number.isdigit() or not 1 <= int(number) <= 65535 or (protocol or "TCP") not in PROTOCOLS[:3]:
+    if not number.isdigit() or not 1 <= int(number) <= 65535 or (protocol or "TCP") not in PROTOCOLS:
         raise BadInput(f"port {text!r}: must be NUMBER[/TCP|UDP|SCTP[/NAME]]")
     return Port(int(number), protocol or "TCP", port_name)
 

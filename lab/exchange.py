@@ -17,7 +17,6 @@ from pathlib import Path
 from kilim.lab.netns import in_netns
 from kilim.lab.sctp import ABORT, INIT_ACK, IPPROTO_SCTP, decode_sctp, encode_init
 
-PROTOCOL_NUMBERS = {"TCP": socket.IPPROTO_TCP, "UDP": socket.IPPROTO_UDP, "SCTP": IPPROTO_SCTP, "ICMP": 1}
 _KINDS = {
     "TCP": (socket.SOCK_STREAM, 0),
     "UDP": (socket.SOCK_DGRAM, 0),

@@ -20,7 +20,6 @@ from kilim.controlplane.decide.command import (
 )
 from kilim.controlplane.decide.view import Defaults, View
 from kilim.lab.errors import BadInput
-from kilim.lab.exchange import PROTOCOL_NUMBERS
 from kilim.lab.manifests import namespace_manifest, pod_from_manifest, pod_manifest
 from kilim.lab.pods import RunningPod
 from kilim.lab.probe import Verdict
@@ -31,6 +30,7 @@ from kilim.lab.topology import Lab, Pod, planned_nodes
 from kilim.model.address import parse_ip
 from kilim.model.desired import desired_tables
 from kilim.model.invalid import Invalid
+from kilim.model.protocols import PROTOCOL_NUMBERS
 from kilim.model.resource import parse_manifest
 from kilim.model.state import State
 from kilim.model.tables import Tables

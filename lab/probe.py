@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kilim.lab.drops import DropWatch
-from kilim.lab.exchange import PROTOCOL_NUMBERS, Attempt, OpenProbe, Seen, Target, attempt, open_probes
+from kilim.lab.exchange import Attempt, OpenProbe, Seen, Target, attempt, open_probes
+from kilim.model.protocols import PROTOCOL_NUMBERS
 
 _FIRST_TIMEOUT_S, _PATIENT_TIMEOUT_S = 1.0, 3.5
 _FIRST_AT_ONCE, _PATIENT_AT_ONCE = 400, 64

@@ -16,8 +16,8 @@ from kilim.lab.errors import BadInput
 from kilim.lab.fields import Fields
 from kilim.lab.topology import External, NodePlan, Pod, Port, default_node_plans
 from kilim.lab.yaml_documents import BadYaml, load_documents
+from kilim.model.protocols import PROTOCOL_NUMBERS, PROTOCOLS
 
-PROTOCOLS = ("TCP", "UDP", "SCTP", "ICMP")
 ENTITIES = ("host", "remote-node", "health", "kube-apiserver")
 VERDICTS = ("allow", "deny", "error")
 SCENARIO_POOL = ipaddress.IPv4Network("10.61.0.0/16")
@@ -120,7 +120,9 @@ def _node(fields: Fields) -> NodePlan:
 
 def _port(fields: Fields) -> Port:
     return Port(
-        fields.number("port", 1, 65535), fields.choice("protocol", PROTOCOLS[:3], "TCP"), fields.label_name("name", "")
+        fields.number("port", 1, 65535),
+        fields.choice("protocol", tuple(PROTOCOLS), "TCP"),
+        fields.label_name("name", ""),
     )
 
 
@@ -188,7 +190,7 @@ def _entry_manifests(entry: Any, index: str, source: str) -> Iterable[Manifest]:
 
 
 def _probe(fields: Fields) -> Probe:
-    protocol = fields.choice("protocol", PROTOCOLS, "TCP")
+    protocol = fields.choice("protocol", tuple(PROTOCOL_NUMBERS), "TCP")
     port = fields.number("port", 0, 255, _ICMP_ECHO) if protocol == "ICMP" else fields.number("port", 1, 65535)
     source, target = fields.text("from"), fields.text("to")
     expect = fields.choice("expect", VERDICTS, None)

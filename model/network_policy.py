@@ -17,11 +17,11 @@ from kilim.model.address import Cidr, parse_cidr
 from kilim.model.fields import Object, child, read_integer, read_list, read_object, read_text
 from kilim.model.invalid import Invalid
 from kilim.model.names import check_port_name, check_port_number, invalid_value, unsupported_value
+from kilim.model.protocols import PROTOCOLS
 from kilim.model.selector import Selector, parse_selector
 
 INGRESS_TYPE = "Ingress"
 EGRESS_TYPE = "Egress"
-PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -9,10 +9,8 @@ from typing import NamedTuple
 from kilim.model.fields import Object, child, read_any_object, read_integer, read_list, read_object, read_text
 from kilim.model.invalid import Invalid
 from kilim.model.names import check_dns_subdomain, check_port_name, check_port_number, unsupported_value
-from kilim.model.network_policy import PROTOCOLS
 from kilim.model.nouns import NamedPort, Pod
-
-_PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+from kilim.model.protocols import PROTOCOL_NAMES, PROTOCOLS
 
 
 class PodSpec(NamedTuple):
@@ -83,5 +81,5 @@ def pod_spec_of(pod: Pod) -> Object:
 
 
 def _port_of(port: NamedPort) -> Object:
-    protocol = _PROTOCOL_NAMES.get(port.protocol, str(port.protocol))
+    protocol = PROTOCOL_NAMES.get(port.protocol, str(port.protocol))
     return {"name": port.name, "containerPort": port.port, "protocol": protocol}

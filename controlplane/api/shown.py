@@ -12,12 +12,12 @@ from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.address import format_ip
 from kilim.model.identity import RESERVED, Identity
 from kilim.model.nouns import Endpoint, Node, Setting
+from kilim.model.protocols import PROTOCOL_NAMES
 from kilim.model.resource import manifest_of
 from kilim.model.state import State, endpoint_key, policy_key
 from kilim.v1 import controlplane_pb2 as api
 
 API_VERSION = "kilim.io/v1"
-_PROTOCOL_NAMES = {6: "TCP", 17: "UDP", 132: "SCTP"}
 
 
 def show(state: State, kind: str, namespace: str, name: str) -> api.Resource | None:
@@ -92,7 +92,7 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
         "containerId": endpoint.container_id,
         "serviceAccount": endpoint.service_account,
         "namedPorts": [
-            {"name": port.name, "port": port.port, "protocol": _PROTOCOL_NAMES.get(port.protocol, str(port.protocol))}
+            {"name": port.name, "port": port.port, "protocol": PROTOCOL_NAMES.get(port.protocol, str(port.protocol))}
             for port in endpoint.named_ports
         ],
     }

@@ -15,9 +15,9 @@ import yaml
 
 from kilim.model.address import parse_cidr, parse_ip
 from kilim.model.desired import desired_tables
-from kilim.model.network_policy import PROTOCOLS
 from kilim.model.node_tables import NodeTables
 from kilim.model.nouns import NamedPort
+from kilim.model.protocols import PROTOCOLS
 from kilim.model.tables import Tables
 from kilim.model.verdict import verdict
 from tests.pure.model.cluster import Cluster
