@@ -44,8 +44,12 @@ def connect(servers: str | None) -> "Client":
     """The client for what `--server` said."""
     if servers is None:
         from kilim.lab.context import default_servers
+        from kilim.lab.errors import BadInput
 
-        return Client(default_servers())
+        try:
+            return Client(default_servers())
+        except BadInput as error:
+            raise BadUsage(str(error)) from None
     return Client([_checked(server.strip()) for server in servers.split(",") if server.strip()])
 
 

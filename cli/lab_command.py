@@ -3,7 +3,6 @@
 Imports nothing of the lab at the top, so that help and completion stay quick; each command imports what it runs.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -50,17 +49,19 @@ def pod_key(pod: str, namespace: str | None) -> str:
 
 
 def node_socket(node: str) -> str:
-    """The socket of a node's agent, in the lab that KILIM_LAB names or the only one there is."""
-    from kilim.lab.api import list_labs
+    """The socket of a node's agent, in the lab that every other command would choose."""
     from kilim.lab.commands import agent_socket
-    from kilim.lab.errors import LabError
+    from kilim.lab.context import chosen_lab
+    from kilim.lab.errors import BadInput, LabError
     from kilim.lab.topology import load_lab
 
-    labs = [os.environ["KILIM_LAB"]] if "KILIM_LAB" in os.environ else list_labs()
-    if len(labs) != 1:
-        raise Failure(f"--node: no lab is up (or name one in KILIM_LAB: {', '.join(labs) or 'there is none'})")
     try:
-        lab = load_lab(labs[0])
+        name = chosen_lab()
+        if name is None:
+            raise Failure("--node: no lab is up; give the agent's socket (--agent-socket)")
+        lab = load_lab(name)
         return str(agent_socket(lab, lab.node(node).name))
+    except BadInput as error:
+        raise BadUsage(f"--node: {error}") from None
     except LabError as error:
         raise Failure(f"--node: {error}") from None

@@ -28,6 +28,7 @@ class Store:
     statuses: list[EndpointStatus] = field(default_factory=list)
     error: str = ""
     members: dict[str, str] = field(default_factory=dict)
+    _gone: dict[str, tuple[str, float]] = field(default_factory=dict)  # name -> address, since when
     _since_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -39,6 +40,17 @@ class Store:
         if not self.error:
             return ""
         return f"etcd is unreachable since {time.monotonic() - self._since_s:.0f} s: {self.error}"
+
+    def missed(self, for_s: float) -> dict[str, str]:
+        """Replicas that were members and have gone in the last `for_s` seconds, with their addresses."""
+        since_s = time.monotonic() - for_s
+        return {name: address for name, (address, gone_s) in sorted(self._gone.items()) if gone_s > since_s}
+
+    def see_members(self, members: dict[str, str]) -> None:
+        now_s = time.monotonic()
+        self._gone |= {name: (address, now_s) for name, address in self.members.items() if name not in members}
+        self._gone = {name: gone for name, gone in self._gone.items() if name not in members}
+        self.members = members
 
     async def look(self) -> None:
         statuses = await self.client.status()
@@ -62,7 +74,7 @@ class Store:
         while True:
             try:
                 async for members in session.watch_members():
-                    self.members = {name: value.decode(errors="replace") for name, value in members.items()}
+                    self.see_members({name: value.decode(errors="replace") for name, value in members.items()})
             except KvError as error:
                 _logger.warning("replicas cannot be listed", error=str(error))
                 await asyncio.sleep(LOOK_EVERY_S)

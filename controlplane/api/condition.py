@@ -10,6 +10,11 @@ from kilim.kvstore.election import Election
 from kilim.model.address import format_ip
 from kilim.v1 import controlplane_pb2 as api
 
+# An agent repeats its report every second; from here on it hangs, or the way to it does.
+SILENT_S = 5.0
+# A replica that has gone is missed for as long; then it is taken to have been removed on purpose.
+MISSED_S = 600.0
+
 
 class Condition:
     """`advertise` is known once the server is bound."""
@@ -35,6 +40,8 @@ class Condition:
         for node in nodes:
             if not node.up:
                 problems.append(f"node {node.name}: its agent does not report to this replica")
+            elif node.last_report_age_ms > SILENT_S * 1000:
+                problems.append(f"node {node.name}: its agent has been silent for {node.last_report_age_ms // 1000} s")
             problems += [f"node {node.name}: {error}" for error in node.errors if node.up]
         return api.StatusResponse(
             ok=not problems,
@@ -75,6 +82,9 @@ class Condition:
     async def _replica_statuses(self, problems: list[str]) -> list[api.ReplicaStatus]:
         others = {name: address for name, address in sorted(self._store.members.items()) if name != self._name}
         statuses = [self._own_status()]
+        for name, address in self._store.missed(MISSED_S).items():
+            problems.append(f"replica {name}: is gone (last known at {address})")
+            statuses.append(api.ReplicaStatus(name=name, address=address))
         for name, answer in (await self._peers_answers(others)).items():
             status = api.ReplicaStatus(name=name, address=others[name], leader=self._election.leader_name == name)
             if isinstance(answer, str):

@@ -58,7 +58,8 @@ def test_commands_find_the_lab_by_themselves(lab: Lab, monkeypatch: pytest.Monke
     monkeypatch.setenv("KILIM_LAB", lab.name)
     assert context.default_servers() == [replica.loopback for replica in lab.replicas]
     monkeypatch.setenv("KILIM_LAB", "no-such-lab")
-    assert context.default_servers() == ["127.0.0.1:4260"]
+    with pytest.raises(BadInput, match="no lab 'no-such-lab' is up"):
+        context.default_servers()
 
 
 def probed(lab: Lab, source: str, target: str, port: int, protocol: str = "TCP") -> dict[str, Any]:
