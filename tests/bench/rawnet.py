@@ -15,11 +15,12 @@ from pyroute2 import IPRoute
 from kilim.lab.names import NETNS_DIR
 from kilim.lab.netns import create_netns, delete_netns, in_netns
 
-_PREFIX = f"kilim-bench{os.getpid()}--"
+_PREFIX = f"kilim_raw{os.getpid()}-"  # no name that a lab could have
 _UNDERLAY = {"node1": "192.168.77.1", "node2": "192.168.77.2"}
 _POD_NODE = {"podA": "node1", "podB": "node1", "podC": "node2"}
 _POD_IP = {"podA": "10.77.1.2", "podB": "10.77.1.3", "podC": "10.77.2.2"}
 _POD_CIDR = {"node1": "10.77.1.0/24", "node2": "10.77.2.0/24"}
+_NAMESPACES = ("fabric", *_UNDERLAY, *_POD_NODE)
 _TUNNEL_MTU = 1450
 
 
@@ -34,9 +35,11 @@ class RawNetwork:
         return _POD_IP[pod]
 
     def build(self) -> None:
-        for name in (*_UNDERLAY, *_POD_NODE):
+        for name in _NAMESPACES:
             create_netns(self.netns(name))
-        self._cable("node1", "under0", "node2", "under0")
+        for node in _UNDERLAY:
+            self._cable(node, "under0", "fabric", node)
+        self._run("fabric", _bridge)
         for node, ip in _UNDERLAY.items():
             self._run(node, lambda r, ip=ip: _address(r, "under0", ip, 24))  # type: ignore[misc]
             in_netns(self.netns(node), _forward)
@@ -46,7 +49,7 @@ class RawNetwork:
         self._vxlan("node2", "node1")
 
     def remove(self) -> None:
-        for name in (*_UNDERLAY, *_POD_NODE):
+        for name in _NAMESPACES:
             delete_netns(self.netns(name))
 
     def _run(self, name: str, work: Callable[[IPRoute], None]) -> None:
@@ -93,6 +96,14 @@ class RawNetwork:
             route.route("add", dst=_POD_CIDR[other], gateway=gateway, oif=index)
 
         self._run(node, work)
+
+
+def _bridge(route: IPRoute) -> None:
+    route.link("add", ifname="underlay", kind="bridge")
+    bridge = route.link_lookup(ifname="underlay")[0]
+    route.link("set", index=bridge, state="up")
+    for node in _UNDERLAY:
+        route.link("set", index=route.link_lookup(ifname=node)[0], master=bridge, state="up")
 
 
 def _address(route: IPRoute, link: str, ip: str, prefix_len: int) -> int:
