@@ -79,9 +79,12 @@ class KernelTables:
         """Delete the rows of retired tables; not at once, as a program may still be on its way through them. Call it
         some time after each write. Returns how many rows went."""
         limit = time.monotonic() - min_age_s
-        due = [each for each in self._retired if each.since <= limit]
-        self._retired = [each for each in self._retired if each.since > limit]
-        return sum(self._maps["policy"].delete(each.keys) for each in due)
+        gone = 0
+        for each in [each for each in self._retired if each.since <= limit]:
+            gone += self._maps["policy"].delete(each.keys)
+            # only now: what an error keeps in the map is tried again
+            self._retired = [other for other in self._retired if other is not each]
+        return gone
 
     def _reload(self) -> None:
         stamp = self._kernel.stamp
