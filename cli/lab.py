@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kilim.cli.command import LazyGroup
-from kilim.cli.lab_command import LabCommand, lab_option
+from kilim.cli.lab_command import LabCommand, lab_option, named_lab_option
 from kilim.cli.output import output_option, print_data
 from kilim.cli.progress import steps
 from kilim.cli.table import table
@@ -43,7 +43,7 @@ def lab() -> None:
 
 
 @click.command(cls=LabCommand, example="kilim lab up\nkilim lab up --name two --nodes 5 --replicas 1 --no-app")
-@lab_option
+@named_lab_option
 @click.option("--nodes", type=click.IntRange(min=1), default=3, show_default=True, help="How many nodes.")
 @click.option("--replicas", type=click.IntRange(min=1), default=3, show_default=True, help="Control plane replicas.")
 @click.option("--etcd-members", type=click.IntRange(min=1), default=1, show_default=True, help="Members of etcd.")
@@ -60,7 +60,7 @@ def up(lab: str, nodes: int, replicas: int, etcd_members: int, app: bool) -> Non
 
 
 @click.command(cls=LabCommand, example="kilim lab down")
-@lab_option
+@named_lab_option
 def down(lab: str) -> None:
     """Remove a cluster and every trace of it, also after a crash."""
     from kilim.lab import api
@@ -130,7 +130,7 @@ def _ports(pod: dict[str, Any]) -> list[str]:
 
 
 @click.command(cls=LabCommand, example="kilim lab demo")
-@lab_option
+@named_lab_option
 @click.option("--keep", is_flag=True, help="Leave the cluster running.")
 def demo(lab: str, keep: bool) -> None:
     """The main job, shown from beginning to end."""

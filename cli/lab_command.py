@@ -33,10 +33,33 @@ class LabGroup(Group):
     command_class = LabCommand
 
 
-def lab_option(function: F) -> F:
+def named_lab_option(function: F) -> F:
+    """For what makes or removes a lab: never a lab that just happens to be up."""
     return click.option("--name", "lab", envvar="KILIM_LAB", default=DEFAULT_LAB, show_default=True, help="Which lab.")(
         function
     )
+
+
+def lab_option(function: F) -> F:
+    """For what plays with a lab: the one that every other command would speak to."""
+    return click.option(
+        "--name",
+        "lab",
+        envvar="KILIM_LAB",
+        default=_chosen_lab,
+        show_default="kilim, else the only lab that is up",
+        help="Which lab.",
+    )(function)
+
+
+def _chosen_lab() -> str:
+    from kilim.lab.context import chosen_lab
+    from kilim.lab.errors import BadInput
+
+    try:
+        return chosen_lab() or DEFAULT_LAB
+    except BadInput as error:
+        raise BadUsage(str(error)) from None
 
 
 def pod_key(pod: str, namespace: str | None) -> str:
