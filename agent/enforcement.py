@@ -3,7 +3,8 @@
   1. A stream that starts from scratch is folded aside; what is enforced stays until that has reached the head.
   2. Nothing is deleted from the kernel before the head was reached once (I6); then everything is compared once.
   3. The cache is written before the kernel, so that it is never older.
-Easy to get wrong: `enforced_seq` moves only when every row of it is written; a full map holds it back until it fits.
+Easy to get wrong: `enforced_seq` moves only when its rows are written; a full map holds it back until it fits. An
+endpoint without its interface does not: its row waits in the driver (`rejoin`), and the endpoint is closed until then.
 """
 
 import asyncio

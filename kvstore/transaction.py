@@ -31,11 +31,6 @@ def mod_revision_is(key: Key, mod_revision: int) -> Compare:
     return Compare(result=Compare.EQUAL, target=Compare.MOD, key=key_bytes(key), mod_revision=mod_revision)
 
 
-def create_revision_is(key: Key, create_revision: int) -> Compare:
-    """0: the key does not exist."""
-    return Compare(result=Compare.EQUAL, target=Compare.CREATE, key=key_bytes(key), create_revision=create_revision)
-
-
 def value_is(key: Key, value: bytes) -> Compare:
     return Compare(result=Compare.EQUAL, target=Compare.VALUE, key=key_bytes(key), value=value)
 
