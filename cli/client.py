@@ -75,13 +75,16 @@ class Client:
         call = self._write if method == "ChangeSetting" else self._read
         return call(controlplane_pb2_grpc.ClusterStub, method, request, timeout_s)
 
+    def log(self, method: str, request: Any, timeout_s: float = CALL_S) -> Any:
+        return self._read(controlplane_pb2_grpc.LogStub, method, request, timeout_s)
+
     def read_log(self, request: Any) -> Iterator[Any]:
         """LogEntries; goes on at another server after the last entry seen when one breaks off."""
         failures: list[str] = []
         while True:
             server = self._order[0]
             try:
-                for entry in controlplane_pb2_grpc.ClusterStub(self._channel(server)).ReadLog(request):
+                for entry in controlplane_pb2_grpc.LogStub(self._channel(server)).ReadLog(request):
                     yield entry
                     request.from_seq = entry.seq + 1
                     failures.clear()

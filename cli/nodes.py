@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kilim.cli.table import age
+from kilim.v1 import controlplane_pb2 as pb
 
 DIGEST_CHARACTERS = 12
 
@@ -39,4 +40,4 @@ def _condition(node: Any) -> str:
         return "down"
     if node.errors:
         return "errors"
-    return "ok" if node.digest_match else "digest differs"
+    return "digest differs" if node.state_comparison == pb.DIFFERS else "ok"

@@ -16,6 +16,7 @@ import uvloop
 
 from kilim.controlplane.api.cluster import Cluster
 from kilim.controlplane.api.condition import Condition
+from kilim.controlplane.api.log import Log
 from kilim.controlplane.api.nodes import Nodes
 from kilim.controlplane.api.resources import Resources
 from kilim.controlplane.api.server import CannotListen, Server
@@ -125,8 +126,9 @@ class _Process:
         condition = Condition(name, self._replica, self._reports, self._store, self._election)
         server = Server(
             Resources(self._replica, self._writer),
-            Nodes(self._writer, self._subscriptions, self._reports),
-            Cluster(self._replica, self._writer, self._reports, self._log, condition),
+            Nodes(self._writer, self._subscriptions, self._reports),  # type: ignore[abstract]
+            Cluster(self._replica, self._writer, self._reports, condition),  # type: ignore[abstract]
+            Log(self._replica, self._log),  # type: ignore[abstract]
         )
         addresses = await server.start(self._settings.listen)
         condition.advertise = self._settings.advertise or addresses[0]

@@ -130,6 +130,10 @@ class State:
     def table(self, name: str) -> Mapping[str, Noun] | Mapping[int, Noun]:
         return self._tables[name]
 
+    def data(self) -> dict[str, dict[Key, bytes]]:
+        """Every table's entries by its name: live, not to be changed."""
+        return {name: table.data for name, table in self._tables.items()}  # type: ignore[misc]
+
     def _index(self, change: Change) -> None:
         if change.table == "endpoint":
             if self._endpoints_of_identity is None:

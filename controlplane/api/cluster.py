@@ -1,19 +1,15 @@
-"""How the cluster is, waiting for it, and the log itself."""
+"""How the cluster is, waiting for it, and its settings."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 
 from kilim.controlplane.api.condition import Condition
 from kilim.controlplane.api.limits import TEXT_LENGTH, check_length, check_names
-from kilim.controlplane.api.status import NOT_LOADED, Context, answering
+from kilim.controlplane.api.status import Context, answering
 from kilim.controlplane.decide.command import ChangeSetting
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
 from kilim.controlplane.writer import Writer
-from kilim.kvstore.commit import Commit, chain_next
-from kilim.kvstore.errors import Unavailable
-from kilim.kvstore.log import EventLog
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import controlplane_pb2_grpc as rpc
 
@@ -22,11 +18,10 @@ LOOK_AGAIN_S = 0.5
 
 
 class Cluster(rpc.ClusterServicer):
-    def __init__(self, replica: Replica, writer: Writer, reports: Reports, log: EventLog, condition: Condition) -> None:
+    def __init__(self, replica: Replica, writer: Writer, reports: Reports, condition: Condition) -> None:
         self._replica = replica
         self._writer = writer
         self._reports = reports
-        self._log = log
         self._condition = condition
 
     async def Status(self, request: api.StatusRequest, context: Context) -> api.StatusResponse:
@@ -69,42 +64,3 @@ class Cluster(rpc.ClusterServicer):
             for node in sorted(self._replica.state.nodes)
             if reports.is_awaited(node) or (reports.is_up(node) and reports.enforced_seq(node) < seq)
         ]
-
-    async def ReadLog(self, request: api.ReadLogRequest, context: Context) -> AsyncIterator[api.LogEntry]:
-        """What is in memory from there, the rest from etcd; with `follow` it goes on as events come."""
-        async with answering(context):
-            if not self._replica.loaded:
-                raise Unavailable(NOT_LOADED)
-            last = request.to_seq or (0 if request.follow else self._replica.seq)
-            cursor = max(request.from_seq, 1)
-            while not last or cursor <= last:
-                if cursor > self._replica.seq:
-                    if not request.follow:
-                        return
-                    await self._replica.history.wait(cursor - 1)
-                    continue
-                async for commit in self._commits(cursor):
-                    for entry in _entries(commit):
-                        if entry.seq >= cursor and (not last or entry.seq <= last):
-                            yield entry
-                    cursor = commit.last_seq + 1
-                    if last and cursor > last:
-                        return
-
-    async def _commits(self, cursor: int) -> AsyncIterator[Commit]:
-        """At least the one that `cursor` is in."""
-        commit = self._replica.history.commit_with(cursor)
-        if commit is not None:
-            yield commit
-            return
-        async for commit in self._log.read(cursor, self._replica.history.first_seq - 1):
-            yield commit
-
-
-def _entries(commit: Commit) -> list[api.LogEntry]:
-    entries = []
-    chain = commit.chain_before
-    for number, record in enumerate(commit.records):
-        chain = chain_next(chain, record)
-        entries.append(api.LogEntry(seq=commit.first_seq + number, chain=chain, event=record))
-    return entries

@@ -64,7 +64,7 @@ class Condition:
             status.seq = report.seq
             status.state_digest = report.state_digest
             status.table_digest = report.table_digest
-            status.digest_match = heard.match is True
+            status.state_comparison = _comparison(heard.match)
             status.errors.extend(report.errors)
             status.last_report_age_ms = int((time.monotonic() - heard.at_s) * 1000)
         return status
@@ -130,3 +130,9 @@ class Condition:
             problems.append(f"etcd: {etcd.error}")
         problems += [f"etcd: alarm {alarm}" for alarm in etcd.alarms]
         return problems
+
+
+def _comparison(match: bool | None) -> "api.Comparison.ValueType":
+    if match is None:
+        return api.NOT_COMPARED
+    return api.MATCH if match else api.DIFFERS

@@ -40,13 +40,18 @@ class CannotListen(Exception):
 
 class Server:
     def __init__(
-        self, resources: rpc.ResourcesServicer, nodes: rpc.NodesServicer, cluster: rpc.ClusterServicer
+        self,
+        resources: rpc.ResourcesServicer,
+        nodes: rpc.NodesServicer,
+        cluster: rpc.ClusterServicer,
+        log: rpc.LogServicer,
     ) -> None:
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         rpc.add_ResourcesServicer_to_server(resources, self._server)
         rpc.add_NodesServicer_to_server(nodes, self._server)
         rpc.add_ClusterServicer_to_server(cluster, self._server)
+        rpc.add_LogServicer_to_server(log, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call]
         reflection.enable_server_reflection(  # type: ignore[no-untyped-call]
             (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -145,4 +145,4 @@ class Subscriptions:
 def _message(batch: list[Held]) -> api.SubscribeResponse:
     if len(batch) == 1:
         return api.SubscribeResponse(commit=batch[0].encoded)
-    return api.SubscribeResponse(commits=api.SubscribeResponse.CommitBatch(commits=[held.encoded for held in batch]))
+    return api.SubscribeResponse(commits=api.CommitBatch(commits=[held.encoded for held in batch]))

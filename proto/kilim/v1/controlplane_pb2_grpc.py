@@ -265,6 +265,11 @@ class NodesStub:
                 request_serializer=kilim_dot_v1_dot_controlplane__pb2.NodeReport.SerializeToString,
                 response_deserializer=kilim_dot_v1_dot_controlplane__pb2.ReportResponse.FromString,
                 _registered_method=True)
+        self.ServeTables = channel.stream_stream(
+                '/kilim.v1.Nodes/ServeTables',
+                request_serializer=kilim_dot_v1_dot_controlplane__pb2.TablesAnswer.SerializeToString,
+                response_deserializer=kilim_dot_v1_dot_controlplane__pb2.TablesQuestion.FromString,
+                _registered_method=True)
 
 
 class NodesServicer:
@@ -301,6 +306,13 @@ class NodesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ServeTables(self, request_iterator, context):
+        """the agent answers what ReadTables asks for
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -328,6 +340,11 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=kilim_dot_v1_dot_controlplane__pb2.NodeReport.FromString,
                     response_serializer=kilim_dot_v1_dot_controlplane__pb2.ReportResponse.SerializeToString,
+            ),
+            'ServeTables': grpc.stream_stream_rpc_method_handler(
+                    servicer.ServeTables,
+                    request_deserializer=kilim_dot_v1_dot_controlplane__pb2.TablesAnswer.FromString,
+                    response_serializer=kilim_dot_v1_dot_controlplane__pb2.TablesQuestion.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -475,6 +492,33 @@ class Nodes:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def ServeTables(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/kilim.v1.Nodes/ServeTables',
+            kilim_dot_v1_dot_controlplane__pb2.TablesAnswer.SerializeToString,
+            kilim_dot_v1_dot_controlplane__pb2.TablesQuestion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ClusterStub:
     """Missing associated documentation comment in .proto file."""
@@ -500,10 +544,10 @@ class ClusterStub:
                 request_serializer=kilim_dot_v1_dot_controlplane__pb2.WaitRequest.SerializeToString,
                 response_deserializer=kilim_dot_v1_dot_controlplane__pb2.WaitResponse.FromString,
                 _registered_method=True)
-        self.ReadLog = channel.unary_stream(
-                '/kilim.v1.Cluster/ReadLog',
-                request_serializer=kilim_dot_v1_dot_controlplane__pb2.ReadLogRequest.SerializeToString,
-                response_deserializer=kilim_dot_v1_dot_controlplane__pb2.LogEntry.FromString,
+        self.ReadTables = channel.unary_stream(
+                '/kilim.v1.Cluster/ReadTables',
+                request_serializer=kilim_dot_v1_dot_controlplane__pb2.ReadTablesRequest.SerializeToString,
+                response_deserializer=kilim_dot_v1_dot_controlplane__pb2.TablesPart.FromString,
                 _registered_method=True)
 
 
@@ -528,8 +572,9 @@ class ClusterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ReadLog(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+    def ReadTables(self, request, context):
+        """what the kernel of a node holds; UNAVAILABLE: its agent is away
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -552,10 +597,10 @@ def add_ClusterServicer_to_server(servicer, server):
                     request_deserializer=kilim_dot_v1_dot_controlplane__pb2.WaitRequest.FromString,
                     response_serializer=kilim_dot_v1_dot_controlplane__pb2.WaitResponse.SerializeToString,
             ),
-            'ReadLog': grpc.unary_stream_rpc_method_handler(
-                    servicer.ReadLog,
-                    request_deserializer=kilim_dot_v1_dot_controlplane__pb2.ReadLogRequest.FromString,
-                    response_serializer=kilim_dot_v1_dot_controlplane__pb2.LogEntry.SerializeToString,
+            'ReadTables': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadTables,
+                    request_deserializer=kilim_dot_v1_dot_controlplane__pb2.ReadTablesRequest.FromString,
+                    response_serializer=kilim_dot_v1_dot_controlplane__pb2.TablesPart.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -650,6 +695,128 @@ class Cluster:
             _registered_method=True)
 
     @staticmethod
+    def ReadTables(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kilim.v1.Cluster/ReadTables',
+            kilim_dot_v1_dot_controlplane__pb2.ReadTablesRequest.SerializeToString,
+            kilim_dot_v1_dot_controlplane__pb2.TablesPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class LogStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ReadLog = channel.unary_stream(
+                '/kilim.v1.Log/ReadLog',
+                request_serializer=kilim_dot_v1_dot_controlplane__pb2.ReadLogRequest.SerializeToString,
+                response_deserializer=kilim_dot_v1_dot_controlplane__pb2.LogEntry.FromString,
+                _registered_method=True)
+        self.ReadCommits = channel.unary_stream(
+                '/kilim.v1.Log/ReadCommits',
+                request_serializer=kilim_dot_v1_dot_controlplane__pb2.ReadCommitsRequest.SerializeToString,
+                response_deserializer=kilim_dot_v1_dot_controlplane__pb2.CommitBatch.FromString,
+                _registered_method=True)
+        self.ReadSnapshot = channel.unary_stream(
+                '/kilim.v1.Log/ReadSnapshot',
+                request_serializer=kilim_dot_v1_dot_controlplane__pb2.ReadSnapshotRequest.SerializeToString,
+                response_deserializer=kilim_dot_v1_dot_controlplane__pb2.SnapshotPart.FromString,
+                _registered_method=True)
+        self.Compact = channel.unary_unary(
+                '/kilim.v1.Log/Compact',
+                request_serializer=kilim_dot_v1_dot_controlplane__pb2.CompactRequest.SerializeToString,
+                response_deserializer=kilim_dot_v1_dot_controlplane__pb2.CompactResponse.FromString,
+                _registered_method=True)
+
+
+class LogServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def ReadLog(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadCommits(self, request, context):
+        """From the commit that holds from_seq to the one that holds to_seq. OUT_OF_RANGE: trimmed, the message names the first event held.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadSnapshot(self, request, context):
+        """NOT_FOUND: none; the log begins at 1 with the empty state
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compact(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_LogServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ReadLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadLog,
+                    request_deserializer=kilim_dot_v1_dot_controlplane__pb2.ReadLogRequest.FromString,
+                    response_serializer=kilim_dot_v1_dot_controlplane__pb2.LogEntry.SerializeToString,
+            ),
+            'ReadCommits': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadCommits,
+                    request_deserializer=kilim_dot_v1_dot_controlplane__pb2.ReadCommitsRequest.FromString,
+                    response_serializer=kilim_dot_v1_dot_controlplane__pb2.CommitBatch.SerializeToString,
+            ),
+            'ReadSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadSnapshot,
+                    request_deserializer=kilim_dot_v1_dot_controlplane__pb2.ReadSnapshotRequest.FromString,
+                    response_serializer=kilim_dot_v1_dot_controlplane__pb2.SnapshotPart.SerializeToString,
+            ),
+            'Compact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compact,
+                    request_deserializer=kilim_dot_v1_dot_controlplane__pb2.CompactRequest.FromString,
+                    response_serializer=kilim_dot_v1_dot_controlplane__pb2.CompactResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'kilim.v1.Log', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('kilim.v1.Log', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Log:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
     def ReadLog(request,
             target,
             options=(),
@@ -663,9 +830,90 @@ class Cluster:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/kilim.v1.Cluster/ReadLog',
+            '/kilim.v1.Log/ReadLog',
             kilim_dot_v1_dot_controlplane__pb2.ReadLogRequest.SerializeToString,
             kilim_dot_v1_dot_controlplane__pb2.LogEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadCommits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kilim.v1.Log/ReadCommits',
+            kilim_dot_v1_dot_controlplane__pb2.ReadCommitsRequest.SerializeToString,
+            kilim_dot_v1_dot_controlplane__pb2.CommitBatch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kilim.v1.Log/ReadSnapshot',
+            kilim_dot_v1_dot_controlplane__pb2.ReadSnapshotRequest.SerializeToString,
+            kilim_dot_v1_dot_controlplane__pb2.SnapshotPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kilim.v1.Log/Compact',
+            kilim_dot_v1_dot_controlplane__pb2.CompactRequest.SerializeToString,
+            kilim_dot_v1_dot_controlplane__pb2.CompactResponse.FromString,
             options,
             channel_credentials,
             insecure,

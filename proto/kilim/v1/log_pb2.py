@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12kilim/v1/log.proto\x12\x08kilim.v1\"j\n\x06\x43ommit\x12\x11\n\tfirst_seq\x18\x01 \x01(\x04\x12\x14\n\x0c\x63hain_before\x18\x02 \x01(\x0c\x12\x0f\n\x07records\x18\x03 \x03(\x0c\x12\x13\n\x0b\x63hain_after\x18\x04 \x01(\x0c\x12\x11\n\tappend_id\x18\x05 \x01(\t\"J\n\x04Head\x12\x10\n\x08next_seq\x18\x01 \x01(\x04\x12\r\n\x05\x63hain\x18\x02 \x01(\x0c\x12\x11\n\tappend_id\x18\x03 \x01(\t\x12\x0e\n\x06schema\x18\x04 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12kilim/v1/log.proto\x12\x08kilim.v1\"j\n\x06\x43ommit\x12\x11\n\tfirst_seq\x18\x01 \x01(\x04\x12\x14\n\x0c\x63hain_before\x18\x02 \x01(\x0c\x12\x0f\n\x07records\x18\x03 \x03(\x0c\x12\x13\n\x0b\x63hain_after\x18\x04 \x01(\x0c\x12\x11\n\tappend_id\x18\x05 \x01(\t\"J\n\x04Head\x12\x10\n\x08next_seq\x18\x01 \x01(\x04\x12\r\n\x05\x63hain\x18\x02 \x01(\x0c\x12\x11\n\tappend_id\x18\x03 \x01(\t\x12\x0e\n\x06schema\x18\x04 \x01(\r\"3\n\x08LogStart\x12\x11\n\tfirst_seq\x18\x01 \x01(\x04\x12\x14\n\x0c\x63hain_before\x18\x02 \x01(\x0c\"\x8b\x01\n\x10SnapshotManifest\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\r\n\x05\x63hain\x18\x02 \x01(\x0c\x12\x14\n\x0cstate_digest\x18\x03 \x01(\x0c\x12\x0f\n\x07time_ns\x18\x04 \x01(\x03\x12\x14\n\x0cpart_digests\x18\x05 \x03(\x0c\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\x12\x0f\n\x07records\x18\x07 \x01(\x04\"\"\n\x0fSnapshotRecords\x12\x0f\n\x07records\x18\x01 \x03(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,4 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMIT']._serialized_end=138
   _globals['_HEAD']._serialized_start=140
   _globals['_HEAD']._serialized_end=214
+  _globals['_LOGSTART']._serialized_start=216
+  _globals['_LOGSTART']._serialized_end=267
+  _globals['_SNAPSHOTMANIFEST']._serialized_start=270
+  _globals['_SNAPSHOTMANIFEST']._serialized_end=409
+  _globals['_SNAPSHOTRECORDS']._serialized_start=411
+  _globals['_SNAPSHOTRECORDS']._serialized_end=445
 # @@protoc_insertion_point(module_scope)

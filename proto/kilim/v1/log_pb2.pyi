@@ -91,3 +91,96 @@ class Head(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Head: _TypeAlias = Head  # noqa: Y015
+
+@_typing.final
+class LogStart(_message.Message):
+    """The key `start`: where the log begins since its oldest commits were trimmed. Absent: at event 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_SEQ_FIELD_NUMBER: _builtins.int
+    CHAIN_BEFORE_FIELD_NUMBER: _builtins.int
+    first_seq: _builtins.int
+    """the first event that is still held; a commit starts there"""
+    chain_before: _builtins.bytes
+    """chain digest of event first_seq - 1"""
+    def __init__(
+        self,
+        *,
+        first_seq: _builtins.int = ...,
+        chain_before: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_before", b"chain_before", "first_seq", b"first_seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogStart: _TypeAlias = LogStart  # noqa: Y015
+
+@_typing.final
+class SnapshotManifest(_message.Message):
+    """The key `snapshot/<seq>`, written after all parts: without it the parts are nothing. Equal states, equal manifests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
+    TIME_NS_FIELD_NUMBER: _builtins.int
+    PART_DIGESTS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    chain: _builtins.bytes
+    """chain digest of event seq"""
+    state_digest: _builtins.bytes
+    time_ns: _builtins.int
+    """wall time of event seq"""
+    bytes: _builtins.int
+    """of all parts"""
+    records: _builtins.int
+    @_builtins.property
+    def part_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """BLAKE2b-256 of the value of each part, in order"""
+
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        chain: _builtins.bytes = ...,
+        state_digest: _builtins.bytes = ...,
+        time_ns: _builtins.int = ...,
+        part_digests: _abc.Iterable[_builtins.bytes] | None = ...,
+        bytes: _builtins.int = ...,
+        records: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "chain", b"chain", "part_digests", b"part_digests", "records", b"records", "seq", b"seq", "state_digest", b"state_digest", "time_ns", b"time_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotManifest: _TypeAlias = SnapshotManifest  # noqa: Y015
+
+@_typing.final
+class SnapshotRecords(_message.Message):
+    """The value of the key `snapshot-part/<seq>/<n>`: some records of the state, in canonical order, opaque to the log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def records(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotRecords: _TypeAlias = SnapshotRecords  # noqa: Y015

@@ -32,6 +32,7 @@ class Running:
     resources: Any
     nodes: Any
     cluster: Any
+    log: Any
     stop: asyncio.Event
 
     async def status(self) -> api.StatusResponse:
@@ -88,7 +89,14 @@ async def replica(
     )
     try:
         running = Running(
-            name, address, channel, rpc.ResourcesStub(channel), rpc.NodesStub(channel), rpc.ClusterStub(channel), stop
+            name,
+            address,
+            channel,
+            rpc.ResourcesStub(channel),
+            rpc.NodesStub(channel),
+            rpc.ClusterStub(channel),
+            rpc.LogStub(channel),
+            stop,
         )
         if loaded:
             await running.until(lambda status: not any("has not read" in problem for problem in status.problems))

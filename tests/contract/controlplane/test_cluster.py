@@ -43,7 +43,7 @@ async def test_a_node_is_well_when_it_reports_our_digest(etcd: EmbeddedEtcd, clu
             await call.write(report(status, "node1"))
             status = await r.until(lambda status: status.ok)
             node = status.nodes[0]
-            assert (node.up, node.digest_match, node.seq, node.table_digest) == (True, True, 1, b"t")
+            assert (node.up, node.state_comparison, node.seq, node.table_digest) == (True, api.MATCH, 1, b"t")
             assert (node.name, node.ip, list(node.pod_cidrs)) == ("node1", "192.0.2.1", ["10.244.0.0/24"])
         gone = await r.until(lambda status: not status.nodes[0].up)
         assert gone.nodes[0].seq == 1
@@ -58,7 +58,7 @@ async def test_a_wrong_digest_is_an_alarm_also_when_the_report_came_early(etcd: 
             status = await r.until(lambda status: status.nodes[0].up)
             ours = status.state_digest.hex()
             words = f"node node1: state digest at seq 1 is {(b'x' * 32).hex()}, this replica has {ours}"
-            assert words in status.problems and not status.nodes[0].digest_match
+            assert words in status.problems and status.nodes[0].state_comparison == api.DIFFERS
             await call.write(report(status, "node1"))
             await r.until(lambda status: status.ok)
             await call.write(api.NodeReport(node="node1", seq=2, state_digest=b"y" * 32))
@@ -168,7 +168,7 @@ async def test_settings_and_expiry_of_identities(etcd: EmbeddedEtcd, cluster: st
         answer = await r.cluster.ChangeSetting(api.ChangeSettingRequest(name="identity-release-grace-s", value="0"))
         status = await r.until(lambda status: status.seq > answer.seq)
         assert status.seq == answer.seq + 1
-        entries = [entry async for entry in r.cluster.ReadLog(api.ReadLogRequest(from_seq=status.seq))]
+        entries = [entry async for entry in r.log.ReadLog(api.ReadLogRequest(from_seq=status.seq))]
         assert len(entries) == 1
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await r.cluster.ChangeSetting(api.ChangeSettingRequest(name="colour", value="red"))

@@ -126,12 +126,12 @@ async def test_the_log_can_be_read(etcd: EmbeddedEtcd, cluster: str) -> None:
     async with replica(etcd.endpoints, cluster, history_bytes=2000) as r:
         await r.fill(60, "a")
         await r.apply(namespace("x"), namespace("y"))
-        entries = [entry async for entry in r.cluster.ReadLog(api.ReadLogRequest())]
+        entries = [entry async for entry in r.log.ReadLog(api.ReadLogRequest())]
         assert [entry.seq for entry in entries] == list(range(1, 63))
         assert entries[-1].chain == (await r.status()).chain
-        some = [entry async for entry in r.cluster.ReadLog(api.ReadLogRequest(from_seq=61, to_seq=61))]
+        some = [entry async for entry in r.log.ReadLog(api.ReadLogRequest(from_seq=61, to_seq=61))]
         assert some == [entries[60]]
-        call = r.cluster.ReadLog(api.ReadLogRequest(from_seq=62, follow=True))
+        call = r.log.ReadLog(api.ReadLogRequest(from_seq=62, follow=True))
         assert await call.read() == entries[61]
         await r.apply(namespace("z"))
         assert (await call.read()).seq == 63

@@ -181,7 +181,8 @@ class Stage:
             status = await replica.status()
             at = (status.seq, status.state_digest, status.chain)
             assert at == (state.seq, state.digest, chain), f"{replica.name} is at seq {status.seq}, not {state.seq}"
-            up = {node.name for node in status.nodes if node.up and node.seq == state.seq and node.digest_match}
+            well = [node for node in status.nodes if node.up and node.seq == state.seq]
+            up = {node.name for node in well if node.state_comparison == api.MATCH}
             assert up >= set(self.lab.agent_processes), f"{replica.name} sees {sorted(up)} at seq {state.seq}"
             expected = tuple(f"node {node}: its agent does not report" for node in strangers(self.lab, state))
             problems = [each for each in status.problems if not (expected and each.startswith(expected))]

@@ -19,7 +19,9 @@ NOBODY = "127.0.0.1:1"
 Handler = Callable[[Any, Any], Any]
 
 
-class Replica(controlplane_pb2_grpc.ResourcesServicer, controlplane_pb2_grpc.ClusterServicer):
+class Replica(
+    controlplane_pb2_grpc.ResourcesServicer, controlplane_pb2_grpc.ClusterServicer, controlplane_pb2_grpc.LogServicer
+):
     """Does what the test says, and counts how often it was asked."""
 
     def __init__(self, handler: Handler) -> None:
@@ -44,6 +46,7 @@ def start() -> Iterator[Callable[[Handler], tuple[str, Replica]]]:
         server, replica = grpc.server(ThreadPoolExecutor(2)), Replica(handler)
         controlplane_pb2_grpc.add_ResourcesServicer_to_server(replica, server)
         controlplane_pb2_grpc.add_ClusterServicer_to_server(replica, server)
+        controlplane_pb2_grpc.add_LogServicer_to_server(replica, server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         servers.append(server)

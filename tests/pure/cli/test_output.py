@@ -106,7 +106,7 @@ def test_status_says_what_is_wrong() -> None:
     answer = pb.StatusResponse(
         problems=["node n2 is down"],
         etcd=pb.EtcdStatus(endpoints=["10.0.0.1:2379"], error="connection refused"),
-        nodes=[pb.NodeStatus(name="n1", up=True, seq=4, digest_match=True), pb.NodeStatus(name="n2")],
+        nodes=[pb.NodeStatus(name="n1", up=True, seq=4, state_comparison=pb.MATCH), pb.NodeStatus(name="n2")],
     )
     text = render(answer, wide=False)
     assert "Kilim    NOT OK" in text and "NOT REACHABLE at 10.0.0.1:2379: connection refused" in text

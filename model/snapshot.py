@@ -1,0 +1,56 @@
+"""A state as canonical bytes and back: the same state gives the same parts on every machine (I4).
+
+Easy to get wrong: `freeze` is cheap and must be made at one moment; `encode_parts` may take its time afterwards, when
+the state has moved on. A part is a list of serialized StateRecords, in order of (table, key).
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from kilim.model.state import Key, State, key_to_bytes
+from kilim.v1 import events_pb2 as pb
+
+PART_BYTES = 512 << 10
+_RECORD_OVERHEAD_BYTES = 4
+
+
+class Frozen(NamedTuple):
+    """What a state held at `seq`; the values are shared with it, they are immutable."""
+
+    seq: int
+    state_digest: bytes
+    tables: dict[str, dict[Key, bytes]]
+
+
+def freeze(state: State) -> Frozen:
+    """Some milliseconds at 100,000 endpoints."""
+    return Frozen(state.seq, state.digest, {name: dict(data) for name, data in state.data().items()})
+
+
+def encode_parts(frozen: Frozen, part_bytes: int = PART_BYTES) -> Iterator[list[bytes]]:
+    """Lists of records, each of about `part_bytes`; none for an empty state."""
+    records: list[bytes] = []
+    size = 0
+    for table, key, value in _canonical(frozen):
+        record = pb.StateRecord(table=table, key=key, value=value).SerializeToString(deterministic=True)
+        records.append(record)
+        size += len(record) + _RECORD_OVERHEAD_BYTES
+        if size >= part_bytes:
+            yield records
+            records, size = [], 0
+    if records:
+        yield records
+
+
+def decode_records(records: Iterable[bytes]) -> Iterator[tuple[str, bytes, bytes]]:
+    """(table, key, value) of each, for `State.load`. Raises DecodeError for what is no record."""
+    for record in map(pb.StateRecord.FromString, records):
+        yield record.table, record.key, record.value
+
+
+def _canonical(frozen: Frozen) -> Iterator[tuple[str, bytes, bytes]]:
+    # Keys of text sort as their UTF-8 does, numbers as their bytes in big-endian order.
+    for table in sorted(frozen.tables):
+        data = frozen.tables[table]
+        for key in sorted(data):
+            yield table, key_to_bytes(key), data[key]
