@@ -111,10 +111,10 @@ async def serve_api(path: Path, api: AgentApi) -> None:
     reflection.enable_server_reflection(services, server)  # type: ignore[no-untyped-call]
     before = os.umask(0o177)
     try:
-        server.add_insecure_port(f"unix:{path}")
-        await server.start()
+        server.add_insecure_port(f"unix:{path}")  # binds; nothing else of this process may run in between
     finally:
         os.umask(before)
+    await server.start()
     try:
         await asyncio.get_running_loop().create_future()
     finally:

@@ -24,6 +24,7 @@ class Settings:
     bpf_root: Path = Path("/sys/fs/bpf/kilim")
     tunnel_port: int = 8472
     mtu: int = 0
+    datapath_mode: Literal["veth", "memory"] = "veth"  # memory: no kernel, no pods; for runs with many agents
     datapath_attach: Literal["auto", "tcx", "clsact"] = "auto"  # auto: tcx where the kernel has it
     log_format: str = "auto"  # "json", "console"; auto: console on a terminal
     log_level: str = "info"

@@ -161,6 +161,10 @@ def _format(choice: str) -> str:
     "--mtu", type=click.IntRange(0, 65535), default=0, help="Of the underlay. [default: read from its device]"
 )
 @click.option(
+    "--datapath-mode", type=click.Choice(["veth", "memory"]), default="veth", show_default=True,
+    help="memory: rows are kept in memory; no kernel, no CNI, no root. For runs with many agents on one machine.",
+)  # fmt: skip
+@click.option(
     "--datapath-attach", type=click.Choice(["auto", "tcx", "clsact"]), default="auto", show_default=True,
     help="How programs are attached. auto: by tcx where the kernel has it (6.6 or newer).",
 )  # fmt: skip

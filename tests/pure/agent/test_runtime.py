@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from kilim.agent import runtime
+from kilim.agent import runtime, veth_datapath
 from kilim.agent.runtime import Agent
+from kilim.agent.veth_datapath import VethDatapath
 
 
 class Failing:
@@ -38,10 +39,10 @@ async def until(done: asyncio.Event, work: Callable[[], Any]) -> None:
 
 
 async def test_a_sweep_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_SWEEP_S", 0.001)
-    agent, sweep = Agent.__new__(Agent), Failing(3)
-    agent._datapath = SimpleNamespace(tables=SimpleNamespace(sweep=sweep))  # type: ignore[assignment]
-    await until(sweep.done, agent._sweep)
+    monkeypatch.setattr(veth_datapath, "_SWEEP_S", 0.001)
+    datapath, sweep = VethDatapath.__new__(VethDatapath), Failing(3)
+    datapath._bpf = SimpleNamespace(tables=SimpleNamespace(sweep=sweep))  # type: ignore[assignment]
+    await until(sweep.done, datapath._sweep)
     assert sweep.calls >= 3
 
 

@@ -1,0 +1,92 @@
+"""A datapath without a kernel: the rows of a node are kept in memory, everything else of the agent is real.
+
+For runs with many agents on one machine, without root; endpoints are registered by whoever drives the run, as no pod is
+ever connected. Easy to get wrong: rows are copied on the way in and out, as the driver of a kernel would do.
+"""
+
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+
+from kilim.agent.core.dump import dump_desired
+from kilim.agent.datapath import Neighbours
+from kilim.agent.flows import Counted, Flows
+from kilim.agent.records import EVENT, Events
+from kilim.model.tables import Tables, TablesDelta
+
+
+class MemoryTables:
+    """An endpoint needs no interface here: nothing is held back."""
+
+    def __init__(self) -> None:
+        self.rows = Tables()
+
+    def read_rows(self) -> Tables:
+        return _copy(self.rows)
+
+    def has_endpoint(self, ip: int) -> bool:
+        endpoint = self.rows.endpoints.get(ip)
+        return endpoint is not None and endpoint[1] in self.rows.subjects
+
+    def write(self, delta: TablesDelta, seq: int, ifindex_of: Mapping[int, int], *, allow_delete: bool = True) -> None:
+        _copy_policy(delta if allow_delete else _without_removals(self.rows, delta)).apply_to(self.rows)
+
+    def sweep(self, min_age_s: float = 0.0) -> int:
+        return 0
+
+    def dump(self, table: str, raw: bool = False) -> tuple[list[str], list[list[str]]]:
+        return ([], []) if table == "ct" else dump_desired(self.rows, table)
+
+
+class MemoryDatapath:
+    """No packets: no records, no counts, no interfaces."""
+
+    def __init__(self) -> None:
+        self.tables = MemoryTables()
+        self.flows = Flows(_NoRecords())
+        self.ifindex_of: dict[int, int] = {}
+
+    def counters(self) -> list[Counted]:
+        return []
+
+    async def restore(self, neighbours: Neighbours) -> None: ...
+
+    def attach(self) -> Mapping[str, object]:
+        return {"datapath": "memory"}
+
+    def work(self) -> dict[str, Coroutine[Any, Any, None]]:
+        return {}
+
+
+@asynccontextmanager
+async def open_memory() -> AsyncIterator[MemoryDatapath]:
+    yield MemoryDatapath()
+
+
+class _NoRecords:
+    fd = -1
+
+    def read(self, max_records: int = 0) -> Events:
+        return np.zeros(0, EVENT)
+
+
+def _copy(rows: Tables) -> Tables:
+    policy = {subject: dict(policy) for subject, policy in rows.policy.items()}
+    return Tables(dict(rows.ipcache), dict(rows.endpoints), dict(rows.subjects), policy)
+
+
+def _copy_policy(delta: TablesDelta) -> TablesDelta:
+    policy = {subject: dict(rows) if rows else None for subject, rows in delta.policy.items()}
+    return TablesDelta(delta.ipcache, delta.endpoints, delta.subjects, policy)
+
+
+def _without_removals(held: Tables, delta: TablesDelta) -> TablesDelta:
+    """As long as nothing may be deleted (I6): a subject keeps the rows that it no longer has."""
+    return TablesDelta(
+        {key: value for key, value in delta.ipcache.items() if value is not None},
+        {key: value for key, value in delta.endpoints.items() if value is not None},
+        {key: value for key, value in delta.subjects.items() if value is not None},
+        {subject: held.policy.get(subject, {}) | (rows or {}) for subject, rows in delta.policy.items()},
+    )

@@ -1,0 +1,150 @@
+"""The datapath of a node with a kernel: pods on veth pairs, BPF programs at their host sides, CNI on a socket.
+
+  load objects (running programs stay) · read kernel rows · restore links · [rows of the cache] · take over the links
+Easy to get wrong: nothing is detached or unpinned at the end; enforcement goes on without us.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from kilim.agent.bpf.counters import Counted
+from kilim.agent.bpf.datapath import Datapath as BpfDatapath
+from kilim.agent.bpf.datapath import Settings as BpfSettings
+from kilim.agent.bpf.datapath import load_objects
+from kilim.agent.cni.server import CniServer
+from kilim.agent.core.node_routes import plan_node_routes
+from kilim.agent.datapath import DatapathTables, Neighbours
+from kilim.agent.enforcement import Enforcement
+from kilim.agent.flows import Flows
+from kilim.agent.inventory import Inventory, NodeFacts
+from kilim.agent.netlink.node import OVERLAY_BYTES, NodeDevices, apply_node_devices
+from kilim.agent.netlink.node_routes import apply_node_routes
+from kilim.agent.netlink.session import NetlinkSession
+from kilim.agent.netlink.veth import PodLinks
+from kilim.agent.pods import Pods
+from kilim.agent.settings import Settings
+from kilim.model.address import parse_ip
+
+log = structlog.get_logger(__name__)
+
+_STALE_EVERY_S = 10.0
+_SWEEP_S = 0.1
+_NODES_S = 0.5
+
+
+@asynccontextmanager
+async def open_veth(settings: Settings) -> AsyncIterator["VethDatapath"]:
+    """Raises NoUnderlay, OSError."""
+    session = NetlinkSession()
+    try:
+        node_ip = parse_ip(settings.node_ip)
+        devices = await apply_node_devices(session, node_ip, settings.tunnel_port, settings.mtu)
+        bpf = load_objects(
+            BpfSettings(
+                node_ip=node_ip,
+                underlay_ifindex=devices.underlay_ifindex,
+                tunnel_ifindex=devices.tunnel_ifindex,
+                tunnel_port=settings.tunnel_port,
+                attach=settings.datapath_attach,
+            ),
+            settings.bpf_root,
+        )
+        try:
+            yield VethDatapath(settings, session, devices, bpf)
+        finally:
+            bpf.close()
+    finally:
+        await session.close()
+
+
+class VethDatapath:
+    """`restore` is called once, before anything else."""
+
+    _pods: Pods
+    _enforcement: Enforcement
+
+    def __init__(self, settings: Settings, session: NetlinkSession, devices: NodeDevices, bpf: BpfDatapath) -> None:
+        self._settings = settings
+        self._session = session
+        self._devices = devices
+        self._bpf = bpf
+        self.ifindex_of: dict[int, int] = {}
+        self.flows = Flows(bpf.events)
+
+    @property
+    def tables(self) -> DatapathTables:
+        return self._bpf.tables
+
+    def counters(self) -> list[Counted]:
+        return self._bpf.counters()
+
+    async def restore(self, neighbours: Neighbours) -> None:
+        settings, mtu = self._settings, self._devices.mtu
+        enforcement = self._enforcement = neighbours.enforcement
+        facts = NodeFacts(settings.node_name, parse_ip(settings.node_ip), mtu, mtu - OVERLAY_BYTES, settings.pod_cidrs)
+        inventory = Inventory(facts, lambda: enforcement.replica, self.ifindex_of)
+        links, tables = PodLinks(self._session), self._bpf.tables
+        self._pods = Pods(inventory, links, self._bpf, neighbours.calls, enforcement, tables, neighbours.connected)
+        await self._pods.restore()
+
+    def attach(self) -> Mapping[str, object]:
+        self._bpf.attach_overlay(self._devices.tunnel_ifindex)
+        self._bpf.attach_netdev(self._devices.underlay_ifindex)
+        self._pods.attach_restored()
+        return {
+            "pods": len(self.ifindex_of),
+            "underlay": self._devices.underlay_name,
+            "attached_by": self._bpf.attach_mode,
+        }
+
+    def work(self) -> dict[str, Coroutine[Any, Any, None]]:
+        return {
+            "cni": CniServer(self._settings.run_dir / "cni.sock", self._pods).run(),
+            "flows": self.flows.run(),
+            "sweep": self._sweep(),
+            "stale endpoints": self._remove_stale(),
+            "node routes": self._follow_nodes(),
+        }
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            try:
+                self._bpf.tables.sweep()
+            except OSError as error:
+                log.warning("retired rows of policy could not be deleted", reason=error.strerror or str(error))
+
+    async def _follow_nodes(self) -> None:
+        applied: tuple[dict[str, bytes], bool] | None = None
+        while True:
+            nodes, in_sync = self._enforcement.replica.state.nodes, self._enforcement.in_sync
+            if applied != (nodes.data, in_sync):
+                applied = (dict(nodes.data), in_sync)
+                wanted = plan_node_routes(nodes.values(), self._settings.node_name)
+                node_ip = parse_ip(self._settings.node_ip)
+                try:
+                    beyond = await apply_node_routes(
+                        self._session, wanted, self._devices.underlay_ifindex, node_ip, in_sync
+                    )
+                except OSError as error:
+                    log.warning("routes to other nodes' pods could not be written", reason=str(error))
+                else:
+                    if beyond:
+                        log.warning(
+                            "this node itself does not reach pods of nodes that are no neighbours", cidrs=beyond
+                        )
+            await asyncio.sleep(_NODES_S)
+
+    async def _remove_stale(self) -> None:
+        await self._enforcement.synced.wait()
+        while True:
+            try:
+                if removed := await self._pods.remove_stale():
+                    log.info("endpoints without a container removed from the log", count=removed)
+            except OSError as error:
+                log.warning("the node's links could not be read", reason=str(error))
+            await asyncio.sleep(_STALE_EVERY_S)
