@@ -16,9 +16,11 @@ import grpc
 from kilim.cli.failure import BadUsage, Failure
 from kilim.lab.outcome import Outcome, outcome_of, reason, unknown
 from kilim.v1 import controlplane_pb2, controlplane_pb2_grpc
+from kilim.v1.controlplane_pb2_grpc import LogStub
 
 CONNECT_S = 2.0
 CALL_S = 10.0
+PARTS_S = 60.0
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -26,6 +28,7 @@ OPTIONS = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 Code = grpc.StatusCode
 Make = Callable[[grpc.Channel], Any]
 
@@ -76,17 +79,23 @@ class Client:
         return call(controlplane_pb2_grpc.ClusterStub, method, request, timeout_s)
 
     def log(self, method: str, request: Any, timeout_s: float = CALL_S) -> Any:
-        return self._read(controlplane_pb2_grpc.LogStub, method, request, timeout_s)
+        return self._read(LogStub, method, request, timeout_s)
 
     def read_log(self, request: Any) -> Iterator[Any]:
-        """LogEntries; goes on at another server after the last entry seen when one breaks off."""
+        """LogEntries."""
+        return self.log_stream("ReadLog", request, lambda entry: int(entry.seq) + 1)
+
+    def log_stream(self, method: str, request: Any, after: Callable[[Any], int]) -> Iterator[Any]:
+        """Messages from `request.from_seq` on; goes on at another server when one breaks off, from the seq that
+        `after` reads out of the last message."""
         failures: list[str] = []
         while True:
             server = self._order[0]
             try:
-                for entry in controlplane_pb2_grpc.LogStub(self._channel(server)).ReadLog(request):
-                    yield entry
-                    request.from_seq = entry.seq + 1
+                stub = LogStub(self._channel(server))
+                for message in getattr(stub, method)(request):
+                    yield message
+                    request.from_seq = after(message)
                     failures.clear()
                 return
             except grpc.RpcError as error:
@@ -97,11 +106,18 @@ class Client:
             if len(failures) >= len(self._order):
                 raise _nobody(failures)
 
+    def log_parts(self, method: str, request: Any, timeout_s: float = PARTS_S) -> list[Any]:
+        """All messages of a stream that has an end, from one server."""
+        return self._first_answer(lambda server: list(self._ask(server, LogStub, method, request, timeout_s)))
+
     def _read(self, stub: Make, method: str, request: Any, timeout_s: float) -> Any:
+        return self._first_answer(lambda server: self._ask(server, stub, method, request, timeout_s))
+
+    def _first_answer(self, ask: Callable[[str], T]) -> T:
         failures: list[str] = []
         for server in list(self._order):
             try:
-                return self._ask(server, stub, method, request, timeout_s)
+                return ask(server)
             except grpc.RpcError as error:
                 if error.code() not in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED}:
                     raise refusal(server, error) from None
@@ -177,13 +193,21 @@ def _nobody(failures: Sequence[str]) -> Failure:
     return Failure(f"no server can do this now; tried {', '.join(failures)}")
 
 
-def refusal(server: str, error: grpc.RpcError) -> Failure:
+class Refused(Failure):
+    """A server said no; `code` is gRPC's."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def refusal(server: str, error: grpc.RpcError) -> Refused:
     """What the user reads when a server said no."""
     code, details = error.code(), error.details() or ""
     if code is Code.UNIMPLEMENTED:
-        return Failure(f"{server} does not know this call: is it of another version?")
+        return Refused(code, f"{server} does not know this call: is it of another version?")
     if code in {Code.UNKNOWN, Code.INTERNAL, Code.DATA_LOSS}:
-        return Failure(f"{server} failed: {details or code.name}")
+        return Refused(code, f"{server} failed: {details or code.name}")
     if code is Code.DEADLINE_EXCEEDED:
-        return Failure(f"{server} did not answer in time")
-    return Failure(details or code.name.lower().replace("_", " "))
+        return Refused(code, f"{server} did not answer in time")
+    return Refused(code, details or code.name.lower().replace("_", " "))

@@ -48,6 +48,31 @@ class LogBroken(KvError):
         self.reason = reason
 
 
+class Trimmed(KvError):
+    """Events before `first_seq` are not held any more, here: begin from a snapshot, or read segments that have them."""
+
+    def __init__(self, first_seq: int) -> None:
+        super().__init__(f"the log begins at seq {first_seq}: what was before it has been trimmed")
+        self.first_seq = first_seq
+
+
+class SnapshotBroken(KvError):
+    """A snapshot that is not what its manifest says, or is gone: the one before it may do."""
+
+    def __init__(self, seq: int, reason: str) -> None:
+        super().__init__(f"snapshot {seq} broken: {reason}")
+        self.seq = seq
+        self.reason = reason
+
+
+class NoSegments(KvError):
+    """The directories hold no exported log."""
+
+
+class NotEmpty(KvError):
+    """A restore is into an empty etcd; this one holds a log already, or somebody runs on it."""
+
+
 class LeaseLost(KvError):
     """The lease expired, was revoked, or could not be refreshed in time by the local monotonic clock."""
 

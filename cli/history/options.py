@@ -1,0 +1,82 @@
+"""`--server`, `--segments`, `--etcd-endpoints`: where history is read, the same for every verb that reads it.
+
+Easy to get wrong: `--segments` alone asks nobody, whatever KILIM_SERVER says; beside a server or an etcd that the
+command line names, they are for what that one has trimmed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from kilim.cli.failure import BadUsage, Failure
+from kilim.cli.history.source import HistorySource
+from kilim.cli.process import EtcdEndpoint, Several
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """What the command line says. `servers` None: the default ones; `server_named`: on the command line itself."""
+
+    servers: str | None = None
+    server_named: bool = False
+    segments: tuple[Path, ...] = ()
+    etcd_endpoints: tuple[str, ...] = ()
+    cluster: str = "default"
+
+
+def history_options(command: F) -> F:
+    """The command gets `source: SourceOptions`, and what is wrong with the history ends it with one line."""
+    from kilim.cli.client import server_option
+
+    @wraps(command)
+    @click.pass_context
+    def run(context: click.Context, /, **flags: Any) -> Any:
+        named = context.get_parameter_source("servers") is ParameterSource.COMMANDLINE
+        options = SourceOptions(
+            servers=flags.pop("servers"),
+            server_named=named,
+            segments=flags.pop("segments"),
+            etcd_endpoints=flags.pop("etcd_endpoints") or (),
+            cluster=flags.pop("cluster"),
+        )
+        if named and options.etcd_endpoints:
+            raise BadUsage("give either --server or --etcd-endpoints")
+        return in_words(lambda: command(source=options, **flags))
+
+    directory = click.Path(exists=True, file_okay=False, path_type=Path)
+    for option in (
+        click.option("--cluster", default="default", show_default=True, help="With --etcd-endpoints: which cluster's."),
+        click.option("--etcd-endpoints", type=Several(EtcdEndpoint()), metavar="URL,…", help="Read etcd itself."),
+        click.option(
+            "--segments", type=directory, multiple=True,
+            help="Exported log, instead of a server; beside --server or --etcd-endpoints for what they have trimmed.",
+        ),
+        server_option,
+    ):  # fmt: skip
+        run = option(run)
+    return run  # type: ignore[return-value]
+
+
+def in_words(run: Callable[[], Any]) -> Any:
+    """The result of `run`; what the log's own rooms raise becomes a Failure."""
+    from kilim.kvstore.errors import KvError
+
+    try:
+        return run()
+    except KvError as error:
+        raise Failure(str(error)) from None
+
+
+def open_history(options: SourceOptions) -> HistorySource:
+    """Closed at the end of the command."""
+    from kilim.cli.client import connect
+    from kilim.cli.history.server import ServerHistory
+
+    return ServerHistory(connect(options.servers))
