@@ -14,14 +14,15 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 from google.protobuf.message import DecodeError
 
 from kilim.agent.replica import Replica
-from kilim.agent.snapshot import Frozen, copy_tables, decode_records, encode_parts
 from kilim.kvstore.commit import Commit, decode_commit
 from kilim.kvstore.errors import LogBroken
+from kilim.model.snapshot import Frozen, decode_records, encode_parts, freeze
 from kilim.v1 import controlplane_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -36,6 +37,14 @@ _COMMITS = "commits."
 
 class CacheBroken(Exception):
     """What is on disk cannot be used; says which file and why."""
+
+
+class Draft(NamedTuple):
+    """A snapshot to be written; a later `generation` makes it needless."""
+
+    frozen: Frozen
+    chain: bytes
+    generation: int
 
 
 class DiskCache:
@@ -97,29 +106,29 @@ class DiskCache:
         self._file = file
         self._commits = self._bytes = 0
 
-    def freeze(self, replica: Replica) -> Frozen:
+    def freeze(self, replica: Replica) -> Draft:
         """What `rewrite` is to write, and a new segment behind it. Cheap. Raises OSError; nothing is lost then."""
         self._generation += 1
-        frozen = Frozen(copy_tables(replica.state), replica.seq, replica.chain, replica.state_digest, self._generation)
+        draft = Draft(freeze(replica.state), replica.chain, self._generation)
         self.start_segment(replica.seq)
         self._owes_snapshot = True
-        return frozen
+        return draft
 
-    def rewrite(self, frozen: Frozen) -> None:
+    def rewrite(self, draft: Draft) -> None:
         """Blocking: a new snapshot, then the files that it makes needless go."""
         with self._disk:
-            if frozen.generation < self._generation:
+            if draft.generation < self._generation:
                 return
-            draft = self._directory / "snapshot.draft"
-            size = _write_snapshot(draft, frozen)
-            if frozen.generation < self._generation:
-                draft.unlink()
+            path = self._directory / "snapshot.draft"
+            size = _write_snapshot(path, draft)
+            if draft.generation < self._generation:
+                path.unlink()
                 return
-            draft.replace(self._directory / _SNAPSHOT)
+            path.replace(self._directory / _SNAPSHOT)
             self._snapshot_bytes = size
             self._owes_snapshot = False
             for first_seq, path in self._segments():
-                if first_seq <= frozen.seq:
+                if first_seq <= draft.frozen.seq:
                     path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -170,11 +179,14 @@ class DiskCache:
         log.error("the cache is broken; set aside, starting empty", reason=reason, moved_to=str(aside))
 
 
-def _write_snapshot(path: Path, frozen: Frozen) -> int:
+def _write_snapshot(path: Path, draft: Draft) -> int:
+    seq, digest = draft.frozen.seq, draft.frozen.state_digest
     size = 0
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-        for part in encode_parts(frozen):
-            size += file.write(_frame(part.SerializeToString()))
+        for records in encode_parts(draft.frozen):
+            size += file.write(_frame(pb.SnapshotPart(seq=seq, records=records).SerializeToString()))
+        last = pb.SnapshotPart(seq=seq, chain=draft.chain, state_digest=digest, last=True)
+        size += file.write(_frame(last.SerializeToString()))
         file.flush()
         os.fsync(file.fileno())
     return size
@@ -184,7 +196,7 @@ def _load_snapshot(replica: Replica, path: Path) -> None:
     part = pb.SnapshotPart()
     for payload, _ in _frames(path, path.read_bytes(), False):
         part = pb.SnapshotPart.FromString(payload)
-        replica.load_part(decode_records(part))
+        replica.load_part(decode_records(part.records))
     if not part.last:
         raise CacheBroken(f"{path.name}: it ends early")
     replica.finish_snapshot(part.seq, part.chain, part.state_digest)

@@ -18,9 +18,9 @@ from kilim.agent.cache import DiskCache
 from kilim.agent.inbox import Arrival, Begun, CommitsArrived, HeadArrived, Inbox, SnapshotArrived
 from kilim.agent.replica import Replica
 from kilim.agent.settings import AGENT_VERSION
-from kilim.agent.snapshot import decode_records
 from kilim.kvstore.commit import Commit, decode_commit
 from kilim.kvstore.errors import LogBroken
+from kilim.model.snapshot import decode_records
 from kilim.model.tables import Tables, TablesDelta
 from kilim.v1 import controlplane_pb2 as pb
 
@@ -163,7 +163,7 @@ class Enforcement:
     async def _take_snapshot(self, part: pb.SnapshotPart) -> None:
         if self._staging is None or self._staging.seq:
             raise LogBroken(part.seq, "a snapshot where commits were due")
-        self._staging.load_part(decode_records(part))
+        self._staging.load_part(decode_records(part.records))
         self._in_snapshot = not part.last
         if part.last:
             self._staging.finish_snapshot(part.seq, part.chain, part.state_digest)
