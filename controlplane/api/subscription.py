@@ -46,7 +46,7 @@ class Subscriptions:
         self._history = replica.history
         self._log = log
         self._heartbeat_s = heartbeat_s
-        self._snapshots = Snapshots(replica.state, replica.history)
+        self._snapshots = Snapshots(replica)
         self.closing = False
 
     async def follow(self, request: api.SubscribeRequest) -> AsyncIterator[api.SubscribeResponse]:

@@ -8,6 +8,7 @@ from kilim.controlplane.decide.refusal import Code, Refusal, invalid
 from kilim.controlplane.decide.view import View
 from kilim.model.address import Cidr, parse_cidr
 from kilim.model.nouns import Setting, setting_to_pb
+from kilim.model.settings import NUMBER_SETTINGS
 from kilim.model.state import State
 from kilim.v1 import events_pb2 as pb
 
@@ -40,7 +41,11 @@ def _check_seconds(value: str) -> None:
         raise ValueError("must be a number of seconds from 0 to 86400")
 
 
-_CHECKS: dict[str, Callable[[str], None]] = {CLUSTER_POOL: check_pool, IDENTITY_GRACE: _check_seconds}
+_CHECKS: dict[str, Callable[[str], object]] = {
+    CLUSTER_POOL: check_pool,
+    IDENTITY_GRACE: _check_seconds,
+    **{name: setting.parse for name, setting in NUMBER_SETTINGS.items()},
+}
 
 
 def decide_change_setting(draft: Draft, command: ChangeSetting) -> Accepted:

@@ -13,11 +13,11 @@ from kilim.controlplane.decide.batch import Decided
 from kilim.controlplane.decide.command import Command, ReleaseIdentities, RemoveEndpoint
 from kilim.controlplane.decide.endpoint import namespace_labels
 from kilim.controlplane.decide.view import Defaults, View
-from kilim.controlplane.snapshots import canonical_records, freeze
 from kilim.model.identity import FIRST_CIDR, cidr_labels
 from kilim.model.labels import security_labels
 from kilim.model.nouns import Namespace, Pod
 from kilim.model.rules import cidrs_of
+from kilim.model.snapshot import decode_records, encode_parts, freeze
 from tests.pure.controlplane.worlds import World, apply, delete, endpoint, look_ups, node, policy
 
 NAMES = ("a", "b", "c")
@@ -73,7 +73,8 @@ def check(world: World) -> None:
     named = {cidr_labels(cidr) for each in state.policies.values() for cidr in cidrs_of(each)}
     assert {each.labels for each in state.identities.values() if each.id >= FIRST_CIDR} == named
     assert len(state.identity_of_labels) == len(state.identities)
-    assert list(canonical_records(freeze(state))) == list(state.records())
+    parts = encode_parts(freeze(state), part_bytes=200)
+    assert list(decode_records(record for part in parts for record in part)) == list(state.records())
 
 
 def test_decisions_are_pure() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kilim.controlplane.decide.command import ChangeSetting, DeleteObjects, ObjectsChanged, Ref
 from kilim.controlplane.decide.refusal import Code
 from kilim.model.nouns import Namespace, Pod
+from kilim.model.settings import LOG_RETENTION_EVENTS
 from tests.pure.controlplane.worlds import World, apply, delete, policy
 
 FIRST = 1 << 24
@@ -82,3 +83,15 @@ def test_settings() -> None:
     assert "must be one of cluster-pool-ipv4-cidr, identity" in world.refusal(ChangeSetting("colour", "red")).message
     assert world.refusal(ChangeSetting("identity-release-grace-s", "soon")).code is Code.INVALID
     assert "/24" in world.refusal(ChangeSetting("cluster-pool-ipv4-cidr", "10.0.0.0/25")).message
+
+
+def test_settings_that_are_numbers_have_limits() -> None:
+    world = World()
+    assert LOG_RETENTION_EVENTS.read(world.state) == 200_000
+    world.do(ChangeSetting("log-retention-events", "5000"))
+    assert LOG_RETENTION_EVENTS.read(world.state) == 5000
+    for value in ("9", "-1", "1e3", "many", "100000001"):
+        refusal = world.refusal(ChangeSetting("log-retention-events", value))
+        assert refusal.message == ("setting log-retention-events: must be a number of events from 10 to 100000000")
+    world.do(ChangeSetting("log-retention-events", ""))
+    assert LOG_RETENTION_EVENTS.read(world.state) == 200_000
