@@ -45,6 +45,18 @@ class Cursor:
                 self.next_seq, f"follows chain {passed.hex()} in the store, {self.chain.hex()} is what we hold"
             )
 
+    def check_start(self, first_seq: int, chain_before: bytes) -> None:
+        """Where we stand at the place where a trimmed log begins, our chain is the one it says; if we hold none, we
+        take it."""
+        if self.next_seq != first_seq:
+            return
+        if self.chain is None:
+            self.chain, self._at_boundary = chain_before, True
+        elif self.chain != chain_before:
+            raise LogBroken(
+                first_seq, f"the log starts after chain {chain_before.hex()}, {self.chain.hex()} is what we hold"
+            )
+
     def check_end(self, next_seq: int, chain: bytes) -> None:
         """Against a head that was read after everything before us: it is not behind, and at our place has our chain."""
         if next_seq < self.next_seq:

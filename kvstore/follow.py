@@ -19,7 +19,7 @@ from kilim.kvstore.cursor import Cursor
 from kilim.kvstore.errors import Compacted, LogBroken, Unavailable
 from kilim.kvstore.keys import Keys
 from kilim.kvstore.keyvalue import Event, prefix_range
-from kilim.kvstore.read import read_commits, read_head
+from kilim.kvstore.read import read_bounds, read_commits
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -71,8 +71,8 @@ async def follow_commits(
 
 async def _round(client: EtcdClient, keys: Keys, cursor: Cursor) -> AsyncGenerator[Commit | None, None]:
     """None: the store answered and the cursor is at its head. Ends to be begun again."""
-    present = await read_head(client, keys)
-    reading = read_commits(client, keys, cursor, present.head, present.revision)
+    present = await read_bounds(client, keys)
+    reading = read_commits(client, keys, cursor, present)
     async with contextlib.aclosing(reading):
         async for commit in reading:
             yield commit
@@ -109,7 +109,7 @@ async def _watch(client: EtcdClient, keys: Keys, cursor: Cursor, revision: int) 
                 log.warning("the watch is behind the log", next_seq=cursor.next_seq, head_next_seq=known_next_seq)
                 return
             else:
-                present = await read_head(client, keys, _POLL_PATIENCE_S)
+                present = await read_bounds(client, keys, _POLL_PATIENCE_S)
                 # The watch can have delivered meanwhile, but into `pending`: the cursor has not moved.
                 cursor.check_end(present.head.next_seq, present.head.chain)
                 known_next_seq = present.head.next_seq

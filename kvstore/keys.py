@@ -2,6 +2,9 @@
 
     /kilim/v1/<cluster>/log/<first seq, 20 digits>   one commit
                        /head                         what the next append must follow
+                       /start                        where the log begins, once it was trimmed
+                       /snapshot/<seq, 20 digits>    the manifest of a complete snapshot
+                       /snapshot-part/<seq, 20 digits>/<n, 6 digits>   some of its records
                        /member/<name>, /leader       presence and leadership, under a lease
 
 Easy to get wrong: a commit holds several events, so the numbers of log keys are ordered but not dense.
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 
 _CLUSTER = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _SEQ_DIGITS = 20
+_PART_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +58,27 @@ class Keys:
 
     def commit(self, first_seq: int) -> bytes:
         return self.log + b"%0*d" % (_SEQ_DIGITS, first_seq)
+
+    @property
+    def start(self) -> bytes:
+        return self.prefix + b"start"
+
+    @property
+    def snapshots(self) -> bytes:
+        return self.prefix + b"snapshot/"
+
+    def snapshot(self, seq: int) -> bytes:
+        return self.snapshots + b"%0*d" % (_SEQ_DIGITS, seq)
+
+    @property
+    def snapshot_parts(self) -> bytes:
+        return self.prefix + b"snapshot-part/"
+
+    def parts_of(self, seq: int) -> bytes:
+        return self.snapshot_parts + b"%0*d/" % (_SEQ_DIGITS, seq)
+
+    def part(self, seq: int, number: int) -> bytes:
+        return self.parts_of(seq) + b"%0*d" % (_PART_DIGITS, number)
+
+    def seq_of_part(self, key: bytes) -> int:
+        return int(key[len(self.snapshot_parts) :].partition(b"/")[0])

@@ -22,14 +22,17 @@ from kilim.kvstore.commit import (
     split_records,
 )
 from kilim.kvstore.cursor import Cursor
-from kilim.kvstore.errors import Conflict, LogBroken, OutcomeUnknown, TooLarge
+from kilim.kvstore.errors import Compacted, Conflict, LogBroken, OutcomeUnknown, TooLarge
 from kilim.kvstore.follow import follow_commits
 from kilim.kvstore.head import EMPTY_HEAD, LogHead, decode_head, encode_head
 from kilim.kvstore.keys import Keys
 from kilim.kvstore.keyvalue import KeyValue
-from kilim.kvstore.read import read_commits, read_head
+from kilim.kvstore.read import read_bounds, read_commits
+from kilim.kvstore.span import Span
+from kilim.kvstore.start import LogStart
+from kilim.kvstore.trim import trim_log
 
-__all__ = ["EventLog", "LogHead", "split_records"]
+__all__ = ["EventLog", "LogHead", "LogStart", "split_records"]
 
 
 class EventLog:
@@ -41,7 +44,21 @@ class EventLog:
 
     async def head(self) -> LogHead:
         """What the next append must follow; next_seq 1 and mod_revision 0 where nothing was ever appended."""
-        return (await read_head(self._client, self._keys)).head
+        return (await read_bounds(self._client, self._keys)).head
+
+    async def start(self) -> LogStart:
+        """Where the log begins: at event 1 until it is trimmed."""
+        return (await read_bounds(self._client, self._keys)).start
+
+    async def span(self) -> Span:
+        present = await read_bounds(self._client, self._keys)
+        return Span(present.start.first_seq, present.start.chain_before, present.head.last_seq, present.head.chain)
+
+    async def trim(self, first_seq: int) -> LogStart:
+        """Forgets the commits wholly before the one that holds `first_seq`, but never the last one; where they are
+        forgotten already it does nothing. Readers see the log as before or as after, or Trimmed. Raises NoSpace while
+        etcd's alarm is on: it writes where the log begins now."""
+        return await trim_log(self._client, self._keys, first_seq)
 
     async def append(
         self, after: LogHead, records: Sequence[bytes], *, timeout_s: float = CALL_TIMEOUT_S
@@ -97,23 +114,28 @@ class EventLog:
 
     async def read(self, from_seq: int, to_seq: int | None = None) -> AsyncGenerator[Commit, None]:
         """From the commit that holds `from_seq` to the one that holds `to_seq` (default: the last one there is now),
-        dense and with a whole chain, else LogBroken. Compacted and Unavailable can come in the middle: read on from
-        last_seq + 1."""
-        present = await read_head(self._client, self._keys)
+        dense and with a whole chain, else LogBroken. Trimmed where the log begins after `from_seq`, or comes to while
+        it is read. Unavailable can come in the middle: read on from last_seq + 1."""
         cursor = Cursor(from_seq, None)
-        if from_seq > present.head.next_seq:
-            return
-        commits = read_commits(self._client, self._keys, cursor, present.head, present.revision, to_seq)
-        async with contextlib.aclosing(commits):
-            async for commit in commits:
-                yield commit
+        while True:
+            present = await read_bounds(self._client, self._keys)
+            to_seq = present.head.last_seq if to_seq is None else to_seq
+            if cursor.next_seq > min(to_seq, present.head.last_seq):
+                return
+            reading = read_commits(self._client, self._keys, cursor, present, to_seq)
+            # Compacted: the revision that it was read at is gone, the commits are not.
+            with contextlib.suppress(Compacted):
+                async with contextlib.aclosing(reading) as commits:
+                    async for commit in commits:
+                        yield commit
+                return
 
     def follow(
         self, from_seq: int, chain_before: bytes, at_head: Callable[[], None] = lambda: None
     ) -> AsyncGenerator[Commit, None]:
         """From the commit that holds `from_seq` on, for ever; `chain_before` is the chain of event from_seq - 1;
-        `at_head` is called whenever all that is stored was passed on. Waits out an etcd that is away. Raises LogBroken,
-        Denied and what else waiting does not help against."""
+        `at_head` is called whenever all that is stored was passed on. Waits out an etcd that is away. Raises Trimmed,
+        LogBroken, Denied and what else waiting does not help against."""
         return follow_commits(self._client, self._keys, Cursor(from_seq, chain_before), at_head)
 
 

@@ -11,14 +11,16 @@ import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from kilim.kvstore.calls import CALL_TIMEOUT_S
+from kilim.kvstore import transaction
+from kilim.kvstore.calls import CALL_TIMEOUT_S, Repeat
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.commit import COMMIT_RECORDS_MAX, Commit, decode_commit
 from kilim.kvstore.cursor import Cursor
-from kilim.kvstore.errors import FutureRevision, LogBroken
+from kilim.kvstore.errors import FutureRevision, LogBroken, Trimmed
 from kilim.kvstore.head import EMPTY_HEAD, LogHead, decode_head
 from kilim.kvstore.keys import Keys
 from kilim.kvstore.keyvalue import RangeResult
+from kilim.kvstore.start import FIRST_START, LogStart, decode_start
 
 _PAGE_FIRST_SEQS = 512
 _PAGE_SEQS_MAX = 50_000
@@ -27,30 +29,40 @@ _BACK_FIRST_SEQS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class PresentHead:
-    """The head, and the store's revision at which it was that."""
+class Bounds:
+    """Where the log begins and ends, and the store's revision at which it was that."""
 
+    start: LogStart
     head: LogHead
     revision: int
 
 
-async def read_head(client: EtcdClient, keys: Keys, timeout_s: float = CALL_TIMEOUT_S) -> PresentHead:
-    found = await client.get_range(keys.head, b"", timeout_s=timeout_s)
-    head = decode_head(found.kvs[0].value, found.kvs[0].mod_revision) if found.kvs else EMPTY_HEAD
-    return PresentHead(head, found.revision)
+async def read_bounds(client: EtcdClient, keys: Keys, timeout_s: float = CALL_TIMEOUT_S) -> Bounds:
+    gets = [transaction.get(keys.start), transaction.get(keys.head)]
+    result = await client.transaction([], gets, repeat=Repeat.READ, timeout_s=timeout_s)
+    starts, heads = result.found
+    start = decode_start(starts[0].value, starts[0].mod_revision) if starts else FIRST_START
+    head = decode_head(heads[0].value, heads[0].mod_revision) if heads else EMPTY_HEAD
+    if start.first_seq > head.next_seq:
+        raise LogBroken(head.next_seq, f"the log ends before it, but starts at {start.first_seq}: etcd lost data")
+    return Bounds(start, head, result.revision)
 
 
 async def read_commits(
-    client: EtcdClient, keys: Keys, cursor: Cursor, head: LogHead, revision: int, to_seq: int | None = None
+    client: EtcdClient, keys: Keys, cursor: Cursor, bounds: Bounds, to_seq: int | None = None
 ) -> AsyncGenerator[Commit, None]:
     """Every commit from the one that holds the cursor's place to the one that holds `to_seq` (default: the head's
-    last), as of `revision`. Moves the cursor before it yields. Raises LogBroken, Compacted, Unavailable."""
+    last), as of one revision. Moves the cursor before it yields. Raises Trimmed, LogBroken, Compacted, Unavailable."""
+    start, head = bounds.start, bounds.head
     cursor.check_end(head.next_seq, head.chain)
     end = head.next_seq if to_seq is None else min(to_seq + 1, head.next_seq)
+    if cursor.next_seq < start.first_seq:
+        raise Trimmed(start.first_seq)
+    cursor.check_start(start.first_seq, start.chain_before)
     if cursor.next_seq >= end:
         return
-    start = await _first_seq_holding(client, keys, cursor.next_seq, revision)
-    async with contextlib.aclosing(_pages(client, keys, start, end, revision)) as pages:
+    low = await first_seq_holding(client, keys, cursor.next_seq, bounds)
+    async with contextlib.aclosing(_pages(client, keys, low, end, bounds.revision)) as pages:
         async for page in pages:
             for kv in page.kvs:
                 commit = decode_commit(kv.value)
@@ -63,15 +75,15 @@ async def read_commits(
     cursor.check_end(head.next_seq, head.chain)
 
 
-async def _first_seq_holding(client: EtcdClient, keys: Keys, seq: int, revision: int) -> int:
+async def first_seq_holding(client: EtcdClient, keys: Keys, seq: int, bounds: Bounds) -> int:
     """Where the commit starts that holds `seq`: the last key not after it, mostly its own."""
     back = _BACK_FIRST_SEQS
     while True:
-        low = max(1, seq + 1 - back)
-        found = await _range(client, keys, low, seq + 1, revision, keys_only=True)
+        low = max(bounds.start.first_seq, seq + 1 - back)
+        found = await _range(client, keys, low, seq + 1, bounds.revision, keys_only=True)
         if found.kvs:
             return int(found.kvs[-1].key[len(keys.log) :])
-        if low == 1 or back >= COMMIT_RECORDS_MAX:
+        if low == bounds.start.first_seq or back >= COMMIT_RECORDS_MAX:
             raise LogBroken(seq, "missing, and no commit before it reaches it")
         back = min(back * 16, COMMIT_RECORDS_MAX)
 

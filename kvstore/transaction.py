@@ -31,6 +31,18 @@ def mod_revision_is(key: Key, mod_revision: int) -> Compare:
     return Compare(result=Compare.EQUAL, target=Compare.MOD, key=key_bytes(key), mod_revision=mod_revision)
 
 
+def mod_revision_at_least(key: Key, mod_revision: int) -> Compare:
+    return Compare(result=Compare.GREATER, target=Compare.MOD, key=key_bytes(key), mod_revision=mod_revision - 1)
+
+
+def range_unchanged_since(start: Key, end: Key, revision: int) -> Compare:
+    """No key that is in [start, end) now was put after `revision`; of keys that were deleted it says nothing."""
+    return Compare(
+        result=Compare.LESS, target=Compare.MOD, key=key_bytes(start), range_end=key_bytes(end),
+        mod_revision=revision + 1,
+    )  # fmt: skip
+
+
 def value_is(key: Key, value: bytes) -> Compare:
     return Compare(result=Compare.EQUAL, target=Compare.VALUE, key=key_bytes(key), value=value)
 
@@ -45,6 +57,11 @@ def get(key: Key) -> Operation:
 
 def delete(key: Key) -> Operation:
     return Operation(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key_bytes(key)))
+
+
+def delete_range(start: Key, end: Key) -> Operation:
+    """[start, end)."""
+    return Operation(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key_bytes(start), range_end=key_bytes(end)))
 
 
 def encode_transaction(
