@@ -1,0 +1,74 @@
+"""Rows of a node's tables one by one: in canonical order, as text, and what differs between two sets of tables.
+
+Easy to get wrong: here every key and value is a tuple of ints, so that all four tables are walked alike; a policy row's
+key begins with its subject. `COLUMNS` name the cells of a row's text, the first `KEY_CELLS` of them its key.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kilim.model.address import format_ip
+from kilim.model.tables import ALLOW, INGRESS, Tables
+
+RowKey = tuple[int, ...]
+RowValue = tuple[int, ...]
+
+TABLES = ("ipcache", "endpoints", "subjects", "policy")
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "ipcache": ("prefix", "identity", "tunnel_endpoint"),
+    "endpoints": ("ip", "endpoint_id", "identity"),
+    "subjects": ("identity", "flags"),
+    "policy": ("subject", "direction", "peer", "protocol", "port", "port_prefix_len", "verdict"),
+}
+KEY_CELLS = {"ipcache": 1, "endpoints": 1, "subjects": 1, "policy": 6}
+
+
+class RowChange(NamedTuple):
+    """One row before and after; None where there is none."""
+
+    table: str
+    key: RowKey
+    old: RowValue | None
+    new: RowValue | None
+
+
+def rows_of(tables: Tables, table: str) -> dict[RowKey, RowValue]:
+    """In canonical order. Raises KeyError for a table that is none."""
+    match table:
+        case "ipcache":
+            return dict(sorted(tables.ipcache.items()))
+        case "endpoints":
+            return {(ip,): row for ip, row in sorted(tables.endpoints.items())}
+        case "subjects":
+            return {(identity,): (flags,) for identity, flags in sorted(tables.subjects.items())}
+        case "policy":
+            return {
+                (subject, *key): (verdict,)
+                for subject, rows in sorted(tables.policy.items())
+                for key, verdict in sorted(rows.items())
+            }
+    raise KeyError(table)
+
+
+def differences(old: Tables, new: Tables) -> Iterator[RowChange]:
+    """In order of table and key."""
+    for table in TABLES:
+        before, after = rows_of(old, table), rows_of(new, table)
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key):
+                yield RowChange(table, key, before.get(key), after.get(key))
+
+
+def cells(table: str, key: RowKey, value: RowValue) -> list[str]:
+    """The row as text, one cell per column."""
+    match table:
+        case "ipcache":
+            (ip, prefix_len), (identity, tunnel) = key, value
+            return [f"{format_ip(ip)}/{prefix_len}", str(identity), format_ip(tunnel) if tunnel else "-"]
+        case "endpoints":
+            return [format_ip(key[0]), *map(str, value)]
+        case "policy":
+            subject, direction, *rest = key
+            verdict = "allow" if value[0] == ALLOW else "deny"
+            return [str(subject), "ingress" if direction == INGRESS else "egress", *map(str, rest), verdict]
+    return [str(number) for number in (*key, *value)]
