@@ -1,0 +1,126 @@
+"""Which snapshot to take, which to delete, and where the log may begin: what is kept of the past.
+
+1. A snapshot is taken when `every_events` happened since the last one, or a quarter of the age has passed.
+2. Events go when they are older than the age or beyond the count, but only up to a complete snapshot, the base: the
+   log then begins right after it. A later snapshot must be there too, and where there is an archive, they are in it.
+3. Of snapshots, the base stays, the newest `keep_snapshots`, and between them some in distances of a quarter of what is
+   kept, so that one is at hand when its turn to be the base comes.
+Easy to get wrong: trimming is only ever up to a snapshot, so what is kept may exceed the limits by that distance.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kilim.model.settings import (
+    LOG_RETENTION_AGE_H,
+    LOG_RETENTION_EVENTS,
+    SNAPSHOT_EVERY_EVENTS,
+    SNAPSHOT_RETENTION_COUNT,
+)
+from kilim.model.state import State
+
+DISTANCES = 4
+HOUR_NS = 3600 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    every_events: int
+    keep_snapshots: int
+    keep_events: int
+    keep_age_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A complete snapshot of the state after event `seq`, which happened at `time_ns`."""
+
+    seq: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What there is: events `first_seq` .. `head_seq`, complete snapshots (oldest first), and the events up to
+    `archived_seq` in the archive; None: no archive is wanted. `oldest_time_ns` is of event `first_seq`."""
+
+    first_seq: int
+    head_seq: int
+    oldest_time_ns: int
+    snapshots: tuple[Taken, ...]
+    archived_seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`archive_to`, `trim_to`: 0 = nothing to do. `trim_to` is the first event that stays; then `delete` snapshots."""
+
+    take: bool
+    archive_to: int
+    trim_to: int
+    delete: tuple[int, ...]
+
+
+def limits_of(state: State) -> Limits:
+    return Limits(
+        SNAPSHOT_EVERY_EVENTS.read(state),
+        SNAPSHOT_RETENTION_COUNT.read(state),
+        LOG_RETENTION_EVENTS.read(state),
+        LOG_RETENTION_AGE_H.read(state) * HOUR_NS,
+    )
+
+
+def plan_retention(kept: Kept, limits: Limits, now_ns: int) -> Plan:
+    base = kept.first_seq - 1
+    new_base = max((one.seq for one in _candidates(kept, limits, now_ns)), default=base)
+    archivable = kept.snapshots[-1].seq if kept.archived_seq is not None and kept.snapshots else 0
+    return Plan(
+        take=_is_due(kept, limits, now_ns),
+        archive_to=archivable if archivable > (kept.archived_seq or 0) else 0,
+        trim_to=new_base + 1 if new_base > base else 0,
+        delete=tuple(_superseded(kept, limits, new_base)),
+    )
+
+
+def spare_snapshots(kept: Kept) -> tuple[int, ...]:
+    """What can go in need, newest last: with the events that are held, the base alone gives every later state."""
+    return tuple(one.seq for one in kept.snapshots if one.seq != kept.first_seq - 1)
+
+
+def _is_due(kept: Kept, limits: Limits, now_ns: int) -> bool:
+    last = kept.snapshots[-1] if kept.snapshots else Taken(kept.first_seq - 1, kept.oldest_time_ns)
+    if kept.head_seq <= last.seq:
+        return False
+    return kept.head_seq - last.seq >= limits.every_events or now_ns - last.time_ns >= limits.keep_age_ns // DISTANCES
+
+
+def _candidates(kept: Kept, limits: Limits, now_ns: int) -> Iterator[Taken]:
+    """Those that may be the base: everything up to them is to go. The newest never."""
+    latest_ns = 0  # clocks of replicas differ: no event is older than one before it
+    for one in kept.snapshots[:-1]:
+        latest_ns = max(latest_ns, one.time_ns)
+        too_many = kept.head_seq - one.seq >= limits.keep_events
+        too_old = now_ns - latest_ns > limits.keep_age_ns
+        archived = kept.archived_seq is None or one.seq <= kept.archived_seq
+        if (too_many or too_old) and archived:
+            yield one
+
+
+def _superseded(kept: Kept, limits: Limits, base: int) -> Iterator[int]:
+    """Those before the base, and of those after it what stands closer than the distance; never the newest."""
+    yield from (one.seq for one in kept.snapshots if one.seq < base)
+    later = [one for one in kept.snapshots if one.seq > base]
+    times = {one.seq: one.time_ns for one in kept.snapshots}
+    before = Taken(base, times.get(base, kept.oldest_time_ns))
+    for number, one in enumerate(later[: -limits.keep_snapshots]):
+        if _is_near(before, later[number + 1], limits):
+            yield one.seq
+        else:
+            before = one
+
+
+def _is_near(one: Taken, other: Taken, limits: Limits) -> bool:
+    return (
+        other.seq - one.seq <= limits.keep_events // DISTANCES
+        and other.time_ns - one.time_ns <= limits.keep_age_ns // DISTANCES
+    )
