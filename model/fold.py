@@ -64,15 +64,19 @@ def fold_record(state: State, seq: int, record: bytes) -> list[Change]:
 
 def fold_event(state: State, event: pb.Event) -> list[Change]:
     """Fold one event without touching `state.seq`."""
+    entry = entry_of(event)
+    change = None if entry is None else state.put(*entry)
+    return [] if change is None else [change]
+
+
+def entry_of(event: pb.Event) -> tuple[str, Key, bytes | None] | None:
+    """(table, key, value) that the event sets, with None for the value removes; None: it changes nothing."""
     which = event.WhichOneof("body")
-    if which is None:
-        return []
-    rule = RULES.get(which)
-    if rule is None:
-        return []
+    rule = None if which is None else RULES.get(which)
+    if which is None or rule is None:
+        return None
     table, field, key_of = rule
     body = getattr(event, which)
     noun = body if field is None else getattr(body, field)
     value = None if field is None else noun.SerializeToString(deterministic=True)
-    change = state.put(table, key_of(noun), value)
-    return [] if change is None else [change]
+    return table, key_of(noun), value

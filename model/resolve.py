@@ -44,9 +44,10 @@ Provenance = dict[PolicyKey, tuple[Origin, ...]]
 
 ANY_L4: L4 = (ANY_PROTOCOL, 0, 0)
 CLOSED = ENFORCE_INGRESS | ENFORCE_EGRESS
+BUILT_IN = "built-in"  # kind of an origin that is no object
 HOST_ROWS = {
-    PolicyKey(INGRESS, HOST, *ANY_L4): (ENFORCE_INGRESS, Origin("built-in", "", "a node reaches its pods", 0)),
-    PolicyKey(EGRESS, HOST, *ANY_L4): (ENFORCE_EGRESS, Origin("built-in", "", "a pod reaches its node", 0)),
+    PolicyKey(INGRESS, HOST, *ANY_L4): (ENFORCE_INGRESS, Origin(BUILT_IN, "", "a node reaches its pods", 0)),
+    PolicyKey(EGRESS, HOST, *ANY_L4): (ENFORCE_EGRESS, Origin(BUILT_IN, "", "a pod reaches its node", 0)),
 }
 
 

@@ -23,6 +23,7 @@ from kilim.model.tables import (
     ENFORCE_EGRESS,
     ENFORCE_INGRESS,
     INGRESS,
+    IpcacheKey,
     PolicyKey,
     PolicyRows,
     Tables,
@@ -75,13 +76,18 @@ def verdict(
 
 
 def identity_of(tables: Tables | None, ip: int) -> int:
-    """Longest match in the ipcache."""
-    if tables is not None:
-        for prefix_len in range(32, -1, -1):
-            row = tables.ipcache.get((ip & prefix_mask(prefix_len), prefix_len))
-            if row is not None:
-                return row[0]
-    return WORLD
+    """World where no row covers the address."""
+    key = None if tables is None else ipcache_match(tables, ip)
+    return WORLD if tables is None or key is None else tables.ipcache[key][0]
+
+
+def ipcache_match(tables: Tables, ip: int) -> IpcacheKey | None:
+    """The longest prefix that covers an address."""
+    for prefix_len in range(32, -1, -1):
+        key = (ip & prefix_mask(prefix_len), prefix_len)
+        if key in tables.ipcache:
+            return key
+    return None
 
 
 def _judge(tables: Tables, subject: int, direction: int, peer: int, protocol: int, port: int) -> str:
@@ -90,7 +96,11 @@ def _judge(tables: Tables, subject: int, direction: int, peer: int, protocol: in
         return NO_SUBJECT
     if not flags & (ENFORCE_INGRESS if direction == INGRESS else ENFORCE_EGRESS):
         return ALLOWED
-    rows = tables.policy.get(subject, {})
+    return judge_rows(tables.policy.get(subject, {}), direction, peer, protocol, port)
+
+
+def judge_rows(rows: PolicyRows, direction: int, peer: int, protocol: int, port: int) -> str:
+    """Of a subject with these rows, in a direction that is enforced."""
     found = (
         longest_match(rows, direction, peer, protocol, port),
         longest_match(rows, direction, ANY_PEER, protocol, port),
@@ -102,9 +112,15 @@ def _judge(tables: Tables, subject: int, direction: int, peer: int, protocol: in
 
 def longest_match(rows: PolicyRows, direction: int, peer: int, protocol: int, port: int) -> int | None:
     """The verdict of the row with the longest port prefix of this protocol, else of any protocol."""
+    key = matching_key(rows, direction, peer, protocol, port)
+    return None if key is None else rows[key]
+
+
+def matching_key(rows: PolicyRows, direction: int, peer: int, protocol: int, port: int) -> PolicyKey | None:
     for prefix_len in range(16, -1, -1):
         masked = port & (0xFFFF << (16 - prefix_len)) & 0xFFFF
-        found = rows.get(PolicyKey(direction, peer, protocol, masked, prefix_len))
-        if found is not None:
-            return found
-    return rows.get(PolicyKey(direction, peer, 0, 0, 0))
+        key = PolicyKey(direction, peer, protocol, masked, prefix_len)
+        if key in rows:
+            return key
+    key = PolicyKey(direction, peer, 0, 0, 0)
+    return key if key in rows else None
