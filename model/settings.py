@@ -37,8 +37,15 @@ SNAPSHOT_EVERY_EVENTS = NumberSetting("snapshot-every-events", 20_000, 10, 10_00
 SNAPSHOT_RETENTION_COUNT = NumberSetting("snapshot-retention-count", 3, 2, 100, "snapshots")
 LOG_RETENTION_EVENTS = NumberSetting("log-retention-events", 200_000, 10, 100_000_000, "events")
 LOG_RETENTION_AGE_H = NumberSetting("log-retention-age-h", 168, 1, 87_600, "hours")
+READ_BACK_INTERVAL_S = NumberSetting("read-back-interval-s", 30, 1, 86_400, "seconds")
 
 NUMBER_SETTINGS = {
     setting.name: setting
-    for setting in (SNAPSHOT_EVERY_EVENTS, SNAPSHOT_RETENTION_COUNT, LOG_RETENTION_EVENTS, LOG_RETENTION_AGE_H)
+    for setting in (
+        SNAPSHOT_EVERY_EVENTS,
+        SNAPSHOT_RETENTION_COUNT,
+        LOG_RETENTION_EVENTS,
+        LOG_RETENTION_AGE_H,
+        READ_BACK_INTERVAL_S,
+    )
 }

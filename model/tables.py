@@ -111,27 +111,92 @@ def _apply(target: dict[K, V], delta: dict[K, V | None]) -> None:
             target[key] = value
 
 
-# One entry as `hash_entry` lays it out: table, length of the key, key, value; packed in one go.
-_pack_ipcache = struct.Struct(">7sIIBII").pack
-_pack_endpoint = struct.Struct(">9sIIHI").pack
-_pack_subject = struct.Struct(">8sIIB").pack
-_pack_policy = struct.Struct(">6sIIBIBHBB").pack
+# A row as it is packed, and before it what makes an entry of it as `hash_entry` lays it out: table, length of the key.
+_PACKING = {
+    "ipcache": struct.Struct(">IBII"),
+    "endpoints": struct.Struct(">IHI"),
+    "subjects": struct.Struct(">IB"),
+    "policy": struct.Struct(">IBIBHBB"),
+}
+_ENTRY = {
+    "ipcache": b"ipcache\0\0\0\x05",
+    "endpoints": b"endpoints\0\0\0\x04",
+    "subjects": b"subjects\0\0\0\x04",
+    "policy": b"policy\0\0\0\x0d",
+}
+ROW_BYTES = {table: packing.size for table, packing in _PACKING.items()}
+
+# Both in one go.
+_pack_ipcache = struct.Struct(">11sIBII").pack
+_pack_endpoint = struct.Struct(">13sIHI").pack
+_pack_subject = struct.Struct(">12sIB").pack
+_pack_policy = struct.Struct(">10sIBIBHBB").pack
 
 
-def _hash_ipcache(key: IpcacheKey, value: IpcacheValue) -> int:
-    return hash_bytes(_pack_ipcache(b"ipcache", 5, *key, *value))
+def pack_rows(table: str, tables: Tables) -> bytes:
+    """The rows of one table, one after the other, each of ROW_BYTES[table], in no particular order."""
+    pack = _PACKING[table].pack
+    match table:
+        case "ipcache":
+            return b"".join([pack(*key, *value) for key, value in tables.ipcache.items()])
+        case "endpoints":
+            return b"".join([pack(ip, *value) for ip, value in tables.endpoints.items()])
+        case "subjects":
+            return b"".join([pack(identity, flags) for identity, flags in tables.subjects.items()])
+        case _:
+            return b"".join(
+                [
+                    pack(subject, *key, verdict)
+                    for subject, rows in tables.policy.items()
+                    for key, verdict in rows.items()
+                ]
+            )
 
 
-def _hash_endpoint(ip: int, value: EndpointValue) -> int:
-    return hash_bytes(_pack_endpoint(b"endpoints", 4, ip, *value))
+def unpack_rows(table: str, data: bytes, into: Tables) -> None:
+    """Add packed rows to `into`. Raises ValueError for what is none."""
+    if table not in _PACKING:
+        raise ValueError(f"table: must be one of {', '.join(_PACKING)}, not {table!r}")
+    if len(data) % ROW_BYTES[table]:
+        raise ValueError(f"{table}: {len(data)} bytes are no whole rows of {ROW_BYTES[table]} bytes")
+    rows = _PACKING[table].iter_unpack(data)
+    match table:
+        case "ipcache":
+            into.ipcache.update(((ip, length), (identity, tunnel)) for ip, length, identity, tunnel in rows)
+        case "endpoints":
+            into.endpoints.update((ip, (endpoint_id, identity)) for ip, endpoint_id, identity in rows)
+        case "subjects":
+            into.subjects.update(rows)
+        case _:
+            for subject, *key, verdict in rows:
+                into.policy.setdefault(subject, {})[PolicyKey(*key)] = verdict
 
 
-def _hash_subject(identity: int, flags: int) -> int:
-    return hash_bytes(_pack_subject(b"subjects", 4, identity, flags))
+def hash_rows(table: str, data: bytes) -> int:
+    """What packed rows add to the sum behind the digest of a node's tables (`Multiset`)."""
+    size, entry = ROW_BYTES[table], _ENTRY[table]
+    return sum(hash_bytes(entry + data[start : start + size]) for start in range(0, len(data), size))
+
+
+def hash_ipcache(key: IpcacheKey, value: IpcacheValue) -> int:
+    return hash_bytes(_pack_ipcache(_ENTRY["ipcache"], *key, *value))
+
+
+def hash_endpoint(ip: int, value: EndpointValue) -> int:
+    return hash_bytes(_pack_endpoint(_ENTRY["endpoints"], ip, *value))
+
+
+def hash_subject(identity: int, flags: int) -> int:
+    return hash_bytes(_pack_subject(_ENTRY["subjects"], identity, flags))
+
+
+def hash_policy_row(subject: int, key: PolicyKey, verdict: int) -> int:
+    return hash_bytes(_pack_policy(_ENTRY["policy"], subject, *key, verdict))
 
 
 def _hash_policy_rows(subject: int, rows: PolicyRows) -> int:
-    return sum(hash_bytes(_pack_policy(b"policy", 13, subject, *key, verdict)) for key, verdict in rows.items())
+    entry = _ENTRY["policy"]
+    return sum(hash_bytes(_pack_policy(entry, subject, *key, verdict)) for key, verdict in rows.items())
 
 
 class TablesDigest:
@@ -146,9 +211,9 @@ class TablesDigest:
     def apply(self, before: Tables, delta: TablesDelta) -> None:
         """Follow `delta`; `before` are the rows it is about to change (call it before `apply_to`)."""
         self._multiset.add(
-            _shift(before.ipcache, delta.ipcache, _hash_ipcache)
-            + _shift(before.endpoints, delta.endpoints, _hash_endpoint)
-            + _shift(before.subjects, delta.subjects, _hash_subject)
+            _shift(before.ipcache, delta.ipcache, hash_ipcache)
+            + _shift(before.endpoints, delta.endpoints, hash_endpoint)
+            + _shift(before.subjects, delta.subjects, hash_subject)
             + _shift(before.policy, delta.policy, _hash_policy_rows)
         )
 

@@ -1,11 +1,12 @@
 """Desired rows as text, in the columns that the kernel's dump has too, so that both can be compared. PURE."""
 
-from kilim.model.rows import COLUMNS, TABLES, cells, rows_of
+from kilim.model.rows import COLUMNS, cells, rows_of
+from kilim.model.rows import TABLES as DESIRED
 from kilim.model.tables import Tables
 
-Dump = tuple[list[str], list[list[str]]]
+__all__ = ["DESIRED", "dump_desired"]
 
-DESIRED = TABLES
+Dump = tuple[list[str], list[list[str]]]
 
 
 def dump_desired(tables: Tables, table: str) -> Dump:
