@@ -21,6 +21,11 @@ def hash_bytes(entry: bytes) -> int:
     return _int_from_bytes(blake2b(entry, digest_size=32).digest(), "big")
 
 
+def digest_of(total: int) -> bytes:
+    """Of a sum of hashes, however large or negative it has become."""
+    return (total & _MODULUS_MASK).to_bytes(32, "big")
+
+
 class Multiset:
     """Running digest of a set of entries."""
 
@@ -37,4 +42,4 @@ class Multiset:
 
     def digest(self) -> bytes:
         """32 bytes; 32 zero bytes for no entries."""
-        return self._sum.to_bytes(32, "big")
+        return digest_of(self._sum)

@@ -75,6 +75,12 @@ class PolicyIndex:
     def identities_with_ports(self) -> Iterable[int]:
         return self._ports.keys() - {ANY_PEER}
 
+    def bearing(self, subject: int) -> tuple[bool, tuple[str, ...], frozenset[NamedPort]]:
+        """What sets a subject's rows apart from another's at the same time: with equal bearings they are equal."""
+        keys = tuple(sorted(self._subjects[subject].policies))
+        by_name = any(self._policies[key].uses_port_names(INGRESS) for key in keys if key in self._users_of_names)
+        return subject in self._known, keys, frozenset(self.named_ports(subject) if by_name else ())
+
     # --- changes
 
     def track(self, subject: int, identity: Identity | None) -> None:

@@ -1,0 +1,169 @@
+"""Who holds which address, for all nodes at once: the `ipcache` and `endpoints` part of every node's table digest.
+
+A visitor would get wrong: nearly every row is the same on every node, so there is one sum of the rows as a node far
+away has them (`far`), and per node only by how much its own sum differs: rows of its own endpoints and of its own
+address. Every change takes what an address weighs off, changes who holds it, and puts it back on. Rules: desired.py.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from kilim.model.address import Cidr
+from kilim.model.desired import is_endpoint_id
+from kilim.model.identity import HOST, REMOTE_NODE
+from kilim.model.tables import IpcacheKey, IpcacheValue, hash_endpoint, hash_ipcache
+from kilim.v1 import events_pb2 as pb
+
+HOST_LENGTH = 32
+
+
+class OwnPart:
+    """By how much the sum of one node differs from `far`; kept while the node is in the log or has endpoints."""
+
+    __slots__ = ("name", "ip", "endpoints", "total")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ip: int | None = None  # None: the log does not know the node
+        self.endpoints = 0
+        self.total = 0
+
+
+class Claim(NamedTuple):
+    """One endpoint on its address."""
+
+    key: str
+    node: OwnPart
+    identity: int
+    endpoint_id: int
+
+
+class ClusterAddresses:
+    def __init__(self) -> None:
+        self.far = 0  # sum of the ipcache rows as seen from a node that holds none of the addresses
+        self.parts: dict[str, OwnPart] = {}
+        self.changed: set[str] = set()  # nodes whose own part may differ since somebody emptied this
+        self._claims: dict[int, Claim | tuple[Claim, ...]] = {}
+        self._nodes_at: dict[int, set[OwnPart]] = {}
+        self._cidrs: dict[Cidr, set[int]] = {}
+
+    def add(self, part: OwnPart, difference: int) -> None:
+        part.total += difference
+        self.changed.add(part.name)
+
+    # --- changes
+
+    def change_endpoint(self, key: str, old: pb.Endpoint | None, new: pb.Endpoint | None) -> None:
+        ips = {endpoint.ip for endpoint in (old, new) if endpoint is not None}
+        with self._reweighed((ip, HOST_LENGTH) for ip in ips):
+            if old is not None:
+                left = tuple(claim for claim in self._claims_of(old.ip) if claim.key != key)
+                self._hold(old.ip, left)
+            if new is not None:
+                part = self.part(new.node)
+                part.endpoints += 1
+                claim = Claim(key, part, new.identity, new.endpoint_id)
+                self._hold(new.ip, (*self._claims_of(new.ip), claim))
+        if old is not None:
+            part = self.parts[old.node]
+            part.endpoints -= 1
+            self._drop_unused(part)
+
+    def set_node(self, name: str, ip: int | None) -> None:
+        """None: the node has left."""
+        part = self.part(name)
+        if part.ip != ip:
+            ips = {each for each in (part.ip, ip) if each is not None}
+            if part.endpoints:  # their tunnels lead elsewhere now; seldom enough to search for them
+                ips.update(at for at in self._claims if any(claim.node is part for claim in self._claims_of(at)))
+            with self._reweighed((each, HOST_LENGTH) for each in ips):
+                if part.ip is not None:
+                    self._nodes_at[part.ip].discard(part)
+                    if not self._nodes_at[part.ip]:
+                        del self._nodes_at[part.ip]
+                if ip is not None:
+                    self._nodes_at.setdefault(ip, set()).add(part)
+                part.ip = ip
+        self._drop_unused(part)
+
+    def set_cidr(self, number: int, old: Cidr | None, new: Cidr | None) -> None:
+        if old == new:
+            return
+        with self._reweighed({(cidr.ip, cidr.prefix_len) for cidr in (old, new) if cidr is not None}):
+            if old is not None:
+                self._cidrs[old].discard(number)
+                if not self._cidrs[old]:
+                    del self._cidrs[old]
+            if new is not None:
+                self._cidrs.setdefault(new, set()).add(number)
+
+    def part(self, name: str) -> OwnPart:
+        """The node's, begun where there is none."""
+        part = self.parts.get(name)
+        if part is None:
+            part = self.parts[name] = OwnPart(name)
+        return part
+
+    def _drop_unused(self, part: OwnPart) -> None:
+        if part.ip is None and not part.endpoints:
+            del self.parts[part.name]
+            self.changed.add(part.name)
+
+    def _claims_of(self, ip: int) -> tuple[Claim, ...]:
+        held = self._claims.get(ip, ())
+        return (held,) if isinstance(held, Claim) else held
+
+    def _hold(self, ip: int, claims: tuple[Claim, ...]) -> None:
+        if not claims:
+            self._claims.pop(ip, None)
+        else:  # a lone one, nearly all there are, without a tuple around it
+            self._claims[ip] = claims[0] if len(claims) == 1 else claims
+
+    # --- sums
+
+    @contextmanager
+    def _reweighed(self, keys: Iterable[IpcacheKey]) -> Iterator[None]:
+        """Whatever is done within to those who hold these addresses is in the sums afterwards."""
+        touched = list(keys)
+        for key in touched:
+            self._weigh(key, -1)
+        yield
+        for key in touched:
+            self._weigh(key, 1)
+
+    def _weigh(self, key: IpcacheKey, sign: int) -> None:
+        ip, prefix_len = key
+        at_host = ip != 0 and prefix_len == HOST_LENGTH
+        nodes = self._nodes_at.get(ip, set()) if at_host else set()
+        claims = self._claims_of(ip) if at_host else ()
+        far_row = self._far_row(key, bool(nodes), claims)
+        if far_row is None:
+            return
+        far = hash_ipcache(key, far_row)
+        self.far += sign * far
+        for node in nodes:
+            self.add(node, sign * (hash_ipcache(key, (HOST, 0)) - far))
+        for claim in _first_of_each_node(claims):
+            own = 0 if nodes else hash_ipcache(key, (claim.identity, 0)) - far
+            if is_endpoint_id(claim.endpoint_id):
+                own += hash_endpoint(ip, (claim.endpoint_id, claim.identity))
+            self.add(claim.node, sign * own)
+
+    def _far_row(self, key: IpcacheKey, is_node: bool, claims: tuple[Claim, ...]) -> IpcacheValue | None:
+        if is_node:
+            return REMOTE_NODE, 0
+        if claims:
+            owner = min(claims, key=lambda claim: claim.key)
+            return owner.identity, owner.node.ip or 0
+        numbers = self._cidrs.get(Cidr(*key))
+        return None if numbers is None else (min(numbers), 0)
+
+
+def _first_of_each_node(claims: tuple[Claim, ...]) -> Iterable[Claim]:
+    if len(claims) <= 1:
+        return claims
+    first: dict[str, Claim] = {}
+    for claim in sorted(claims, key=lambda claim: claim.key):
+        first.setdefault(claim.node.name, claim)
+    return first.values()
