@@ -59,6 +59,16 @@ class History:
             self._start = 0
         self.wake()
 
+    def restart(self, seq: int, chain: bytes, digest: bytes) -> None:
+        """From a snapshot of the state after event `seq`: nothing before it is known here any more."""
+        self.seq, self.chain, self.first_seq = seq, chain, seq + 1
+        self._held.clear()
+        self._last_seqs.clear()
+        self._bytes = self._start = 0
+        self._digests.clear()
+        self._digests.append(digest)
+        self.wake()
+
     def wake(self) -> None:
         """Whoever waits for a change looks again."""
         self._changed.set()
@@ -94,6 +104,8 @@ class History:
         """Chain digest of event `seq`, if it is known here."""
         if seq == 0:
             return CHAIN_START
+        if seq == self.seq:
+            return self.chain
         if not self.first_seq <= seq <= self.seq:
             return None
         held = self._held[self._index(seq)]

@@ -1,20 +1,25 @@
 """One copy of the state that follows the log, with the commits to pass on.
 
 Easy to get wrong: commits come from three sides (the follower, the writer's own appends, the writer catching up), so
-`apply` takes any of them any number of times and folds each exactly once, in order (I3).
+`apply` takes any of them any number of times and folds each exactly once, in order (I3). And `state` and `view` are
+other objects after the log was trimmed away from this replica: never keep them over an await, see `on_restarted`.
 """
 
 import asyncio
 from collections.abc import Callable
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from kilim.controlplane.decide.view import Defaults, View
 from kilim.controlplane.history import History
+from kilim.controlplane.rebuild import rebuild_state
 from kilim.kvstore.commit import Commit, verify_commit
-from kilim.kvstore.errors import KvError, LogBroken
+from kilim.kvstore.errors import KvError, LogBroken, Trimmed, Unavailable
 from kilim.kvstore.log import EventLog
+from kilim.kvstore.snapshots import SnapshotStore
 from kilim.model.state import State
+from kilim.v1 import events_pb2 as pb
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -33,6 +38,15 @@ class Replica:
         self.loaded = False  # has read the log up to what was its head when etcd was first reached
         self.broken = ""  # why the log cannot be followed, when it cannot
         self.on_applied: list[Callable[[], None]] = []
+        self.on_restarted: list[Callable[[], None]] = []  # `state` was replaced by that of a snapshot
+        self._defaults = defaults
+        self._restart_time_ns = 0
+
+    @property
+    def time_ns(self) -> int:
+        """When the last event happened, by the clock of who wrote it; 0 where there is none."""
+        commit = self.history.commit_with(self.seq)
+        return event_time_ns(commit.records[-1]) if commit is not None else self._restart_time_ns
 
     @property
     def seq(self) -> int:
@@ -63,18 +77,28 @@ class Replica:
             observer()
 
     async def catch_up(self, log: EventLog, last_seq: int) -> None:
-        """Read and apply up to `last_seq`."""
+        """Read and apply up to `last_seq`. Raises Unavailable where only a snapshot helps, which `follow` reads."""
         if self.seq < last_seq:
-            async for commit in log.read(self.seq + 1, last_seq):
-                self.apply(commit)
+            try:
+                async for commit in log.read(self.seq + 1, last_seq):
+                    self.apply(commit)
+            except Trimmed as error:
+                raise Unavailable(f"this replica is behind what the log holds and reads a snapshot: {error}") from error
 
-    async def follow(self, log: EventLog) -> None:
+    async def follow(self, log: EventLog, snapshots: SnapshotStore) -> None:
         """For ever. Where the log is broken it says so and looks again later; what is in memory is served on."""
+        from_snapshot = True
         while True:
             try:
+                if from_snapshot:
+                    await self._restart(log, snapshots)
+                    from_snapshot = False
                 if not self.loaded:
                     await self._load(log)
                 await self._follow(log)
+            except Trimmed as error:
+                _logger.warning("log was trimmed away from this replica", seq=self.seq, first_seq=error.first_seq)
+                from_snapshot = True
             except LogBroken as error:
                 self.broken = str(error)
                 _logger.error("log is broken, following stops", seq=error.seq, reason=error.reason)
@@ -82,6 +106,21 @@ class Replica:
             except KvError as error:
                 _logger.warning("log cannot be followed", error=str(error), seq=self.seq)
                 await asyncio.sleep(RETRY_S)
+
+    async def _restart(self, log: EventLog, snapshots: SnapshotStore) -> None:
+        """From the newest good snapshot, where one is newer than what we have; until then the old state is served."""
+        rebuilt = await rebuild_state(log, snapshots, self.seq)
+        if rebuilt is None:
+            return
+        state, manifest = rebuilt.state, rebuilt.manifest
+        view = await asyncio.to_thread(View, state, self._defaults)
+        if manifest.seq <= self.seq:  # the writer has caught up meanwhile
+            return
+        self.state, self.view, self._restart_time_ns = state, view, manifest.time_ns
+        self.history.restart(manifest.seq, manifest.chain, state.digest)
+        _logger.info("state read from a snapshot", seq=self.seq, state_digest=state.digest.hex()[:16])
+        for observer in (*self.on_restarted, *self.on_applied):
+            observer()
 
     async def _load(self, log: EventLog) -> None:
         head = await log.head()
@@ -111,3 +150,11 @@ class Replica:
             if unyielded >= _FOLD_AT_ONCE:
                 unyielded = 0
                 await asyncio.sleep(0)
+
+
+def event_time_ns(record: bytes) -> int:
+    """0 for a record that is no event."""
+    try:
+        return pb.Event.FromString(record).time_ns
+    except DecodeError:
+        return 0

@@ -36,6 +36,7 @@ from kilim.kvstore.embedded import EmbeddedEtcd
 from kilim.kvstore.errors import KvError, NoEtcd
 from kilim.kvstore.log import EventLog
 from kilim.kvstore.session import Session
+from kilim.kvstore.snapshots import SnapshotStore
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -112,6 +113,7 @@ class _Process:
     def __init__(self, settings: Settings, client: EtcdClient) -> None:
         self._settings = settings
         self._log = EventLog(client, settings.cluster)
+        self._snapshots = SnapshotStore(client, settings.cluster)
         self._session = Session(client, settings.cluster)
         self._election = Election(self._session, settings.name)
         self._store = Store(client)
@@ -151,7 +153,7 @@ class _Process:
     def _work(self, server: Server) -> dict[str, Coroutine[Any, Any, None]]:
         actor = f"controlplane:{self._settings.name}"
         return {
-            "follow the log": self._replica.follow(self._log),
+            "follow the log": self._replica.follow(self._log, self._snapshots),
             "append commands": self._writer.run(),
             "hold the session": self._session.run(),
             "campaign": self._election.run(),

@@ -16,6 +16,10 @@ from kilim.kvstore.session import Session
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+FULL = (
+    "etcd is at its quota and takes no writes: run `kilim log compact --defragment`; where that frees too little, "
+    "raise etcd's --quota-backend-bytes"
+)
 LOOK_EVERY_S = 2.0
 LOOK_AGAIN_S = 0.3
 

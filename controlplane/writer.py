@@ -17,7 +17,8 @@ from kilim.controlplane.decide.command import Command, Result
 from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.packing import Part, check_size, pack
 from kilim.controlplane.replica import Replica
-from kilim.kvstore.errors import Conflict, KvError, LogBroken, OutcomeUnknown, Unavailable
+from kilim.controlplane.store import FULL
+from kilim.kvstore.errors import Conflict, KvError, LogBroken, NoSpace, OutcomeUnknown, Unavailable
 from kilim.kvstore.log import EventLog, LogHead
 from kilim.v1 import events_pb2 as pb
 
@@ -179,6 +180,8 @@ class Writer:
         except Conflict as conflict:
             self._head = conflict.head
             raise _DecideAgain from conflict
+        except NoSpace as error:
+            raise NoSpace(FULL) from error
         except OutcomeUnknown as error:
             await self._find_out(head.next_seq, part, error)
             raise _DecideAgain from error

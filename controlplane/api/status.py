@@ -5,6 +5,7 @@
 5. UNAVAILABLE: try again, elsewhere if you can. Surely not done where the trailing metadata has NOT_APPLIED; without
    it gRPC itself may have said so, of a connection that broke when the request had left.
 6. UNKNOWN: perhaps done; repeating it is harmless.   7. INTERNAL: an error of ours.
+8. OUT_OF_RANGE: of the log, trimmed; the message names the first event that is held.
 """
 
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ import grpc
 
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.controlplane.writer import Busy
-from kilim.kvstore.errors import KvError, NoSpace, OutcomeUnknown, Unavailable
+from kilim.kvstore.errors import KvError, NoSpace, OutcomeUnknown, Trimmed, Unavailable
 from kilim.model.invalid import Invalid
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,6 +37,8 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
             return grpc.StatusCode.INVALID_ARGUMENT, _one_line(str(error))
         case Busy() | NoSpace():
             return grpc.StatusCode.RESOURCE_EXHAUSTED, _one_line(str(error))
+        case Trimmed():
+            return grpc.StatusCode.OUT_OF_RANGE, _one_line(str(error))
         case OutcomeUnknown():
             return grpc.StatusCode.UNKNOWN, f"outcome unknown: {_one_line(str(error))}; repeating it is harmless"
         case Unavailable() | KvError():

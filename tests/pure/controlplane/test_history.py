@@ -72,6 +72,20 @@ def test_digests_are_remembered_for_a_while() -> None:
     assert [history.digest_at(seq) for seq in range(7)] == [None, None, *(digest_of(s) for s in (2, 3, 4, 5)), None]
 
 
+def test_after_a_restart_only_what_follows_the_snapshot_is_known() -> None:
+    history = History()
+    fill(history, [2, 3])
+    chain = chain_over(CHAIN_START, [b"record"] * 40)
+    history.restart(40, chain, digest_of(40))
+    assert (history.seq, history.first_seq, history.chain_at(40), history.chain_at(5)) == (40, 41, chain, None)
+    assert (history.next_batch(6), history.next_batch(41), history.commit_with(40)) == (None, [], None)
+    assert [history.digest_at(seq) for seq in (5, 39, 40, 41)] == [None, None, digest_of(40), None]
+    fill(history, [2])
+    assert [history.digest_at(seq) for seq in (39, 40, 42)] == [None, digest_of(40), digest_of(42)]
+    assert history.chain_at(42) == chain_over(CHAIN_START, [b"record"] * 42)
+    assert history.next_batch(40) is None and len(history.next_batch(41) or []) == 1
+
+
 @pytest.mark.asyncio
 async def test_waiting_ends_with_the_next_commit() -> None:
     history = History()
