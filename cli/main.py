@@ -14,6 +14,7 @@ SECTIONS = {
     "Cluster": {
         "status": ("kilim.cli.status:status", "Is everything well: replicas, etcd, nodes, digests"),
         "log": ("kilim.cli.log:log", "The event log"),
+        "replay": ("kilim.cli.replay:replay", "The tables of a node as of any event"),
         "endpoint": ("kilim.cli.listing:endpoint", "Endpoints: the pods that Kilim connects"),
         "identity": ("kilim.cli.listing:identity", "Identities: numbers for sets of labels"),
         "policy": ("kilim.cli.listing:policy", "Policies of all namespaces"),

@@ -4,6 +4,7 @@ Easy to get wrong: a snapshot is believed only if its entries give its digest an
 that does not is passed over for the one before.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -65,6 +66,24 @@ def moment_at(source: HistorySource, seq: int | None = None) -> Moment:
         except SnapshotBroken as error:
             click.echo(f"warning: {error}; going on without it", err=True)
             below = error.seq - 1
+
+
+def earliest_moment(source: HistorySource, up_to: int) -> Moment:
+    """Where following all that is held begins: the empty state, or the snapshot that the first event held goes on from,
+    else the oldest one after it. Nothing after `up_to`."""
+    first = source.span().first_seq
+    if first == 1:
+        return Moment(State(), CHAIN_START)
+    if first - 1 <= up_to:
+        with contextlib.suppress(Trimmed):
+            return moment_at(source, first - 1)
+    oldest = moment_at(source, up_to)
+    while (base := source.base(oldest.state.seq - 1)) is not None and base.seq >= first - 1:
+        try:
+            oldest = _loaded(base)
+        except SnapshotBroken:
+            break
+    return oldest
 
 
 def steps(source: HistorySource, moment: Moment, to_seq: int) -> Iterator[Step]:
