@@ -1,0 +1,123 @@
+"""How the verdict on a flow changes over a stretch of history, event by event, with no more than what it depends on.
+
+A visitor would get wrong: the ends are pods by name, so that address, node and identity may be others at every event,
+and a verdict may change back; that is why every event of the focus is looked at, and none between is guessed.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from kilim.model.explain import Flow, Place
+from kilim.model.focus import Focus, Focused
+from kilim.model.fold import entry_of
+from kilim.model.identity import HOST, REMOTE_NODE, WORLD
+from kilim.model.nouns import decode_identity
+from kilim.model.state import Key, State
+from kilim.model.tables import Tables
+from kilim.model.verdict import Verdict, verdict
+from kilim.v1 import events_pb2 as pb
+
+_RESERVED = frozenset((HOST, WORLD, REMOTE_NODE))  # what an address may be without being anybody's in the log
+
+
+class Parties(NamedTuple):
+    """`source` and `destination` are keys of endpoints (namespace/name); a number is an address."""
+
+    source: str
+    destination: str | int
+    protocol: int
+    port: int
+
+
+class Outcome(NamedTuple):
+    """`allowed` is None while an end does not exist; `reason` then names it."""
+
+    allowed: bool | None
+    direction: int | None
+    reason: str
+
+
+class Flip(NamedTuple):
+    seq: int
+    event: pb.Event
+    before: Outcome
+    after: Outcome
+
+
+class Past:
+    """What the ends have been in a stretch: addresses, and whoever had one of them."""
+
+    def __init__(self, parties: Parties) -> None:
+        ends = (parties.source, parties.destination)
+        self._keys = {end for end in ends if isinstance(end, str)}
+        self._ips = {end for end in ends if isinstance(end, int)}
+        self._holders: dict[int, set[tuple[int, str]]] = {}  # address -> (identity, node) of each that ever had it
+        self._prefixes: set[tuple[int, bytes]] = set()
+
+    def see(self, table: str, key: Key, value: bytes) -> None:
+        if table == "endpoint":
+            endpoint = pb.Endpoint.FromString(value)
+            if key in self._keys:
+                self._ips.add(endpoint.ip)
+            self._holders.setdefault(endpoint.ip, set()).add((endpoint.identity, endpoint.node))
+        elif table == "identity":
+            identity = decode_identity(value)
+            if identity.cidr is not None:
+                self._prefixes.add((int(key), value))
+
+    def focused(self) -> Focused:
+        holders = {each for ip in self._ips for each in self._holders.get(ip, ())}
+        cidrs = ((number, decode_identity(value).cidr) for number, value in self._prefixes)
+        covering = {number for number, cidr in cidrs if cidr and any(cidr.contains_ip(ip) for ip in self._ips)}
+        identities = {identity for identity, _ in holders} | covering | _RESERVED
+        return Focused(Focus(frozenset(self._ips), frozenset(identities)), {node for _, node in holders})
+
+
+def flow_of(state: State, tables: dict[str, Tables], parties: Parties) -> Flow | str:
+    """The flow between what the names stand for now, or the name that stands for nothing."""
+    places = []
+    for end in (parties.source, parties.destination):
+        if isinstance(end, int):
+            node = next((name for name in sorted(tables) if end in tables[name].endpoints), None)
+            places.append(Place(end, node))
+        elif end in state.endpoints:
+            endpoint = state.endpoints[end]
+            places.append(Place(endpoint.ip, endpoint.node))
+        else:
+            return end
+    return Flow(places[0], places[1], parties.protocol, parties.port)
+
+
+def outcome_of(state: State, tables: dict[str, Tables], parties: Parties) -> Outcome:
+    flow = flow_of(state, tables, parties)
+    if isinstance(flow, str):
+        return Outcome(None, None, flow)
+    here, there = (tables.get(place.node) if place.node else None for place in (flow.source, flow.destination))
+    return outcome(verdict(here, there, flow.source.ip, flow.destination.ip, flow.protocol, flow.port))
+
+
+def outcome(found: Verdict) -> Outcome:
+    return Outcome(found.allowed, found.direction, found.reason)
+
+
+def last_flip(focused: Focused, events: Iterable[tuple[int, pb.Event]], parties: Parties) -> Flip | None:
+    """The last event that made the verdict another one; `focused` holds the state before the first of them."""
+    tables = {name: each.tables for name, each in focused.nodes.items()}
+    before = outcome_of(focused.state, tables, parties)
+    flip = None
+    for seq, event in events:
+        if focused.follow(seq, event) is None:
+            continue
+        after = outcome_of(focused.state, tables, parties)
+        if after != before:
+            flip = Flip(seq, event, before, after)
+            before = after
+    return flip
+
+
+def entries_of(events: Iterable[tuple[int, pb.Event]]) -> Iterator[tuple[str, Key, bytes]]:
+    """What the events put somewhere."""
+    for _, event in events:
+        entry = entry_of(event)
+        if entry is not None and entry[2] is not None:
+            yield entry[0], entry[1], entry[2]
