@@ -155,6 +155,7 @@ class _Process:
         return {
             "follow the log": self._replica.follow(self._log, self._snapshots),
             "append commands": self._writer.run(),
+            "serve subscribers": self._subscriptions.run(),
             "hold the session": self._session.run(),
             "campaign": self._election.run(),
             "watch etcd": self._store.watch(),
@@ -171,8 +172,7 @@ class _Process:
 
     async def _leave(self, server: Server) -> None:
         """Streams end with UNAVAILABLE, so that agents go elsewhere; commands under way get their answers."""
-        self._subscriptions.closing = True
-        self._replica.history.wake()
+        self._subscriptions.close()
         await server.stop(GRACE_S)
         with contextlib.suppress(TimeoutError, KvError):
             async with asyncio.timeout(LEAVE_S):

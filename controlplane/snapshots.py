@@ -18,12 +18,12 @@ class Snapshots:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._last: list[api.SubscribeResponse] = []
+        self._last: list[bytes] = []
         self._last_seq = -1
         self._making = asyncio.Lock()
 
-    async def take(self) -> tuple[int, list[api.SubscribeResponse]]:
-        """(seq, messages). Commits from seq + 1 on are in memory when this returns."""
+    async def take(self) -> tuple[int, list[bytes]]:
+        """(seq, serialised SubscribeResponses). Commits from seq + 1 on are in memory when this returns."""
         history = self._replica.history
         async with self._making:
             oldest = max(history.first_seq - 1, history.seq - SHARED_EVENTS)
@@ -31,7 +31,7 @@ class Snapshots:
                 self._last_seq, self._last = await self._make()
             return self._last_seq, self._last
 
-    async def _make(self) -> tuple[int, list[api.SubscribeResponse]]:
+    async def _make(self) -> tuple[int, list[bytes]]:
         chain, frozen = self._replica.chain, freeze(self._replica.state)
         parts = [api.SnapshotPart(seq=frozen.seq, chain=chain, state_digest=frozen.state_digest)]
         for number, records in enumerate(encode_parts(frozen)):
@@ -40,4 +40,4 @@ class Snapshots:
             parts[-1].records.extend(records)
             await asyncio.sleep(0)
         parts[-1].last = True
-        return frozen.seq, [api.SubscribeResponse(snapshot=part) for part in parts]
+        return frozen.seq, [api.SubscribeResponse(snapshot=part).SerializeToString() for part in parts]

@@ -64,11 +64,11 @@ class Nodes(rpc.NodesServicer):
             answer = await self._writer.submit(command, f"node:{request.node}")
             return api.RemoveEndpointResponse(seq=answer.seq)
 
-    async def Subscribe(self, request: api.SubscribeRequest, context: Context) -> AsyncIterator[api.SubscribeResponse]:
+    async def Subscribe(self, request: api.SubscribeRequest, context: Context) -> None:  # type: ignore[override]
+        """What it writes is serialised already (see `Server`)."""
         try:
             async with answering(context):
-                async for response in self._subscriptions.follow(request):
-                    yield response
+                await self._subscriptions.follow(request, context.write)
         except Refused as refused:
             await context.abort(refused.code, str(refused))
 

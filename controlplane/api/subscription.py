@@ -6,16 +6,16 @@ Where it starts, the first rule that holds:
  3. from_seq beyond the next event: UNAVAILABLE if this replica is behind the log, else FAILED_PRECONDITION.
  4. chain_before differs, or from_seq is within a commit: FAILED_PRECONDITION.
  5. Commits from from_seq on, out of memory or, what is no longer there, out of the log.
-Easy to get wrong: a subscriber that does not read stops this generator at a `yield`; all that is kept is a number.
+Easy to get wrong: a subscriber that does not read stops its own call at a `write`; all that is kept is a number.
 """
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 import structlog
 
+from kilim.controlplane.api.broadcast import Beat, Messages, encode_commits
 from kilim.controlplane.api.status import NOT_LOADED
 from kilim.controlplane.history import Held
 from kilim.controlplane.replica import Replica
@@ -28,6 +28,8 @@ _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 1.0
 SNAPSHOT_FROM_EVENTS = 1000
+
+Write = Callable[[bytes], Awaitable[None]]  # a serialised SubscribeResponse; waits while the subscriber does not read
 
 
 class Refused(Exception):
@@ -45,11 +47,21 @@ class Subscriptions:
         self._replica = replica
         self._history = replica.history
         self._log = log
-        self._heartbeat_s = heartbeat_s
+        self._messages = Messages(replica.history)
+        self._beat = Beat(replica.history, heartbeat_s)
         self._snapshots = Snapshots(replica)
-        self.closing = False
+        self._closing = False
 
-    async def follow(self, request: api.SubscribeRequest) -> AsyncIterator[api.SubscribeResponse]:
+    async def run(self) -> None:
+        """For ever: without it nobody is sent what is new."""
+        await self._beat.run()
+
+    def close(self) -> None:
+        """Every subscriber is told to go elsewhere."""
+        self._closing = True
+        self._history.wake()
+
+    async def follow(self, request: api.SubscribeRequest, write: Write) -> None:
         """For ever. Raises Refused or KvError."""
         if not self._replica.loaded:
             raise Unavailable(NOT_LOADED)
@@ -61,38 +73,29 @@ class Subscriptions:
             if self._history.seq > SNAPSHOT_FROM_EVENTS or self._history.first_seq > 1:
                 seq, parts = await self._snapshots.take()
                 for part in parts:
-                    yield part
+                    await write(part)
                 cursor = seq + 1
-        async for response in self._commits(cursor):
-            yield response
+        await self._follow_from(cursor, write)
 
-    async def _commits(self, cursor: int) -> AsyncIterator[api.SubscribeResponse]:
-        caught_up = False
-        while not self.closing:
-            batch = self._history.next_batch(cursor)
-            if batch is None:
-                async for held in self._from_log(cursor):
-                    yield _message([held])
-                    cursor = held.last_seq + 1
-            elif batch:
-                yield _message(batch)
-                cursor = batch[-1].last_seq + 1
-                caught_up = caught_up and cursor > self._history.seq
+    async def _follow_from(self, cursor: int, write: Write) -> None:
+        group = self._beat.join()
+        told_at = -1  # the heartbeat since which the subscriber knows that it has everything
+        while not self._closing:
+            if cursor > self._history.seq:
+                if told_at < self._beat.count(group):
+                    told_at = self._beat.count(group)
+                    await write(self._messages.head().encoded)
+                else:
+                    await self._beat.wait(group)
+            elif message := self._messages.after(cursor):
+                await write(message.encoded)
+                cursor = message.last_seq + 1
+                told_at = self._beat.count(group) if told_at >= 0 and cursor > self._history.seq else -1
             else:
-                if caught_up and await self._wait(cursor):
-                    continue
-                caught_up = True
-                yield api.SubscribeResponse(head=api.SubscribeResponse.Head(seq=cursor - 1, chain=self._history.chain))
+                async for held in self._from_log(cursor):
+                    await write(encode_commits([held]).encoded)
+                    cursor = held.last_seq + 1
         raise Unavailable("this replica is stopping")
-
-    async def _wait(self, cursor: int) -> bool:
-        """Whether there may be something at `cursor`; False: nothing for a heartbeat."""
-        try:
-            async with asyncio.timeout(self._heartbeat_s):
-                await self._history.wait(cursor - 1)
-        except TimeoutError:
-            return False
-        return True
 
     async def _from_log(self, cursor: int) -> AsyncIterator[Held]:
         """Up to where memory begins; both ends are commits' ends."""
@@ -140,9 +143,3 @@ class Subscriptions:
         raise Refused(
             grpc.StatusCode.FAILED_PRECONDITION, f"from_seq {from_seq} is not the first event of a commit of this log"
         )
-
-
-def _message(batch: list[Held]) -> api.SubscribeResponse:
-    if len(batch) == 1:
-        return api.SubscribeResponse(commit=batch[0].encoded)
-    return api.SubscribeResponse(commits=api.CommitBatch(commits=[held.encoded for held in batch]))
