@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kilim.lab import cluster, faults
+from kilim.lab.disk import LEAST_MIB
 from kilim.lab.errors import BadInput
 from kilim.lab.names import DEFAULT_LAB, pod_role
 from kilim.lab.process import run_attached
@@ -23,11 +24,18 @@ async def up(
     etcd_members: int = 1,
     app: bool = True,
     progress: cluster.Progress = cluster.silent,
+    etcd_disk_mib: int = 0,
+    clock_library: str = "",
 ) -> Lab:
     """A cluster that stays; with `app` its six pods run. Nothing is left where it fails."""
     _check_count("replicas", replicas, MAX_REPLICAS)
     _check_count("etcd members", etcd_members, MAX_ETCD)
-    spec = cluster.ClusterSpec(name, default_node_plans(nodes), replicas, etcd_members)
+    if etcd_disk_mib and etcd_disk_mib < LEAST_MIB:
+        raise BadInput(f"etcd disk: must be at least {LEAST_MIB} MiB, not {etcd_disk_mib}")
+    plans = default_node_plans(nodes)
+    spec = cluster.ClusterSpec(
+        name, plans, replicas, etcd_members, etcd_disk_mib=etcd_disk_mib, clock_library=clock_library
+    )
     lab = await cluster.bring_up(spec, progress)
     if app:
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kilim.lab import cgroup, commands, names
 from kilim.lab.client import ControlPlane
+from kilim.lab.disk import mount_disk, unmount_disks_below
 from kilim.lab.errors import LabError
 from kilim.lab.interrupt import build_in_thread
 from kilim.lab.netns import delete_netns
@@ -47,6 +48,8 @@ class ClusterSpec:
     etcd_members: int = 1
     externals: tuple[External, ...] = ()
     pool: str = str(POD_POOL)
+    etcd_disk_mib: int = 0
+    clock_library: str = ""
 
 
 def check_root() -> None:
@@ -97,6 +100,7 @@ def take_down(name: str) -> bool:
         _remove_if_empty(cgroup.lab_cgroup(name).parent)
     for path in lab_namespaces(name):
         delete_netns(path)
+    unmount_disks_below(names.run_dir(name))
     for directory in (names.pin_dir(name), names.run_dir(name)):
         shutil.rmtree(directory, ignore_errors=True)
     for parent in (names.PIN_ROOT, names.RUN_ROOT, names.RUN_ROOT.parent):
@@ -179,8 +183,12 @@ def lay_out(spec: ClusterSpec) -> Lab:
     listeners += [open_loopback_listener(_ETCD_LOOPBACK_PORT + i, 0) for i in range(spec.etcd_members)]
     ports = [listener.getsockname()[1] for listener in listeners]
     replicas, etcd = planned_replicas(ports[: spec.replicas]), planned_etcd(ports[spec.replicas :])
-    lab = Lab(spec.name, spec.pool, planned_nodes(spec.nodes), replicas, etcd, spec.externals)
+    settings = (spec.externals, spec.etcd_disk_mib, spec.clock_library)
+    lab = Lab(spec.name, spec.pool, planned_nodes(spec.nodes), replicas, etcd, *settings)
     save_lab(lab)
+    for member in lab.etcd:
+        if lab.etcd_disk_mib:
+            mount_disk(lab.run_dir / member.name, lab.etcd_disk_mib)
     # the relay inherits the listeners, so that no other lab can take a port between choosing and using it
     start_process(lab.name, commands.relay_process(lab, tuple(listener.fileno() for listener in listeners)))
     for listener in listeners:

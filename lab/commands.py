@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from kilim.kvstore.etcd_flags import store_flags
+from kilim.lab.clock import clock_environment
 from kilim.lab.names import pin_dir
 from kilim.lab.process import ProcessSpec, kilim_argv, program
 from kilim.lab.topology import ETCD_PEER_PORT, SERVER_PORT, TUNNEL_PORT, Lab, Node, Server
@@ -41,7 +42,9 @@ def replica_process(lab: Lab, replica: Server) -> ProcessSpec:
         *("--advertise", replica.address, "--cluster-pool-ipv4-cidr", lab.pool),
     )
     directory = lab.run_dir / replica.name
-    return ProcessSpec(replica.name, argv, _log(lab, replica.name), directory, lab.netns(replica.name))
+    clock = clock_environment(lab, replica.name)
+    netns = lab.netns(replica.name)
+    return ProcessSpec(replica.name, argv, _log(lab, replica.name), directory, netns, environment=clock)
 
 
 def agent_process(lab: Lab, node: Node) -> ProcessSpec:
@@ -53,7 +56,8 @@ def agent_process(lab: Lab, node: Node) -> ProcessSpec:
         *("--state-dir", str(directory / "state"), "--run-dir", str(directory)),
         *("--bpf-root", str(pin_dir(lab.name) / node.name), "--tunnel-port", str(TUNNEL_PORT)),
     )
-    return ProcessSpec(node.name, argv, _log(lab, node.name), directory, lab.netns(node.name))
+    clock = clock_environment(lab, node.name)
+    return ProcessSpec(node.name, argv, _log(lab, node.name), directory, lab.netns(node.name), environment=clock)
 
 
 def relay_process(lab: Lab, listener_fds: tuple[int, ...] = ()) -> ProcessSpec:

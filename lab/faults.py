@@ -1,13 +1,14 @@
-"""Killing, pausing and cutting off: any process of a lab, any member of its underlay.
+"""Killing, pausing, cutting off, filling disks and setting clocks: any process of a lab, any member of its underlay.
 
 A node's name stands for its agent where a process is meant, and for the node itself where the network is meant.
 """
 
 import signal
+from pathlib import Path
 
-from kilim.lab import fabric
+from kilim.lab import clock, disk, fabric
 from kilim.lab.commands import process_spec
-from kilim.lab.errors import BadInput
+from kilim.lab.errors import BadInput, LabError
 from kilim.lab.names import external_role
 from kilim.lab.process import signal_process, start_process, stop_process
 from kilim.lab.topology import Lab
@@ -55,6 +56,45 @@ def heal(lab: Lab, member: str | None = None, other: str | None = None) -> None:
         for second in members.values():
             if first != second:
                 fabric.join_pair(lab, first, second)
+
+
+async def etcd_leader(lab: Lab) -> str:
+    """Who leads etcd now, as its members say."""
+    from kilim.kvstore.client import EtcdClient  # gRPC takes long to import, and the other verbs need none
+
+    client = EtcdClient([f"http://{member.loopback}" for member in lab.etcd])
+    try:
+        statuses = await client.maintenance.status()
+    finally:
+        await client.close()
+    for member, status in zip(lab.etcd, statuses, strict=True):
+        if status.is_leader:
+            return member.name
+    raise LabError(f"etcd of lab {lab.name} has no leader now")
+
+
+def fill_disk(lab: Lab, member: str) -> int:
+    """Not a byte more fits on the disk of that etcd member; bytes of ballast."""
+    return disk.fill_disk(_checked_disk(lab, member))
+
+
+def free_disk(lab: Lab, member: str) -> None:
+    disk.free_disk(_checked_disk(lab, member))
+
+
+def set_clock(lab: Lab, process: str, offset_s: int) -> None:
+    """The wall clock of a replica or agent, from now on that far from the machine's; a restart keeps it."""
+    if process not in {*lab.agent_processes, *(replica.name for replica in lab.replicas)}:
+        raise BadInput(f"{process!r} is no replica and no agent of lab {lab.name}: its clock cannot be set")
+    clock.set_clock(lab, process, offset_s)
+
+
+def _checked_disk(lab: Lab, member: str) -> Path:
+    if member not in {each.name for each in lab.etcd}:
+        raise BadInput(f"{member!r} is no etcd member of lab {lab.name}: only those have disks of their own")
+    if not lab.etcd_disk_mib:
+        raise BadInput(f"the etcd members of lab {lab.name} have no disks of their own")
+    return lab.run_dir / member
 
 
 def _checked_process(lab: Lab, name: str) -> str:

@@ -32,6 +32,7 @@ class ProcessSpec:
     cwd: Path
     netns: Path | None = None
     inherited_fds: tuple[int, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 def kilim_argv(*arguments: str) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ def start_process(lab: str, spec: ProcessSpec) -> int:
             stdout=log,
             stderr=log,
             cwd=spec.cwd,
-            env=_environment(),
+            env={**_environment(), **dict(spec.environment)},
             start_new_session=True,
             pass_fds=spec.inherited_fds,
         )

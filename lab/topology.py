@@ -92,6 +92,8 @@ class Lab:
     replicas: tuple[Server, ...]
     etcd: tuple[Server, ...]
     externals: tuple[External, ...] = ()
+    etcd_disk_mib: int = 0  # of each member; 0: the machine's own
+    clock_library: str = ""  # preloaded into replicas and agents, so that `set_clock` moves their wall clock
 
     @property
     def run_dir(self) -> Path:
@@ -160,6 +162,8 @@ def load_lab(name: str) -> Lab:
         replicas=tuple(Server(**s) for s in data["replicas"]),
         etcd=tuple(Server(**s) for s in data["etcd"]),
         externals=tuple(_external(e) for e in data["externals"]),
+        etcd_disk_mib=data.get("etcd_disk_mib", 0),
+        clock_library=data.get("clock_library", ""),
     )
 
 
