@@ -6,6 +6,7 @@ Easy to get wrong: `check_agreement` recomputes everything from what etcd holds;
 import asyncio
 import json
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -135,7 +136,7 @@ class Stage:
         faults.heal(self.lab)
         for name in self.lab.process_names:
             group = cgroup.process_cgroup(self.lab.name, name)
-            cgroup.signal_all(group, faults.signal.SIGCONT)
+            cgroup.signal_all(group, signal.SIGCONT)
             if pid_of(self.lab.name, name) is None:
                 await self.restart(name)
         await self.check_agreement()

@@ -1,0 +1,130 @@
+"""Pods that nothing but the prober uses, what policy allows between them, and the judgement of what it saw.
+
+client ─▶ server   allowed        stranger ─▶ server   denied at the server (ingress)
+                                  server ─▶ stranger   denied at the server (egress)      each on both nodes, crosswise
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kilim.lab.pods import RunningPod
+from kilim.lab.topology import Node, Pod
+from tests.faults.storm.record import Injected
+
+NAMESPACE = "probe"
+PORT = 7000
+ROLES = ("client", "server", "stranger")
+ALLOWED, DENIED = (("client", "server"),), (("stranger", "server"), ("server", "stranger"))
+POLICY_DROPS = {"POLICY_DENIED", "POLICY_DENY", "NO_POLICY"}
+
+
+def probe_pods(nodes: Sequence[Node]) -> list[Pod]:
+    return [Pod(NAMESPACE, f"{role}-{node.name}", {"app": role}, (), node.name) for node in nodes for role in ROLES]
+
+
+def probe_policy() -> dict[str, Any]:
+    def peer(app: str) -> dict[str, Any]:
+        return {"podSelector": {"matchLabels": {"app": app}}}
+
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "probes", "namespace": NAMESPACE},
+        "spec": {
+            **peer("server"),
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [peer("client")], "ports": [{"port": PORT}]}],
+            "egress": [{"to": [peer("client")], "ports": [{"port": PORT}]}],
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    seconds: float
+    cpu_share: float
+    late_ticks: int
+    denied_syns: int
+    pairs: list[tuple[str, str, bool, int, int]]  # source, target, allowed, done, lost packets
+    wrong: list[dict[str, Any]]
+
+    @property
+    def done(self) -> int:
+        return sum(pair[3] for pair in self.pairs)
+
+    def total(self, allowed: bool) -> int:
+        return sum(pair[3] for pair in self.pairs if pair[2] == allowed)
+
+    @property
+    def lost(self) -> int:
+        return sum(pair[4] for pair in self.pairs)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.done / self.seconds:.0f} connections/s for {self.seconds:.0f} s, {self.cpu_share:.0%} of a CPU: "
+            f"{self.total(True)} allowed ({self.lost} sent something again), {self.total(False)} denied, "
+            f"{len(self.wrong)} wrong; {self.late_ticks} times behind"
+        )
+
+
+class Prober:
+    """`start` returns when the servers listen."""
+
+    def __init__(self, pods: Iterable[RunningPod], rate: float) -> None:
+        self._pods = [{"name": p.pod.name, "netns": p.netns, "ip": p.ip} for p in pods if p.pod.namespace == NAMESPACE]
+        self._rate = rate
+        self._child: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        names = [pod["name"] for pod in self._pods]
+
+        def crosswise(roles: Iterable[tuple[str, str]], allowed: bool) -> list[tuple[str, str, bool]]:
+            ends = [(s, t) for s in names for t in names if (s.partition("-")[0], t.partition("-")[0]) in set(roles)]
+            return [(source, target, allowed) for source, target in ends]
+
+        wanted = {
+            "rate": self._rate,
+            "port": PORT,
+            "pods": self._pods,
+            "listeners": [name for name in names if not name.startswith("client")],
+            "pairs": crosswise(ALLOWED, True) + crosswise(DENIED, False),
+        }
+        pipe = asyncio.subprocess.PIPE
+        argv = (sys.executable, "-m", "tests.faults.storm.prober")
+        self._child = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, limit=1 << 24)
+        assert self._child.stdin and self._child.stdout
+        self._child.stdin.write(json.dumps(wanted).encode() + b"\n")
+        assert await self._child.stdout.readline(), "the prober ended at its start"
+
+    async def stop(self) -> Probed:
+        assert self._child and self._child.stdin and self._child.stdout
+        self._child.stdin.close()
+        answer = json.loads(await self._child.stdout.readline())
+        await self._child.wait()
+        return Probed(**answer | {"pairs": [tuple(pair) for pair in answer["pairs"]]})
+
+    async def abandon(self) -> None:
+        if self._child and self._child.returncode is None:
+            self._child.kill()
+            await self._child.wait()
+
+
+def probe_wrongs(probed: Probed, injected: Sequence[Injected], policy_drops: int) -> list[str]:
+    """`policy_drops`: packets that the nodes counted as dropped by policy meanwhile. A connection between nodes may
+    fail while one of them was unplugged; a leak is never excused."""
+    found = [f"9: {wrong}" for wrong in probed.wrong if not (wrong.get("allowed") and _unplugged(wrong, injected))]
+    if policy_drops > probed.denied_syns:
+        found.append(f"9: policy dropped {policy_drops} packets, only {probed.denied_syns} were denied: {probed}")
+    return found
+
+
+def _unplugged(wrong: dict[str, Any], injected: Sequence[Injected]) -> bool:
+    across = wrong["source"].rpartition("-")[2] != wrong["target"].rpartition("-")[2]
+    return across and any(
+        each.fault == "unplug" and each.began_ns < wrong["ended_ns"] and wrong["began_ns"] < each.ended_ns
+        for each in injected
+    )
