@@ -46,7 +46,7 @@ class ClusterAddresses:
         self.changed: set[str] = set()  # nodes whose own part may differ since somebody emptied this
         self._claims: dict[int, Claim | tuple[Claim, ...]] = {}
         self._nodes_at: dict[int, set[OwnPart]] = {}
-        self._cidrs: dict[Cidr, set[int]] = {}
+        self._cidrs: dict[IpcacheKey, set[int]] = {}
 
     def add(self, part: OwnPart, difference: int) -> None:
         part.total += difference
@@ -55,17 +55,24 @@ class ClusterAddresses:
     # --- changes
 
     def change_endpoint(self, key: str, old: pb.Endpoint | None, new: pb.Endpoint | None) -> None:
-        ips = {endpoint.ip for endpoint in (old, new) if endpoint is not None}
-        with self._reweighed((ip, HOST_LENGTH) for ip in ips):
-            if old is not None:
-                left = tuple(claim for claim in self._claims_of(old.ip) if claim.key != key)
-                self._hold(old.ip, left)
-            if new is not None:
-                part = self.part(new.node)
-                part.endpoints += 1
-                claim = Claim(key, part, new.identity, new.endpoint_id)
-                self._hold(new.ip, (*self._claims_of(new.ip), claim))
+        if new is not None:
+            part, address = self.part(new.node), (new.ip, HOST_LENGTH)
+            part.endpoints += 1
+            self._weigh(address, -1)
+            claim = Claim(key, part, new.identity, new.endpoint_id)
+            others = [each for each in self._claims_of(new.ip) if each.key != key]
+            self._claims[new.ip] = (*others, claim) if others else claim
+            self._weigh(address, 1)
         if old is not None:
+            if new is None or new.ip != old.ip:
+                address = old.ip, HOST_LENGTH
+                self._weigh(address, -1)
+                left = tuple(claim for claim in self._claims_of(old.ip) if claim.key != key)
+                if left:
+                    self._claims[old.ip] = left[0] if len(left) == 1 else left
+                else:
+                    del self._claims[old.ip]
+                self._weigh(address, 1)
             part = self.parts[old.node]
             part.endpoints -= 1
             self._drop_unused(part)
@@ -114,12 +121,6 @@ class ClusterAddresses:
         held = self._claims.get(ip, ())
         return (held,) if isinstance(held, Claim) else held
 
-    def _hold(self, ip: int, claims: tuple[Claim, ...]) -> None:
-        if not claims:
-            self._claims.pop(ip, None)
-        else:  # a lone one, nearly all there are, without a tuple around it
-            self._claims[ip] = claims[0] if len(claims) == 1 else claims
-
     # --- sums
 
     @contextmanager
@@ -156,7 +157,7 @@ class ClusterAddresses:
         if claims:
             owner = min(claims, key=lambda claim: claim.key)
             return owner.identity, owner.node.ip or 0
-        numbers = self._cidrs.get(Cidr(*key))
+        numbers = self._cidrs.get(key)
         return None if numbers is None else (min(numbers), 0)
 
 
