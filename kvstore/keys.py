@@ -5,6 +5,7 @@
                        /start                        where the log begins, once it was trimmed
                        /snapshot/<seq, 20 digits>    the manifest of a complete snapshot
                        /snapshot-part/<seq, 20 digits>/<n, 6 digits>   some of its records
+                       /reserve/<n>                  nothing: room to put a full etcd in order
                        /member/<name>, /leader       presence and leadership, under a lease
 
 Easy to get wrong: a commit holds several events, so the numbers of log keys are ordered but not dense.
@@ -62,6 +63,10 @@ class Keys:
     @property
     def start(self) -> bytes:
         return self.prefix + b"start"
+
+    @property
+    def reserve(self) -> bytes:
+        return self.prefix + b"reserve/"
 
     @property
     def snapshots(self) -> bytes:

@@ -96,28 +96,28 @@ class SnapshotStore:
         """Ours, or the one that somebody else put before us."""
         key = self._keys.snapshot(manifest.seq)
         start, end = prefix_range(self._keys.parts_of(manifest.seq))
-        found = await self._client.get_range(start, end, keys_only=True)
-        await self._check_parts(manifest, revisions, found.kvs)
-        result = await self._client.transaction(
-            compare=[
-                transaction.mod_revision_is(key, 0),
-                transaction.range_unchanged_since(start, end, found.revision),
-                # Parts are deleted all together, so that the first one tells.
-                *(transaction.mod_revision_is(kv.key, kv.mod_revision) for kv in found.kvs[:1]),
-            ],
-            success=[
-                transaction.put(key, encode_manifest(manifest)),
-                # What a longer, interrupted publish of the same seq has left.
-                transaction.delete_range(self._keys.part(manifest.seq, len(revisions)), end),
-            ],
-            failure=[transaction.get(key)],
-            repeat=Repeat.HARMLESS,
-        )
-        if result.succeeded:
-            return manifest
-        if result.found[0]:
-            return decode_manifest(manifest.seq, result.found[0][0].value)
-        raise SnapshotBroken(manifest.seq, _DISTURBED)
+        while True:
+            found = await self._client.get_range(start, end, keys_only=True)
+            await self._check_parts(manifest, revisions, found.kvs)
+            result = await self._client.transaction(
+                compare=[
+                    transaction.mod_revision_is(key, 0),
+                    transaction.range_unchanged_since(start, end, found.revision),
+                    # Parts are deleted all together, so that the first one tells.
+                    *(transaction.mod_revision_is(kv.key, kv.mod_revision) for kv in found.kvs[:1]),
+                ],
+                success=[
+                    transaction.put(key, encode_manifest(manifest)),
+                    # What a longer, interrupted publish of the same seq has left.
+                    transaction.delete_range(self._keys.part(manifest.seq, len(revisions)), end),
+                ],
+                failure=[transaction.get(key)],
+                repeat=Repeat.HARMLESS,
+            )
+            if result.succeeded:
+                return manifest
+            if result.found[0]:
+                return decode_manifest(manifest.seq, result.found[0][0].value)
 
     async def _check_parts(self, manifest: SnapshotManifest, revisions: list[int], found: Sequence[KeyValue]) -> None:
         """Those that are not just as we put them must at least hold the same: another replica publishes them too."""
