@@ -4,6 +4,7 @@ Easy to get wrong: `--segments` alone asks nobody, whatever KILIM_SERVER says; b
 command line names, they are for what that one has trimmed.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -72,11 +73,51 @@ def in_words(run: Callable[[], Any]) -> Any:
         return run()
     except KvError as error:
         raise Failure(str(error)) from None
+    except BrokenPipeError:  # of whoever reads what is printed
+        raise
+    except OSError as error:
+        raise Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
 
 
 def open_history(options: SourceOptions) -> HistorySource:
-    """Closed at the end of the command."""
+    """What the options say; closed at the end of the command."""
+    _log_to_stderr()
+    live = _live(options)
+    if not options.segments:
+        return live or _server(options)
+    from kilim.cli.history.segments import SegmentHistory
+    from kilim.cli.history.union import UnionHistory
+
+    segments = SegmentHistory(options.segments)
+    return UnionHistory(segments, live) if live is not None else segments
+
+
+def _live(options: SourceOptions) -> HistorySource | None:
+    """What the command line names beside the segments."""
+    if options.etcd_endpoints:
+        from kilim.cli.history.etcd import EtcdHistory
+
+        history = EtcdHistory(options.etcd_endpoints, options.cluster)
+        click.get_current_context().call_on_close(history.close)
+        return history
+    return _server(options) if options.server_named else None
+
+
+def _server(options: SourceOptions) -> HistorySource:
     from kilim.cli.client import connect
     from kilim.cli.history.server import ServerHistory
 
     return ServerHistory(connect(options.servers))
+
+
+def _log_to_stderr() -> None:
+    """What the rooms of the log note, warnings and worse: stdout is for what was asked for."""
+    import logging
+
+    import structlog
+
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        )

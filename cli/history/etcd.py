@@ -1,0 +1,86 @@
+"""History out of etcd itself, for when no replica of the control plane runs.
+
+Easy to get wrong: the loop runs only while something is asked for, so whoever forgets to close leaves tasks asleep.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
+
+from kilim.cli.history.source import Base
+from kilim.kvstore.client import EtcdClient
+from kilim.kvstore.commit import Commit
+from kilim.kvstore.errors import KvError
+from kilim.kvstore.log import EventLog
+from kilim.kvstore.snapshots import SnapshotStore
+from kilim.kvstore.span import Span
+
+BATCH = 64
+T = TypeVar("T")
+
+
+class EtcdHistory:
+    def __init__(self, endpoints: Sequence[str], cluster: str) -> None:
+        self._runner = asyncio.Runner()
+        self._client = self._run(_connected(endpoints))
+        self._log = EventLog(self._client, cluster)
+        self._snapshots = SnapshotStore(self._client, cluster)
+        self._span: Span | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._run(self._client.close())
+            self._runner.close()
+
+    def span(self) -> Span:
+        if self._span is None:
+            start, head = self._run(self._log.start()), self._run(self._log.head())
+            self._span = Span(start.first_seq, start.chain_before, head.last_seq, head.chain)
+        return self._span
+
+    def commits(self, from_seq: int, to_seq: int | None = None) -> Iterator[Commit]:
+        last = self.span().last_seq if to_seq is None else to_seq
+        return iter(()) if from_seq > last else self._each(self._log.read(from_seq, last))
+
+    def base(self, at_seq: int) -> Base | None:
+        fitting = [manifest for manifest in self._run(self._snapshots.manifests()) if manifest.seq <= at_seq]
+        if not fitting:
+            return None
+        newest = fitting[-1]
+        records = (record for part in self._each(self._snapshots.read(newest)) for record in part)
+        return Base(newest.seq, newest.chain, newest.state_digest, records)
+
+    def _run(self, asked: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(asked)
+
+    def _each(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        failure: KvError | None = None
+        try:
+            while failure is None:
+                batch, failure = self._run(_some(items))
+                yield from batch
+                if failure is None and len(batch) < BATCH:
+                    return
+            raise failure
+        finally:
+            if not self._closed:
+                self._run(items.aclose())
+
+
+async def _connected(endpoints: Sequence[str]) -> EtcdClient:
+    return EtcdClient(endpoints)
+
+
+async def _some(items: AsyncGenerator[T, None]) -> tuple[list[T], KvError | None]:
+    """The next few, and what came instead of one; fewer than BATCH and no failure: that was all."""
+    batch: list[T] = []
+    try:
+        async for item in items:
+            batch.append(item)
+            if len(batch) == BATCH:
+                break
+    except KvError as error:
+        return batch, error
+    return batch, None
