@@ -15,6 +15,7 @@ SECTIONS = {
         "status": ("kilim.cli.status:status", "Is everything well: replicas, etcd, nodes, digests"),
         "log": ("kilim.cli.log:log", "The event log"),
         "replay": ("kilim.cli.replay:replay", "The tables of a node as of any event"),
+        "why": ("kilim.cli.why:why", "Why a connection is allowed or denied, and since which event"),
         "endpoint": ("kilim.cli.listing:endpoint", "Endpoints: the pods that Kilim connects"),
         "identity": ("kilim.cli.listing:identity", "Identities: numbers for sets of labels"),
         "policy": ("kilim.cli.listing:policy", "Policies of all namespaces"),

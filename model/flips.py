@@ -12,7 +12,7 @@ from kilim.model.focus import Focus, Focused
 from kilim.model.fold import entry_of
 from kilim.model.identity import HOST, REMOTE_NODE, WORLD
 from kilim.model.nouns import decode_identity
-from kilim.model.state import Key, State
+from kilim.model.state import Change, Key, State
 from kilim.model.tables import Tables
 from kilim.model.verdict import Verdict, verdict
 from kilim.v1 import events_pb2 as pb
@@ -40,6 +40,7 @@ class Outcome(NamedTuple):
 class Flip(NamedTuple):
     seq: int
     event: pb.Event
+    change: Change  # of the focus: what leaves it is gone
     before: Outcome
     after: Outcome
 
@@ -106,11 +107,12 @@ def last_flip(focused: Focused, events: Iterable[tuple[int, pb.Event]], parties:
     before = outcome_of(focused.state, tables, parties)
     flip = None
     for seq, event in events:
-        if focused.follow(seq, event) is None:
+        change = focused.follow(seq, event)
+        if change is None:
             continue
         after = outcome_of(focused.state, tables, parties)
         if after != before:
-            flip = Flip(seq, event, before, after)
+            flip = Flip(seq, event, change, before, after)
             before = after
     return flip
 

@@ -1,0 +1,80 @@
+"""`kilim why`: the verdict on a flow, the entries that give it on each node, and the events that put them there.
+
+Easy to get wrong: a pod is looked up as of the event that is asked about; it may have come later or be gone since.
+"""
+
+import click
+
+from kilim.cli.command import Command
+from kilim.cli.failure import BadUsage
+from kilim.cli.history.options import SourceOptions, history_options, open_history
+from kilim.cli.output import output_option, print_data
+from kilim.model.address import parse_ip
+from kilim.model.flips import Parties
+from kilim.model.protocols import PROTOCOL_NUMBERS
+
+ECHO_REQUEST = 8
+
+
+@click.command(
+    cls=Command,
+    example="""
+    kilim why --from shop/web --to shop/db --port 5432
+    kilim why --from shop/web --to 203.0.113.7 --port 53 --protocol UDP --at 2026-11-22T14:03:00Z
+    kilim why --from shop/web --to shop/db --port 5432 --bisect
+    """,
+)
+@click.option("--from", "source_pod", required=True, metavar="NS/POD", help="Who opens the connection.")
+@click.option("--to", "target", required=True, metavar="NS/POD|IP", help="Who is spoken to.")
+@click.option("--port", type=int, help="Destination port; of ICMP the type. [default for ICMP: 8, a ping]")
+@click.option(
+    "--protocol", type=click.Choice(list(PROTOCOL_NUMBERS), case_sensitive=False), default="TCP", show_default=True,
+    help="Of the connection.",
+)  # fmt: skip
+@click.option("--at", metavar="SEQ|TIME", help="As of this event. [default: the last there is]")
+@click.option("--bisect", is_flag=True, help="Find the event at which the verdict last changed.")
+@output_option("json", "yaml")
+@history_options
+def why(
+    source_pod: str, target: str, port: int | None, protocol: str, at: str | None, bisect: bool,
+    output: str | None, source: SourceOptions,
+) -> None:  # fmt: skip
+    """Say why a connection is allowed or denied, since when, and by whose hand."""
+    parties = Parties(_pod("--from", source_pod), _target(target), PROTOCOL_NUMBERS[protocol], _port(port, protocol))
+    from kilim.cli import verdict_history
+
+    history = open_history(source)
+    report = verdict_history.bisect if bisect else verdict_history.explain_at
+    data, lines = report(history, at, parties)
+    if output:
+        print_data(data, output)
+    else:
+        click.echo("\n".join(lines))
+
+
+def _pod(option: str, text: str) -> str:
+    namespace, slash, name = text.partition("/")
+    if not slash or not namespace or not name or "/" in name:
+        raise BadUsage(f'{option}: "{text}" must be NAMESPACE/POD')
+    return text
+
+
+def _target(text: str) -> str | int:
+    if "/" in text:
+        return _pod("--to", text)
+    try:
+        return parse_ip(text)
+    except ValueError:
+        raise BadUsage(f'--to: "{text}" must be NAMESPACE/POD or an IPv4 address') from None
+
+
+def _port(port: int | None, protocol: str) -> int:
+    if protocol == "ICMP":
+        if port is not None and not 0 <= port <= 255:
+            raise BadUsage(f"--port: {port} must be from 0 to 255, the type of ICMP")
+        return ECHO_REQUEST if port is None else port
+    if port is None:
+        raise BadUsage(f"--port: is needed for {protocol}")
+    if not 1 <= port <= 65535:
+        raise BadUsage(f"--port: {port} must be from 1 to 65535")
+    return port

@@ -1,0 +1,179 @@
+"""`kilim why` on a small history: what a reader sees, to the letter, and what is said of bad questions."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kilim.cli.history.source import Base
+from kilim.cli.main import main
+from kilim.controlplane.decide.batch import Decided, decide_batch
+from kilim.controlplane.decide.command import (
+    ApplyObjects,
+    Command,
+    DeleteObjects,
+    Document,
+    Ref,
+    RegisterEndpoint,
+    RegisterNode,
+    RemoveEndpoint,
+)
+from kilim.controlplane.decide.view import Defaults, View
+from kilim.model.resource import parse_manifest
+from kilim.model.state import State
+from tests.pure.cli.held import HeldHistory, base_at, commits_of
+
+SHOWN = Path(__file__).parent / "shown"
+START_MS = 1_795_356_180_000  # 2026-11-22T14:03:00Z
+
+
+class Snapshots(HeldHistory):
+    """Snapshots made anew whenever they are asked for, as a snapshot is read once."""
+
+    def __init__(self, records: list[bytes], at: tuple[int, ...] = ()) -> None:
+        super().__init__(commits_of(records, 1))
+        self.at = at
+
+    def base(self, at_seq: int) -> Base | None:
+        seq = max((seq for seq in self.at if seq <= at_seq), default=None)
+        return None if seq is None else base_at(self.held, seq)
+
+
+class Story:
+    """A log as the control plane writes it, a second from event to event."""
+
+    def __init__(self) -> None:
+        self.view = View(State(), Defaults())
+        self.records: list[bytes] = []
+
+    def do(self, actor: str, command: Command) -> int:
+        (outcome,) = decide_batch(self.view, [command])
+        assert isinstance(outcome, Decided), outcome
+        for event in outcome.events:
+            event.actor, event.time_ns = actor, (START_MS + 1000 * len(self.records)) * 10**6
+            self.records.append(event.SerializeToString())
+            self.view.fold(len(self.records), self.records[-1])
+        return len(self.records)
+
+    def node(self, number: int) -> None:
+        self.do(f"node:n{number}", RegisterNode(f"n{number}", f"192.0.2.{number}", (f"10.0.{number}.0/24",)))
+
+    def pod(self, node: int, name: str, number: int) -> None:
+        labels = (("app", name),)
+        command = RegisterEndpoint(f"n{node}", "shop", name, "c1", f"10.0.{node}.{number + 1}", number, labels)
+        self.do(f"node:n{node}", command)
+
+    def policy(self, name: str, **spec: Any) -> int:
+        manifest = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": spec}
+        manifest["metadata"] = {"name": name, "namespace": "shop"}
+        return self.do("cli:ann@desk", ApplyObjects((Document(parse_manifest(manifest).noun),)))
+
+
+def story() -> Story:
+    told = Story()
+    told.node(1)
+    told.node(2)
+    told.pod(1, "web", 1)
+    told.pod(2, "db", 1)
+    told.policy("closed", podSelector={}, policyTypes=["Ingress"])
+    peer = {"podSelector": {"matchLabels": {"app": "web"}}}
+    told.policy("db", podSelector={"matchLabels": {"app": "db"}}, ingress=[{"from": [peer], "ports": [{"port": 5432}]}])
+    return told
+
+
+Why = Callable[..., Result]
+
+
+@pytest.fixture
+def why(monkeypatch: pytest.MonkeyPatch) -> Why:
+    def ask(history: HeldHistory, *words: str, source: str = "shop/web", to: str = "shop/db") -> Result:
+        monkeypatch.setattr("kilim.cli.why.open_history", lambda _: history)
+        return CliRunner().invoke(main, ["why", "--from", source, "--to", to, *words])
+
+    return ask
+
+
+@pytest.mark.parametrize("at", [(), (3,), (4, 7), (8,)])
+def test_an_allowed_flow_to_the_letter(why: Why, at: tuple[int, ...]) -> None:
+    done = why(Snapshots(story().records, at), "--port", "5432")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == (SHOWN / "why_allowed.txt").read_text()
+
+
+def test_a_denied_flow_names_the_policies_that_close(why: Why) -> None:
+    done = why(Snapshots(story().records), "--port", "5433")
+    assert done.stdout == (SHOWN / "why_denied.txt").read_text()
+
+
+def test_as_data(why: Why) -> None:
+    data = json.loads(why(Snapshots(story().records), "--port", "5432", "-o", "json").stdout)
+    assert (data["verdict"], data["reason"], data["seq"]) == ("allowed", None, 8)
+    (row,) = data["nodes"][1]["policyRows"]
+    assert row["event"] == {
+        "seq": 8, "time": "2026-11-22T14:03:07.000Z", "actor": "cli:ann@desk", "cause": "NetworkPolicy shop/db"
+    }  # fmt: skip
+    assert [(rule["name"], rule["rule"]) for rule in row["rules"]] == [("db", 0)]
+
+
+def test_what_is_older_than_all_that_is_held(why: Why) -> None:
+    history = Snapshots(story().records, (5,))
+    base = base_at(history.held, 5)
+    records = list(base.records)
+    fresh = lambda at_seq: Base(5, base.chain, base.state_digest, iter(records)) if at_seq >= 5 else None  # noqa: E731
+    history.base = fresh  # type: ignore[method-assign]
+    history.held = [commit for commit in history.held if commit.first_seq > 5]
+    done = why(history, "--port", "5432")
+    assert done.stdout.splitlines()[5].split()[-4:] == ["<=5", "-", "-", "-"]
+    assert "so since event 5 or before" in why(history, "--port", "22", "--bisect", "--at", "6").stdout
+
+
+@pytest.mark.parametrize("at", [(), (5,), (8,), (9,)])
+def test_bisect_to_the_letter(why: Why, at: tuple[int, ...]) -> None:
+    told = story()
+    peer = {"podSelector": {"matchLabels": {"app": "web"}}}
+    told.policy("db", podSelector={"matchLabels": {"app": "db"}}, ingress=[{"from": [peer], "ports": [{"port": 5433}]}])
+    done = why(Snapshots(told.records, at), "--port", "5432", "--bisect")
+    assert done.stdout == (SHOWN / "why_bisect.txt").read_text()
+    earlier = why(Snapshots(told.records, at), "--port", "5432", "--bisect", "--at", "7", "-o", "json")
+    data = json.loads(earlier.stdout)
+    assert (data["event"]["seq"], data["before"]) == (7, "allowed")
+    first = why(Snapshots(told.records, at), "--port", "5432", "--bisect", "--at", "6").stdout
+    assert "  before   none: no pod shop/db\n  after    allowed\n" in first
+
+
+def test_bad_questions_are_one_line(why: Why) -> None:
+    told = story()
+    told.do("node:n2", RemoveEndpoint("n2", "shop", "db"))
+    told.do("cli:ann@desk", DeleteObjects((Ref("NetworkPolicy", "shop", "db"),)))
+    history = Snapshots(told.records, (8,))
+
+    def line(*words: str, status: int = 1, **ends: str) -> str:
+        done = why(history, *words, **ends)
+        assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (status, "", 1)
+        return done.stderr.strip()
+
+    at, gone = "2026-11-22T14:03:05.000Z, node:n2", "2026-11-22T14:03:08.000Z, node:n2"
+    assert line("--port", "1", "--at", "5") == f"error: no pod shop/db as of event 5: it came at event 6 ({at})"
+    assert line("--port", "1") == f"error: no pod shop/db as of event 10: it went at event 9 ({gone})"
+    assert line("--port", "1", source="shop/wep") == "error: no pod shop/wep as of event 10; there is shop/web"
+    assert line("--port", "1", "--at", "99").startswith("error: event 99 has not happened")
+    for words, text in (
+        (("--port", "0"), "--port: 0 must be from 1 to 65535"),
+        ((), "--port: is needed for TCP"),
+        (("--protocol", "icmp", "--port", "256"), "--port: 256 must be from 0 to 255, the type of ICMP"),
+    ):
+        assert line(*words, status=2) == f"error: {text}"
+    assert line("--port", "1", status=2, to="db") == 'error: --to: "db" must be NAMESPACE/POD or an IPv4 address'
+    assert line("--port", "1", status=2, source="db") == 'error: --from: "db" must be NAMESPACE/POD'
+
+
+def test_an_address_of_nobody_and_a_ping(why: Why) -> None:
+    done = why(Snapshots(story().records), "--protocol", "ICMP", to="203.0.113.7")
+    assert done.stdout.startswith("allowed\nshop/web -> 203.0.113.7 ICMP type 8, as of event 8\n")
+    assert "ipcache     203.0.113.7   no row: identity 2 (world)" in done.stdout
+    assert why(Snapshots(story().records), "--port", "80", to="shop/web").stdout.endswith(
+        "packets from an endpoint to itself never leave it\n"
+    )
