@@ -65,6 +65,7 @@ class Beat:
     """Wakes all who wait when there is something new, and each group in its turn once per heartbeat."""
 
     def __init__(self, history: History, heartbeat_s: float) -> None:
+        self.seq = 0  # the head as of this round; who has it waits for the next one
         self._history = history
         self._heartbeat_s = heartbeat_s
         self._groups = [asyncio.Event() for _ in range(GROUPS)]
@@ -92,7 +93,7 @@ class Beat:
     async def _announce(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            seq = self._history.seq
+            self.seq = self._history.seq
             begun_s = loop.time()
             for group in range(GROUPS):
                 self._wake(group)
@@ -101,7 +102,7 @@ class Beat:
             took_s = loop.time() - begun_s
             if took_s > PAUSE_FROM_S:
                 await asyncio.sleep(min(took_s, PAUSE_MAX_S))
-            await self._history.wait(seq)
+            await self._history.wait(self.seq)
 
     async def _tick(self) -> None:
         while True:

@@ -81,12 +81,11 @@ class Subscriptions:
         group = self._beat.join()
         told_at = -1  # the heartbeat since which the subscriber knows that it has everything
         while not self._closing:
-            if cursor > self._history.seq:
-                if told_at < self._beat.count(group):
-                    told_at = self._beat.count(group)
-                    await write(self._messages.head().encoded)
-                else:
-                    await self._beat.wait(group)
+            if cursor > self._history.seq and told_at < self._beat.count(group):
+                told_at = self._beat.count(group)
+                await write(self._messages.head().encoded)
+            elif cursor > self._beat.seq:
+                await self._beat.wait(group)
             elif message := self._messages.after(cursor):
                 await write(message.encoded)
                 cursor = message.last_seq + 1
