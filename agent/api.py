@@ -63,7 +63,7 @@ class AgentApi(agent_pb2_grpc.AgentServicer):
             rebuilt_at_ns=enforcement.rebuilt_at_ns,
             lost_records=lost_records(counted),
             errors=report.errors,
-            drift_repairs=enforcement.drift_repairs,
+            drift_repairs=report.drift_repairs,
         )
 
     async def DumpTable(self, request: pb.DumpTableRequest, context: Any) -> pb.DumpTableResponse:

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from kilim.agent.api import KernelDump
 from kilim.agent.calls import Calls
-from kilim.agent.enforcement import Enforcement, Kernel
+from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Counted, Flows
+from kilim.agent.tables import Kernel
 
 
 class DatapathTables(Kernel, KernelDump, Protocol):

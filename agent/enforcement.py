@@ -9,36 +9,28 @@ endpoint without its interface does not: its row waits in the driver (`rejoin`),
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import structlog
 
 from kilim.agent.cache import DiskCache
+from kilim.agent.core.drift import DriftedRow, drifted_rows
 from kilim.agent.inbox import Arrival, Begun, CommitsArrived, HeadArrived, Inbox, SnapshotArrived
 from kilim.agent.replica import Replica
 from kilim.agent.settings import AGENT_VERSION
+from kilim.agent.tables import Kernel
 from kilim.kvstore.commit import Commit, decode_commit
 from kilim.kvstore.errors import LogBroken
 from kilim.model.snapshot import decode_records
-from kilim.model.tables import Tables, TablesDelta
+from kilim.model.tables import TablesDelta
 from kilim.v1 import controlplane_pb2 as pb
 
 log = structlog.get_logger(__name__)
 
 _REPLAY_RECORDS = 2000  # from here on making the tables anew is cheaper than following each record
 _SLICE_S = 0.02
-
-
-class Kernel(Protocol):
-    """The driver of the tables (agent/bpf)."""
-
-    def read_rows(self) -> Tables: ...
-    def has_endpoint(self, ip: int) -> bool: ...
-    def write(
-        self, delta: TablesDelta, seq: int, ifindex_of: Mapping[int, int], *, allow_delete: bool = True
-    ) -> None: ...
-    def sweep(self, min_age_s: float = ...) -> int: ...
+_NAMED = 20
 
 
 class Enforcement:
@@ -58,7 +50,8 @@ class Enforcement:
         self.in_sync = False
         self.rebuilt_at_ns = 0
         self.enforced_seq = 0
-        self.drift_repairs = 0
+        self.drift_repairs: Counter[str] = Counter()  # by table
+        self.kernel_digest, self.kernel_seq = b"", 0  # of the last reading
         self.errors: dict[str, str] = {}
         self._inbox = inbox
         self._cache = cache
@@ -115,6 +108,11 @@ class Enforcement:
         if self.in_sync:
             self._reconcile(count_drift=not self._unwritten)
 
+    def take_reading(self, digest: bytes, seq: int) -> None:
+        """What the kernel held at `seq`, told to the replicas."""
+        self.kernel_digest, self.kernel_seq = digest, seq
+        self._publish(self.report())
+
     def report(self) -> pb.NodeReport:
         return pb.NodeReport(
             node=self.replica.node,
@@ -123,6 +121,9 @@ class Enforcement:
             table_digest=self._enforced_digests[1],
             errors=sorted(self.errors.values()),
             agent_version=AGENT_VERSION,
+            drift_repairs=self.drift_repairs.total(),
+            kernel_digest=self.kernel_digest,
+            kernel_seq=self.kernel_seq,
         )
 
     # --- arrivals
@@ -217,16 +218,19 @@ class Enforcement:
     # --- the kernel
 
     def _reconcile(self, count_drift: bool = False) -> None:
+        held_back = self._kernel.held_endpoints
         try:
             held, wanted = self._kernel.read_rows(), self.replica.tables
         except OSError as error:
             self._fail(error)
             return
         delta = TablesDelta.between(held, wanted)
+        local_drift = self._kernel.take_local_drift()
+        if count_drift and (delta or local_drift):
+            rows = [row for row in drifted_rows(held, wanted, delta) if not row.is_held_back(held_back)]
+            self._count_drift([*rows, *local_drift])
         if not delta.ipcache:
             wanted.ipcache = held.ipcache  # equal, and shared with the driver: a large cluster's rows are held once
-        if count_drift and delta:
-            self._count_drift(delta)
         self._unwritten = False
         self._write(delta)
 
@@ -267,12 +271,16 @@ class Enforcement:
             log.error("not well", about=about, reason=message)
         self.errors[about] = message
 
-    def _count_drift(self, delta: TablesDelta) -> None:
-        held_back = {ip for ip in delta.endpoints if ip not in self._ifindex_of}
-        changed = len(delta.ipcache) + len(delta.endpoints.keys() - held_back) + len(delta.subjects) + len(delta.policy)
-        if changed:
-            self.drift_repairs += changed
-            log.warning("the kernel's rows had drifted; repaired", rows=changed)
+    def _count_drift(self, rows: list[DriftedRow]) -> None:
+        if rows:
+            self.drift_repairs.update(row.table for row in rows)
+            log.warning(
+                "the kernel's rows were not those that were written; repairing",
+                node=self.replica.node,
+                seq=self.replica.seq,
+                rows=len(rows),
+                first=[str(row) for row in rows[:_NAMED]],
+            )
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from kilim.agent.core.drift import DriftedRow
 from kilim.agent.core.dump import dump_desired
 from kilim.agent.datapath import Neighbours
 from kilim.agent.flows import Counted, Flows
 from kilim.agent.records import EVENT, Events
-from kilim.model.tables import Tables, TablesDelta
+from kilim.model.tables import ROW_BYTES, Tables, TablesDelta, pack_rows
 
 
 class MemoryTables:
@@ -36,8 +37,39 @@ class MemoryTables:
     def sweep(self, min_age_s: float = 0.0) -> int:
         return 0
 
+    @property
+    def held_endpoints(self) -> frozenset[int]:
+        return frozenset()
+
+    def take_local_drift(self) -> list[DriftedRow]:
+        return []
+
+    def start_reading(self) -> "MemoryReading":
+        return MemoryReading(self)
+
     def dump(self, table: str, raw: bool = False) -> tuple[list[str], list[list[str]]]:
         return ([], []) if table == "ct" else dump_desired(self.rows, table)
+
+
+class MemoryReading:
+    """The rows are those of the moment of `settle`, as with a kernel."""
+
+    local_drift = False
+
+    def __init__(self, tables: MemoryTables) -> None:
+        self._tables = tables
+        self._rows: dict[str, bytes] = {}
+
+    def read(self) -> None: ...
+
+    def settle(self, anyway: bool = False) -> bool:
+        self._rows = {table: pack_rows(table, self._tables.rows) for table in ROW_BYTES}
+        return True
+
+    def abandon(self) -> None: ...
+
+    def rows(self) -> dict[str, bytes]:
+        return self._rows
 
 
 class MemoryDatapath:

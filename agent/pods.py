@@ -18,9 +18,10 @@ from kilim.agent.cni.results import check_prev_result, make_result
 from kilim.agent.cni.spec import CniError
 from kilim.agent.core.link import LocalLink, PodLink, link_name
 from kilim.agent.core.reconcile import plan_leftovers
-from kilim.agent.enforcement import Enforcement, Kernel
+from kilim.agent.enforcement import Enforcement
 from kilim.agent.inventory import Inventory
 from kilim.agent.servers import ControlPlaneAway, Refused
+from kilim.agent.tables import Kernel
 from kilim.model.address import format_ip
 from kilim.model.nouns import Endpoint
 from kilim.v1 import controlplane_pb2 as pb

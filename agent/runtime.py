@@ -26,6 +26,7 @@ from kilim.agent.logs import configure_logs
 from kilim.agent.memory import settle_memory
 from kilim.agent.memory_tables import open_memory
 from kilim.agent.netlink.node import NoUnderlay
+from kilim.agent.read_back import ReadBack
 from kilim.agent.replica import Replica
 from kilim.agent.reports import Reports, report_to
 from kilim.agent.servers import ControlPlaneAway, Refused, Servers
@@ -38,9 +39,6 @@ __all__ = ["Settings", "run"]
 
 log = structlog.get_logger(__name__)
 
-_REPAIR_EVERY_S = 60.0
-_REPAIR_SHARE = 500  # reading back 100,000 rows takes 0.3 s, in which nothing else happens
-_RETRY_S = 2.0
 _CACHE_S = 0.5
 _CACHE_RETRY_S = 2.0
 _NODES_S = 0.5
@@ -101,6 +99,7 @@ class Agent:
             self._reports.publish,
             self._subscription.restart_from_scratch,
         )
+        self.read_back = ReadBack(self.enforcement, datapath.tables)
 
     async def start(self) -> None:
         """Enforce what we know, before anybody is asked anything."""
@@ -124,7 +123,7 @@ class Agent:
             "api": serve_api(self._settings.run_dir / "agent.sock", api),
             "subscription": self._subscribe(),
             "cache": self._keep_cache(),
-            "repair": self._repair(),
+            "read back": self.read_back.run(),
         }
         work |= datapath.work()
         work |= {f"reports to {server.address}": report_to(server, self._reports) for server in self._servers.all}
@@ -193,13 +192,3 @@ class Agent:
     async def _tell_synced(self, when_synced: Callable[[], None]) -> None:
         await self.enforcement.synced.wait()
         when_synced()
-
-    async def _repair(self) -> None:
-        next_at = time.monotonic() + _REPAIR_EVERY_S
-        while True:
-            await asyncio.sleep(_RETRY_S)
-            started_at = time.monotonic()
-            if started_at >= next_at or "kernel" in self.enforcement.errors:
-                self.enforcement.repair()
-                took_s = time.monotonic() - started_at
-                next_at = time.monotonic() + max(_REPAIR_EVERY_S, took_s * _REPAIR_SHARE)

@@ -8,11 +8,16 @@ import numpy as np
 
 from kilim.agent.bpf import rows
 from kilim.agent.bpf.maps import Maps, Rows
+from kilim.agent.core.drift import DriftedRow
+from kilim.model.address import format_ip
+from kilim.model.mac import node_mac, pod_mac
 from kilim.model.tables import IpcacheKey, IpcacheValue, PolicyRows, Tables
+
+NO_INTERFACE = 0
 
 
 class KernelEndpoint(NamedTuple):
-    ifindex: int
+    ifindex: int  # NO_INTERFACE: what else follows from the address is not in the row; it is to be written anew
     identity: int
     endpoint_id: int
 
@@ -45,8 +50,9 @@ class KernelRows:
 def read_kernel_rows(maps: Maps) -> KernelRows:
     kernel = KernelRows(ipcache=rows.decode_ipcache(*maps["ipcache"].read()))
     keys, values = maps["endpoints"].read()
-    for ip, row in zip(keys["ip"].tolist(), values.tolist(), strict=True):
-        kernel.endpoints[ip] = KernelEndpoint(*row[:3])
+    whole = has_local_inputs(keys, values)
+    for ip, row, is_whole in zip(keys["ip"].tolist(), values.tolist(), whole, strict=True):
+        kernel.endpoints[ip] = KernelEndpoint(row[0] if is_whole else NO_INTERFACE, *row[1:3])
     keys, values = maps["subjects"].read()
     for identity, row in zip(keys["identity"].tolist(), values.tolist(), strict=True):
         subject = kernel.subjects[identity] = KernelSubject(*row)
@@ -56,6 +62,31 @@ def read_kernel_rows(maps: Maps) -> KernelRows:
         kernel.stamp = _last_revision(maps)
     _read_policy(maps, kernel)
     return kernel
+
+
+def local_differences(written: KernelRows, held: KernelRows) -> list[DriftedRow]:
+    """Rows that are the same but for what is not in the log."""
+    found: list[DriftedRow] = []
+    for ip, was in written.endpoints.items():
+        now = held.endpoints.get(ip)
+        if now is not None and was[1:] == now[1:] and was.ifindex not in (now.ifindex, NO_INTERFACE):
+            what = f"ifindex {now.ifindex}" if now.ifindex else "other MAC addresses or flags"
+            found.append(DriftedRow("endpoints", format_ip(ip), what, f"ifindex {was.ifindex}"))
+    for identity, subject in written.subjects.items():
+        other = held.subjects.get(identity)
+        if other is not None and other[:2] != subject[:2]:
+            texts = [f"table {each.table} revision {each.revision}" for each in (other, subject)]
+            found.append(DriftedRow("subjects", str(identity), *texts))
+    return found
+
+
+def has_local_inputs(keys: Rows, values: Rows) -> list[bool]:
+    """Of each row of `endpoints`, whether it has the MAC addresses that follow from its address, and no flags."""
+    macs = np.concatenate([values["mac"], values["node_mac"]], axis=1) if len(keys) else values["mac"]
+    return [
+        row.tobytes() == bytes(pod_mac(ip)) + bytes(node_mac(ip)) and not flags
+        for ip, row, flags in zip(keys["ip"].tolist(), macs, values["flags"].tolist(), strict=True)
+    ]
 
 
 def _last_revision(maps: Maps) -> int:

@@ -4,7 +4,7 @@ one by one gives."""
 import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +29,27 @@ class MapFull(OSError):
         self.written = written
 
 
+class Journal:
+    """Keys that are written, or were to be, while somebody reads the map."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self) -> None:
+        self._keys: list[Rows] | None = None
+
+    def start(self) -> None:
+        self._keys = []
+
+    def note(self, keys: Rows) -> None:
+        if self._keys is not None and len(keys):
+            self._keys.append(keys)
+
+    def stop(self) -> Rows:
+        """What was noted since the start."""
+        keys, self._keys = self._keys, None
+        return _join(keys) if keys else np.zeros(0, np.void)
+
+
 @dataclass(frozen=True, slots=True)
 class Map:
     fd: int
@@ -36,6 +57,7 @@ class Map:
     key_dtype: np.dtype[Any]
     value_dtype: np.dtype[Any]
     max_entries: int
+    journal: Journal = field(default_factory=Journal)
 
     @classmethod
     def open(cls, path: Path) -> "Map":
@@ -50,6 +72,7 @@ class Map:
 
     def update(self, keys: Rows, values: Rows) -> None:
         """Write all rows, in their order. Raises MapFull."""
+        self.journal.note(keys)
         done = 0
         while done < len(keys):
             part = slice(done, done + _CHUNK)
@@ -62,6 +85,7 @@ class Map:
 
     def delete(self, keys: Rows) -> int:
         """Remove rows, in their order; those that are not there are passed over. Returns how many were."""
+        self.journal.note(keys)
         done = deleted = 0
         while done < len(keys):
             result = syscall.batch(syscall.MAP_DELETE_BATCH, self.fd, keys[done : done + _CHUNK], None)
@@ -86,12 +110,13 @@ class Map:
             if result.error == errno.ENOSPC:  # one hash bucket holds more than a chunk
                 chunk *= 2
                 continue
-            if result.error not in (0, errno.ENOENT):
+            if result.error not in (0, errno.ENOENT, errno.EINTR):
                 raise OSError(result.error, f"{os.strerror(result.error)}: map {self.name}")
             keys_read.append(keys[: result.done])
             values_read.append(values[: result.done])
-            before = address
-            if result.error:
+            if result.done:
+                before = address
+            if result.error == errno.ENOENT:  # EINTR: the rows of a trie went one after the other, as it came to them
                 return _join(keys_read), _join(values_read)
 
     def get(self, key: Rows) -> Rows | None:

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from kilim.agent.bpf import rows
 from kilim.agent.bpf.dump import dump_table
-from kilim.agent.bpf.kernel_rows import KernelEndpoint, KernelSubject, read_kernel_rows
+from kilim.agent.bpf.kernel_rows import KernelEndpoint, KernelSubject, local_differences, read_kernel_rows
 from kilim.agent.bpf.maps import Maps, Rows
 from kilim.agent.bpf.policy import PolicyPlan, longest_first, plan_policy
+from kilim.agent.bpf.reading import Reading
+from kilim.agent.core.drift import DriftedRow
 from kilim.model.tables import EndpointValue, Tables, TablesDelta
 
 _U32 = 0xFFFFFFFF
@@ -32,15 +34,25 @@ class KernelTables:
         self._unused = True  # nobody has asked for what was read, nothing has been written
         self._retired: list[_Retired] = []
         self._wanted: dict[int, EndpointValue] = {}
+        self._local_drift: list[DriftedRow] = []
         self._adopt()
 
     def read_rows(self) -> Tables:
         """The kernel's rows as logical ones, read anew (or just at the start); later writes are differences to these.
         A copy, which shares its rows with ours."""
         if not self._unused:
-            self._reload()
+            self._read_again()
         self._unused = False
         return self._kernel.tables()
+
+    def take_local_drift(self) -> list[DriftedRow]:
+        """Rows whose local inputs the last `read_rows` found changed; they are right again after the next `write`."""
+        drift, self._local_drift = self._local_drift, []
+        return drift
+
+    def start_reading(self) -> Reading:
+        """For a look at what the kernel holds; our copy stays as it is. One at a time."""
+        return Reading(self._maps, lambda: self._kernel)
 
     def dump(self, table: str, raw: bool = False) -> tuple[list[str], list[list[str]]]:
         """A table of the kernel as text; raw: the entries with table generation, revision, interface and MAC addresses.
@@ -85,6 +97,19 @@ class KernelTables:
             # only now: what an error keeps in the map is tried again
             self._retired = [other for other in self._retired if other is not each]
         return gone
+
+    def _read_again(self) -> None:
+        before = self._kernel
+        self._reload()
+        self._local_drift = local_differences(before, self._kernel)
+        moved = {
+            identity: KernelSubject(*held[:2], self._kernel.subjects[identity].flags)
+            for identity, held in before.subjects.items()
+            if identity in self._kernel.subjects and self._kernel.subjects[identity][:2] != held[:2]
+        }
+        if moved:  # somebody pointed them at other rows; ours are still there, and so they are in force at once
+            self._maps["subjects"].update(rows.subject_keys(moved), rows.subject_values(moved.values()))
+            self._reload()
 
     def _reload(self) -> None:
         stamp = self._kernel.stamp

@@ -54,6 +54,13 @@ class RowsInMemory:
     def sweep(self, min_age_s: float = 0.0) -> int:
         return 0
 
+    @property
+    def held_endpoints(self) -> frozenset[int]:
+        return frozenset()
+
+    def take_local_drift(self) -> list[object]:
+        return []
+
 
 class Uplink:
     """What the runtime wires, over rows in memory."""

@@ -29,6 +29,13 @@ class Rows:
     def sweep(self, min_age_s: float = 0.0) -> int:
         return 0
 
+    @property
+    def held_endpoints(self) -> frozenset[int]:
+        return frozenset()
+
+    def take_local_drift(self) -> list[object]:
+        return []
+
 
 class Node:
     """Links, programs and registry of a node at once, in memory."""

@@ -1,0 +1,36 @@
+"""The driver of a node's tables as the rest of the agent sees it: over a kernel (agent/bpf/tables.py), or in memory.
+
+Easy to get wrong: rows that are read while others are written are those of one moment only after `settle`.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from kilim.agent.core.drift import DriftedRow
+from kilim.model.tables import Tables, TablesDelta
+
+
+class Reading(Protocol):
+    """Of what the kernel holds at one moment: see agent/bpf/reading.py."""
+
+    local_drift: bool
+
+    def read(self) -> None: ...
+    def settle(self, anyway: bool = False) -> bool: ...
+    def abandon(self) -> None: ...
+    def rows(self) -> dict[str, bytes]: ...
+
+
+class Kernel(Protocol):
+    """The driver of the tables (agent/bpf)."""
+
+    @property
+    def held_endpoints(self) -> frozenset[int]: ...
+    def read_rows(self) -> Tables: ...
+    def take_local_drift(self) -> list[DriftedRow]: ...
+    def start_reading(self) -> Reading: ...
+    def has_endpoint(self, ip: int) -> bool: ...
+    def write(
+        self, delta: TablesDelta, seq: int, ifindex_of: Mapping[int, int], *, allow_delete: bool = True
+    ) -> None: ...
+    def sweep(self, min_age_s: float = ...) -> int: ...

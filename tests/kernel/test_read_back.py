@@ -1,0 +1,207 @@
+"""What somebody else changes in the maps is found, named, counted and repaired; a reading is of one moment, whatever is
+written while it goes on."""
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from kilim.agent.bpf.maps import Map, Maps
+from kilim.agent.cache import DiskCache
+from kilim.agent.enforcement import Enforcement
+from kilim.agent.inbox import Inbox
+from kilim.agent.read_back import ReadBack
+from kilim.agent.replica import Replica
+from kilim.model.nouns import Policy, policy_to_pb
+from kilim.model.tables import ALLOW, Tables, TablesDelta, unpack_rows
+from kilim.v1 import controlplane_pb2 as api
+from kilim.v1 import events_pb2 as pb
+from tests.kernel.rig import INGRESS, LO, Rig, row
+from tests.pure.agent.commits import NODE, endpoint_added, identity_allocated, log_of, node_joined
+
+POD = 0x0A010001  # 10.1.0.1, the only one on this node
+ALLOW_80 = (
+    '{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"web","namespace":"default"},'
+    '"spec":{"ingress":[{"from":[{"podSelector":{}}],"ports":[{"port":80,"protocol":"TCP"}]}],"podSelector":{}}}'
+)
+
+
+def web_policy() -> bytes:
+    policy = Policy("NetworkPolicy", "default", "web", ALLOW_80)
+    return pb.Event(policy_replaced=pb.PolicyReplaced(policy=policy_to_pb(policy))).SerializeToString()
+
+
+class Node:
+    """An agent's enforcement over a kernel, without a control plane."""
+
+    def __init__(self, rig: Rig, directory: Path) -> None:
+        self.maps: Maps = rig.datapath.maps
+        self.tables = rig.tables
+        replica = Replica(NODE)
+        for commit in log_of(
+            [node_joined(NODE, 0x0A000001), node_joined("node2", 0x0A000002)],
+            [identity_allocated(300), identity_allocated(301), web_policy()],
+            [endpoint_added("here", POD), endpoint_added("there", 0x0A010002, "node2", 301)],
+        ):
+            replica.apply_commit(commit)
+        self.reports: list[api.NodeReport] = []
+        self.enforcement = Enforcement(
+            replica, Inbox(), DiskCache(directory), rig.tables, {POD: LO}, self.reports.append, lambda: None
+        )
+        self.enforcement.in_sync = True
+        self.enforcement.repair()
+        self.enforcement.drift_repairs.clear()  # what the rig had written
+        self.read_back = ReadBack(self.enforcement, rig.tables)
+
+    def row(self, table: str, **wanted: int) -> tuple[Map, Any, Any]:
+        """The one entry whose key has these fields."""
+        each = self.maps[table]
+        keys, values = each.read()
+        (number,) = [n for n in range(len(keys)) if all(int(keys[n][field]) == wanted[field] for field in wanted)]
+        return each, keys[number : number + 1].copy(), values[number : number + 1].copy()
+
+
+@pytest.fixture
+def node(rig: Rig, tmp_path: Path) -> Iterator[Node]:
+    made = Node(rig, tmp_path)
+    yield made
+
+
+def set_value(table: str, field: str, value: int, **key: int) -> Callable[[Node], None]:
+    def change(node: Node) -> None:
+        each, keys, values = node.row(table, **key)
+        values[field] = value
+        each.update(keys, values)
+
+    return change
+
+
+def add(table: str, new: dict[str, int], like: dict[str, int]) -> Callable[[Node], None]:
+    def change(node: Node) -> None:
+        each, keys, values = node.row(table, **like)
+        for field, value in new.items():
+            keys[field] = value
+        each.update(keys, values)
+
+    return change
+
+
+def remove(table: str, **key: int) -> Callable[[Node], None]:
+    def change(node: Node) -> None:
+        each, keys, _ = node.row(table, **key)
+        each.delete(keys)
+
+    return change
+
+
+CHANGES = {
+    "ipcache value": (
+        set_value("ipcache", "identity", 999, ip=0x0A010002),
+        ["ipcache 10.1.0.2/32: found 999 10.0.0.2, wanted 301 10.0.0.2"],
+    ),
+    "ipcache row gone": (remove("ipcache", ip=POD), ["ipcache 10.1.0.1/32: found nothing, wanted 300 -"]),
+    "ipcache row added": (
+        add("ipcache", {"ip": 0x01020304}, {"ip": POD}),
+        ["ipcache 1.2.3.4/32: found 300 -, wanted nothing"],
+    ),
+    "endpoint gone": (remove("endpoints", ip=POD), ["endpoints 10.1.0.1: found nothing, wanted 1 300"]),
+    "endpoint's identity": (
+        set_value("endpoints", "identity", 5, ip=POD),
+        ["endpoints 10.1.0.1: found 1 5, wanted 1 300"],
+    ),
+    "endpoint's interface": (
+        set_value("endpoints", "ifindex", 77, ip=POD),
+        ["endpoints 10.1.0.1: found ifindex 77, wanted ifindex 1"],
+    ),
+    "endpoint's MAC address": (
+        set_value("endpoints", "mac", 9, ip=POD),
+        ["endpoints 10.1.0.1: found other MAC addresses or flags, wanted ifindex 1"],
+    ),
+    "subject's flags": (set_value("subjects", "flags", 0x101, identity=300), ["subjects 300: found 257, wanted 1"]),
+    "policy verdict": (
+        set_value("policy", "verdict", 2, peer=301),
+        ["policy 300 ingress 301 6 80 16: found deny, wanted allow"],
+    ),
+    "policy row gone": (
+        remove("policy", peer=301),
+        ["policy 300 ingress 301 6 80 16: found nothing, wanted allow"],
+    ),
+    "policy row added": (
+        add("policy", {"peer": 302}, {"peer": 301}),
+        ["policy 300 ingress 302 6 80 16: found allow, wanted nothing"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_a_change_by_hand_is_named_counted_and_repaired(node: Node, what: str) -> None:
+    change, named = CHANGES[what]
+    before = node.tables.read_rows()
+    assert (await node.read_back.read()).is_clean
+    change(node)
+    with structlog.testing.capture_logs() as logs:
+        await node.read_back._check()
+    (line,) = [entry for entry in logs if "first" in entry]
+    assert (line["first"], line["rows"]) == (named, 1)
+    assert dict(node.enforcement.drift_repairs) == {named[0].split()[0]: 1}
+    told, mended = [report for report in node.reports if report.kernel_seq][-3::2]
+    assert mended.kernel_digest == mended.table_digest and mended.drift_repairs == 1
+    if "ifindex" not in named[0]:  # not in the digest
+        assert told.kernel_digest != told.table_digest
+    assert node.tables.read_rows() == before
+    assert (await node.read_back.read()).is_clean
+
+
+async def test_a_subject_that_points_at_other_rows_points_at_its_own_again(node: Node) -> None:
+    _, _, before = node.row("subjects", identity=300)
+    set_value("subjects", "table", 12345, identity=300)(node)
+    await node.read_back._check()
+    _, _, after = node.row("subjects", identity=300)
+    assert after.tolist() == before.tolist()
+    assert dict(node.enforcement.drift_repairs) == {"subjects": 1}
+    assert (await node.read_back.read()).is_clean
+
+
+async def test_a_kernel_that_is_right_costs_no_repair(node: Node) -> None:
+    await node.read_back._check()
+    await node.read_back._check()
+    assert not node.enforcement.drift_repairs
+    assert node.reports[-1].kernel_digest == node.reports[-1].table_digest
+    assert node.reports[-1].kernel_seq == node.enforcement.replica.seq == 7
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_reading_is_of_one_moment_though_rows_are_written_meanwhile(rig: Rig, seed: int) -> None:
+    chance = random.Random(seed)
+    rig.write(TablesDelta(ipcache={(0x0B000000 + n, 32): (n, 0) for n in range(30_000)}))
+    for attempt in range(3):
+        reading = rig.tables.start_reading()
+        thread = threading.Thread(target=reading.read)
+        thread.start()
+        for number in range(40):
+            some = [chance.randrange(31_000) for _ in range(40)]
+            rig.write(
+                TablesDelta(
+                    ipcache={(0x0B000000 + n, 32): None if chance.random() < 0.5 else (number, 1) for n in some},
+                    subjects={40_000: 1},
+                    policy={40_000: {row(INGRESS, n, 6, 80, 16): ALLOW for n in some[: chance.randrange(1, 20)]}},
+                )
+            )
+        thread.join()
+        assert reading.settle(anyway=True)
+        packed = reading.rows()
+        found = Tables()
+        for table, data in packed.items():
+            unpack_rows(table, data, found)
+        assert found == rig.tables.read_rows(), attempt
+
+
+def test_a_reading_that_missed_too_much_is_not_used(rig: Rig) -> None:
+    reading = rig.tables.start_reading()
+    reading.read()
+    rig.write(TablesDelta(ipcache={(0x0B000000 + n, 32): (n, 0) for n in range(20_000)}))
+    assert not reading.settle()
