@@ -80,7 +80,7 @@ class Writer:
 
             await self._ask(replica, actor, (kind, namespace, name), "", delete)
             return
-        body = _body(kind, namespace, name, self.chance.randrange(5))
+        body = object_body(kind, namespace, name, self.chance.randrange(5))
 
         async def apply() -> Told:
             answer = await replica.apply(body, actor=actor, timeout_s=ATTEMPT_S)
@@ -111,7 +111,7 @@ def _outcome(error: grpc.aio.AioRpcError) -> str:
     return NOT_DONE if surely_not else UNKNOWN
 
 
-def _body(kind: str, namespace: str, name: str, variety: int) -> dict[str, Any]:
+def object_body(kind: str, namespace: str, name: str, variety: int) -> dict[str, Any]:
     """Of policies: about pods under traffic, of whose verdicts it changes none."""
     where = {"namespace": namespace} if namespace else {}
     labels = {"app": f"nobody-{variety}"}

@@ -1,6 +1,6 @@
 """Short TCP connections between pods at a steady rate: one process, one epoll, sockets that live in the pods.
 
-    stdin: one line of JSON, what to probe; its end ends the probing       stdout: one line of JSON, what was seen
+    stdin: one line of JSON, what to probe; its end or `most` connections end it     stdout: one line, what was seen
 
 Easy to get wrong: a denied SYN is sent again by the kernel, so that a connection that comes late may have lost packets:
 `lost` counts allowed ones with retransmissions, and `denied_syns` each SYN of those that policy must have dropped.
@@ -9,6 +9,7 @@ Easy to get wrong: a denied SYN is sent again by the kernel, so that a connectio
 import ctypes
 import errno
 import json
+import math
 import os
 import select
 import socket
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CLONE_NEWNET = 0x40000000
-ALLOWED_S, DENIED_S = 20.0, 0.4  # under the second after which the kernel sends a SYN again
+DENIED_S = 0.4  # under the second after which the kernel sends a SYN again
 TICK_S = 0.01
 MOST_WRONG = 200
 _TCP_INFO_BYTES, _TOTAL_RETRANS = 104, 100
@@ -52,6 +53,8 @@ class Probe:
 @dataclass(slots=True)
 class Prober:
     rate: float
+    most: float
+    patience_s: float  # with a connection that is allowed
     pairs: list[Pair]
     denied: set[tuple[str, str]]  # (source ip, target)
     epoll: select.epoll = field(default_factory=select.epoll)
@@ -85,6 +88,7 @@ class Prober:
                 else:
                     self._serve(fd, events)
             now = time.monotonic()
+            ending = ending or opened >= self.most
             if not ending:
                 due = int((now - began) * self.rate) - opened
                 if due > self.rate * 10 * TICK_S:  # fell behind: no burst to make up for it
@@ -173,7 +177,7 @@ class Prober:
 
     def _expire(self) -> None:
         now = time.monotonic_ns()
-        for queue, patience_s in zip(self.waiting, (DENIED_S, ALLOWED_S), strict=True):
+        for queue, patience_s in zip(self.waiting, (DENIED_S, self.patience_s), strict=True):
             while queue and (queue[0].closed or now - queue[0].began_ns > patience_s * 1e9):
                 probe = queue.popleft()
                 if not probe.closed:
@@ -208,7 +212,13 @@ def main() -> None:
         Pair(source, handles[source], ips[source], target, ips[target], port, allowed)
         for source, target, allowed in wanted["pairs"]
     ]
-    prober = Prober(wanted["rate"], pairs, {(p.source_ip, p.target) for p in pairs if not p.allowed})
+    prober = Prober(
+        wanted["rate"],
+        wanted["most"] or math.inf,
+        wanted["patience_s"],
+        pairs,
+        {(p.source_ip, p.target) for p in pairs if not p.allowed},
+    )
     for name in wanted["listeners"]:
         prober.listen(name, handles[name], ips[name], port)
     print(json.dumps({"listening": wanted["listeners"]}), flush=True)

@@ -74,9 +74,11 @@ class Probed:
 class Prober:
     """`start` returns when the servers listen."""
 
-    def __init__(self, pods: Iterable[RunningPod], rate: float) -> None:
+    def __init__(self, pods: Iterable[RunningPod], rate: float, most: int = 0, patience_s: float = 20.0) -> None:
         self._pods = [{"name": p.pod.name, "netns": p.netns, "ip": p.ip} for p in pods if p.pod.namespace == NAMESPACE]
         self._rate = rate
+        self._most = most  # 0: until `stop`
+        self._patience_s = patience_s
         self._child: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -88,6 +90,8 @@ class Prober:
 
         wanted = {
             "rate": self._rate,
+            "most": self._most,
+            "patience_s": self._patience_s,
             "port": PORT,
             "pods": self._pods,
             "listeners": [name for name in names if not name.startswith("client")],
@@ -101,8 +105,13 @@ class Prober:
         assert await self._child.stdout.readline(), "the prober ended at its start"
 
     async def stop(self) -> Probed:
-        assert self._child and self._child.stdin and self._child.stdout
+        assert self._child and self._child.stdin
         self._child.stdin.close()
+        return await self.finished()
+
+    async def finished(self) -> Probed:
+        """When `most` connections were made and have ended."""
+        assert self._child and self._child.stdout
         answer = json.loads(await self._child.stdout.readline())
         await self._child.wait()
         return Probed(**answer | {"pairs": [tuple(pair) for pair in answer["pairs"]]})

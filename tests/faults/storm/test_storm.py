@@ -41,7 +41,7 @@ from tests.faults.storm.schedule import DECK, Fault, planned
 WRITERS = 3
 ROUNDS = int(os.environ.get("KILIM_FAULT_ROUNDS", str(len(DECK))))
 RATE = float(os.environ.get("KILIM_FAULT_RATE", "6"))
-PROBES = float(os.environ.get("KILIM_FAULT_PROBES", "400"))
+PROBES = float(os.environ.get("KILIM_FAULT_PROBES", "1000"))
 SAMPLE_EVERY_S = 0.3
 CONVERGED_S = 120.0
 HISTORIES = Path("build/faults")
