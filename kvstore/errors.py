@@ -27,6 +27,10 @@ class Unavailable(KvError):
     """No endpoint answered in time; if it was a write, it surely has not been applied and never will be."""
 
 
+class BeingRestored(Unavailable):
+    """A restore of the log has begun and not ended; until then there is none to read or to append to."""
+
+
 class OutcomeUnknown(KvError):
     """A write was sent and no answer came: it may have been applied, or may yet be."""
 
@@ -71,6 +75,10 @@ class NoSegments(KvError):
 
 class NotEmpty(KvError):
     """A restore is into an empty etcd; this one holds a log already, or somebody runs on it."""
+
+
+class CannotRestore(KvError):
+    """The segments are whole, but no log can be begun from them."""
 
 
 class LeaseLost(KvError):

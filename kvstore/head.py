@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from kilim.kvstore.commit import CHAIN_BYTES, CHAIN_START
-from kilim.kvstore.errors import LogBroken
+from kilim.kvstore.errors import BeingRestored, LogBroken
 from kilim.v1 import log_pb2
 
 SCHEMA = 1
+# Stands where a head should be while a log is restored: nobody can take the half of it for the whole.
+RESTORING = log_pb2.Head(append_id="restore").SerializeToString()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,14 @@ def encode_head(head: LogHead) -> bytes:
     return message.SerializeToString()
 
 
+def is_restoring(value: bytes) -> bool:
+    return value == RESTORING
+
+
 def decode_head(value: bytes, mod_revision: int) -> LogHead:
-    """Raises LogBroken where the value is no head, or one of a layout that we do not know."""
+    """Raises LogBroken where the value is no head, or one of a layout that we do not know; BeingRestored."""
+    if is_restoring(value):
+        raise BeingRestored("a restore of the log was begun and has not ended: wait for it, or begin it again")
     try:
         message = log_pb2.Head.FromString(value)
     except DecodeError as error:
