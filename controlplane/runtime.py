@@ -5,6 +5,7 @@ Easy to get wrong: it serves before it has reached etcd (status, health) and aft
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -21,13 +22,16 @@ from kilim.controlplane.api.nodes import Nodes
 from kilim.controlplane.api.resources import Resources
 from kilim.controlplane.api.server import CannotListen, Server
 from kilim.controlplane.api.subscription import Subscriptions
+from kilim.controlplane.compaction import Compaction
 from kilim.controlplane.decide.setting import check_pool
 from kilim.controlplane.decide.view import Defaults
 from kilim.controlplane.expiry import run_expiry
 from kilim.controlplane.history import HELD_BYTES_MAX, History
+from kilim.controlplane.keeper import KEEP_EVERY_S, Keeper
 from kilim.controlplane.logs import configure_logs
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
+from kilim.controlplane.snapshots import Snapshots
 from kilim.controlplane.store import Store
 from kilim.controlplane.writer import Writer
 from kilim.kvstore.client import EtcdClient
@@ -58,6 +62,8 @@ class Settings:
     log_format: str = "console"
     history_bytes: int = HELD_BYTES_MAX
     expiry_every_s: float = 10.0
+    keep_every_s: float = KEEP_EVERY_S
+    log_archive_dir: Path | None = None  # where events are written before they are trimmed
 
     def check(self) -> None:
         """Raises ValueError with the first rule that is broken."""
@@ -76,6 +82,7 @@ class Settings:
 def run(settings: Settings) -> int:
     """Until SIGTERM or SIGINT. Returns the exit status."""
     configure_logs(settings.log_format)
+    gc.set_threshold(20_000, 20, 20)  # a thousand subscribers make garbage fast, and a full look takes 0.1 s
     return uvloop.run(_run_until_signal(settings))
 
 
@@ -122,15 +129,19 @@ class _Process:
         self._writer = Writer(self._replica, self._log, self._store.why_not)
         self._reports = Reports(self._replica)
         self._subscriptions = Subscriptions(self._replica, self._log)
+        self._keeper = Keeper(
+            self._replica, self._log, self._snapshots, self._store, settings.cluster, settings.log_archive_dir
+        )
+        self._compaction = Compaction(self._keeper, self._snapshots, self._store)
 
     async def run(self, stop: asyncio.Event, started: Callable[[list[str]], None] | None) -> None:
         name = self._settings.name
-        condition = Condition(name, self._replica, self._reports, self._store, self._election)
+        condition = Condition(name, self._replica, self._reports, self._store, self._election, self._keeper)
         server = Server(
             Resources(self._replica, self._writer),
             Nodes(self._writer, self._subscriptions, self._reports),  # type: ignore[abstract]
             Cluster(self._replica, self._writer, self._reports, condition),  # type: ignore[abstract]
-            Log(self._replica, self._log),  # type: ignore[abstract]
+            Log(self._replica, self._log, Snapshots(self._replica), self._snapshots, self._compaction),
         )
         addresses = await server.start(self._settings.listen)
         condition.advertise = self._settings.advertise or addresses[0]
@@ -163,6 +174,7 @@ class _Process:
             "release identities": run_expiry(
                 self._replica, self._writer, lambda: self._election.is_leader, actor, self._settings.expiry_every_s
             ),
+            "keep the past in bounds": self._keeper.run(lambda: self._election.is_leader, self._settings.keep_every_s),
             "tell that we are ready": self._tell_ready(server),
         }
 

@@ -39,6 +39,11 @@ class Store:
     def reachable(self) -> bool:
         return bool(self.statuses) and not self.error
 
+    @property
+    def full(self) -> bool:
+        """At its quota, as of the last look."""
+        return any("NOSPACE" in alarm for status in self.statuses for alarm in status.alarms)
+
     def why_not(self) -> str:
         """Empty, also before the first look; or one line for whoever is refused."""
         if not self.error:

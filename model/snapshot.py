@@ -7,6 +7,7 @@ the state has moved on. A part is a list of serialized StateRecords, in order of
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from kilim.model.digest import hash_entry
 from kilim.model.state import Key, State, key_to_bytes
 from kilim.v1 import events_pb2 as pb
 
@@ -46,6 +47,11 @@ def decode_records(records: Iterable[bytes]) -> Iterator[tuple[str, bytes, bytes
     """(table, key, value) of each, for `State.load`. Raises DecodeError for what is no record."""
     for record in map(pb.StateRecord.FromString, records):
         yield record.table, record.key, record.value
+
+
+def hash_records(records: Iterable[bytes]) -> int:
+    """The sum of their hashes; `digest_of` the sum over all parts is the state digest, without building the state."""
+    return sum(hash_entry(table.encode(), key, value) for table, key, value in decode_records(records))
 
 
 def _canonical(frozen: Frozen) -> Iterator[tuple[str, bytes, bytes]]:

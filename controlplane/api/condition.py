@@ -3,9 +3,10 @@
 import time
 
 from kilim.controlplane.api.peers import Peers
+from kilim.controlplane.keeper import Keeper
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
-from kilim.controlplane.store import Store
+from kilim.controlplane.store import FULL, Store
 from kilim.kvstore.election import Election
 from kilim.model.address import format_ip
 from kilim.v1 import controlplane_pb2 as api
@@ -19,13 +20,16 @@ MISSED_S = 600.0
 class Condition:
     """`advertise` is known once the server is bound."""
 
-    def __init__(self, name: str, replica: Replica, reports: Reports, store: Store, election: Election) -> None:
+    def __init__(
+        self, name: str, replica: Replica, reports: Reports, store: Store, election: Election, keeper: Keeper
+    ) -> None:
         self._name = name
         self.advertise = ""
         self._replica = replica
         self._reports = reports
         self._store = store
         self._election = election
+        self._keeper = keeper
         self.peers = Peers()
 
     async def status(self, *, this_replica_only: bool) -> api.StatusResponse:
@@ -52,6 +56,7 @@ class Condition:
             replicas=replicas,
             etcd=etcd,
             nodes=nodes,
+            log=log_status(self._keeper),
         )
 
     def node_status(self, name: str) -> api.NodeStatus:
@@ -128,8 +133,23 @@ class Condition:
             problems.append(self._store.why_not() or "etcd: not reached yet")
         elif etcd.error:
             problems.append(f"etcd: {etcd.error}")
-        problems += [f"etcd: alarm {alarm}" for alarm in etcd.alarms]
+        if self._store.full:
+            problems.append(FULL)
+        problems += [f"etcd: alarm {alarm}" for alarm in etcd.alarms if "NOSPACE" not in alarm]
+        if self._keeper.error and not self._store.full:
+            problems.append(f"log: snapshots and trimming do not go on: {self._keeper.error}")
         return problems
+
+
+def log_status(keeper: Keeper) -> api.LogStatus:
+    """As of the keeper's last look."""
+    snapshots = [api.SnapshotStatus(seq=one.seq, time_ns=one.time_ns, bytes=one.bytes) for one in keeper.manifests]
+    return api.LogStatus(
+        first_seq=keeper.start.first_seq,
+        snapshots=snapshots,
+        archived_seq=keeper.archive.seq if keeper.archive is not None else 0,
+        error=keeper.error,
+    )
 
 
 def _comparison(match: bool | None) -> "api.Comparison.ValueType":

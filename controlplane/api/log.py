@@ -5,28 +5,44 @@ Easy to get wrong: what is in memory has been verified when it was folded; `stor
 
 from collections.abc import AsyncIterator
 
+import grpc
+import structlog
+
+from kilim.controlplane.api.limits import TEXT_LENGTH, check_length
 from kilim.controlplane.api.status import NOT_LOADED, Context, answering
+from kilim.controlplane.compaction import Compaction
 from kilim.controlplane.replica import Replica
+from kilim.controlplane.snapshots import Snapshots
 from kilim.kvstore.commit import Commit, chain_next
-from kilim.kvstore.errors import Unavailable
+from kilim.kvstore.errors import KvError, SnapshotBroken, Unavailable
 from kilim.kvstore.log import EventLog
+from kilim.kvstore.snapshots import SnapshotStore
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import controlplane_pb2_grpc as rpc
+
+_logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 BATCH_BYTES = 1 << 20
 
 
 class Log(rpc.LogServicer):
-    def __init__(self, replica: Replica, log: EventLog) -> None:
+    """`present` are snapshots of the state in memory, `stored` those in etcd."""
+
+    def __init__(
+        self, replica: Replica, log: EventLog, present: Snapshots, stored: SnapshotStore, compaction: Compaction
+    ) -> None:
         self._replica = replica
         self._log = log
+        self._present = present
+        self._stored = stored
+        self._compaction = compaction
 
     async def ReadLog(self, request: api.ReadLogRequest, context: Context) -> AsyncIterator[api.LogEntry]:
         """What is in memory from there, the rest from etcd; with `follow` it goes on as events come."""
         async with answering(context):
             self._check_loaded()
             last = request.to_seq or (0 if request.follow else self._replica.seq)
-            cursor = max(request.from_seq, 1)
+            cursor = request.from_seq or await self._first_seq()
             while not last or cursor <= last:
                 if cursor > self._replica.seq:
                     if not request.follow:
@@ -56,7 +72,7 @@ class Log(rpc.LogServicer):
                 yield batch
 
     async def _held_or_stored(self, request: api.ReadCommitsRequest) -> AsyncIterator[Commit]:
-        cursor, last = max(request.from_seq, 1), request.to_seq or self._replica.seq
+        cursor, last = request.from_seq or await self._first_seq(), request.to_seq or self._replica.seq
         if request.stored:
             async for commit in self._log.read(cursor, request.to_seq or None):
                 yield commit
@@ -76,6 +92,69 @@ class Log(rpc.LogServicer):
             return
         async for commit in self._log.read(cursor, self._replica.history.first_seq - 1):
             yield commit
+
+    async def ReadSnapshot(self, request: api.ReadSnapshotRequest, context: Context) -> AsyncIterator[api.SnapshotPart]:
+        """One that is broken is never given: the one before it is."""
+        async with answering(context):
+            self._check_loaded()
+            if request.at_seq == 0:
+                for message in (await self._present.take())[1]:
+                    yield api.SubscribeResponse.FromString(message).snapshot
+                return
+            parts = await self._newest_stored(request.at_seq)
+        if not parts:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no snapshot at or before event {request.at_seq}")
+        for part in parts:
+            yield part
+
+    async def _newest_stored(self, at_seq: int) -> list[api.SnapshotPart]:
+        """Read to its end before any of it is passed on."""
+        for manifest in reversed(await self._stored.manifests()):
+            if manifest.seq > at_seq:
+                continue
+            head = api.SnapshotPart(seq=manifest.seq, chain=manifest.chain, state_digest=manifest.state_digest)
+            parts = []
+            try:
+                async for records in self._stored.read(manifest):
+                    parts.append(api.SnapshotPart(records=records))
+                    parts[-1].MergeFrom(head)
+            except SnapshotBroken as error:
+                _logger.error("snapshot cannot be used, trying the one before", seq=error.seq, reason=error.reason)
+                continue
+            parts = parts or [head]
+            parts[-1].last = True
+            return parts
+        return []
+
+    async def Compact(self, request: api.CompactRequest, context: Context) -> api.CompactResponse:
+        async with answering(context):
+            self._check_loaded()
+            check_length("actor", request.actor, TEXT_LENGTH)
+            _logger.info("compaction asked for", actor=request.actor, defragment=request.defragment)
+            try:
+                done = await self._compaction.run(defragment=request.defragment)
+            except OSError as error:
+                raise KvError(f"archive: {error}") from error
+            members = [
+                api.EtcdMember(
+                    endpoint=one.endpoint,
+                    before_bytes=one.before_bytes,
+                    after_bytes=one.after_bytes,
+                    error=one.error,
+                )
+                for one in done.members
+            ]
+            return api.CompactResponse(
+                snapshot_seq=done.snapshot_seq,
+                first_seq=done.first_seq,
+                revision=done.revision,
+                members=members,
+                disarmed=done.disarmed,
+            )
+
+    async def _first_seq(self) -> int:
+        """What `from_seq` 0 stands for: the first event that is held."""
+        return 1 if self._replica.history.first_seq == 1 else (await self._log.start()).first_seq
 
     def _check_loaded(self) -> None:
         if not self._replica.loaded:

@@ -84,7 +84,13 @@ def plan_retention(kept: Kept, limits: Limits, now_ns: int) -> Plan:
 
 def spare_snapshots(kept: Kept) -> tuple[int, ...]:
     """What can go in need, newest last: with the events that are held, the base alone gives every later state."""
-    return tuple(one.seq for one in kept.snapshots if one.seq != kept.first_seq - 1)
+    base = _base(kept, kept.first_seq - 1)
+    return tuple(one.seq for one in kept.snapshots if one != base)
+
+
+def _base(kept: Kept, seq: int) -> Taken | None:
+    """What a log that begins after event `seq` begins from: its snapshot, or the next where a trim was interrupted."""
+    return next((one for one in kept.snapshots if one.seq >= seq), None) if seq > 0 else None
 
 
 def _is_due(kept: Kept, limits: Limits, now_ns: int) -> bool:
@@ -106,12 +112,11 @@ def _candidates(kept: Kept, limits: Limits, now_ns: int) -> Iterator[Taken]:
             yield one
 
 
-def _superseded(kept: Kept, limits: Limits, base: int) -> Iterator[int]:
+def _superseded(kept: Kept, limits: Limits, base_seq: int) -> Iterator[int]:
     """Those before the base, and of those after it what stands closer than the distance; never the newest."""
-    yield from (one.seq for one in kept.snapshots if one.seq < base)
-    later = [one for one in kept.snapshots if one.seq > base]
-    times = {one.seq: one.time_ns for one in kept.snapshots}
-    before = Taken(base, times.get(base, kept.oldest_time_ns))
+    yield from (one.seq for one in kept.snapshots if one.seq < base_seq)
+    before = _base(kept, base_seq) or Taken(0, kept.oldest_time_ns)
+    later = [one for one in kept.snapshots if one.seq > before.seq]
     for number, one in enumerate(later[: -limits.keep_snapshots]):
         if _is_near(before, later[number + 1], limits):
             yield one.seq

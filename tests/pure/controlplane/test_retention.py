@@ -122,3 +122,7 @@ def test_in_need_everything_but_the_base_is_spare() -> None:
     three = (Taken(10, HOURS), Taken(20, HOURS), Taken(30, HOURS))
     assert spare_snapshots(Kept(1, 40, HOURS, three)) == (10, 20, 30)
     assert spare_snapshots(Kept(11, 40, HOURS, three)) == (20, 30)
+    interrupted = Kept(15, 40, HOURS, three)
+    assert spare_snapshots(interrupted) == (10, 30)
+    limits = Limits(every_events=10, keep_snapshots=2, keep_events=400, keep_age_ns=1000 * HOUR_NS)
+    assert plan_retention(Kept(15, 40, HOURS, (*three, Taken(35, HOURS))), limits, HOURS).delete == (10,)

@@ -1,0 +1,112 @@
+"""`kilim log compact`: what the keeper does now and then, at once; with defragmentation, and out of a full etcd.
+
+Out of a full one, in this order, because under the alarm only deleting and compacting work:
+1. The reserve goes, and the snapshots but the base and the newest; etcd is compacted, defragmented, disarmed.
+2. A snapshot is taken, the log trimmed as far as retention lets it. Still no space: the newest snapshot goes too.
+3. Compacted, defragmented and disarmed again: what 2. let go is free now.
+Easy to get wrong: no lock holds two of these apart, a full etcd could not hold one; every step may happen twice.
+"""
+
+from dataclasses import dataclass, field
+
+import structlog
+
+from kilim.controlplane.decide.retention import spare_snapshots
+from kilim.controlplane.keeper import Keeper
+from kilim.controlplane.store import FULL, Store
+from kilim.kvstore.errors import KvError, NoSpace
+from kilim.kvstore.maintenance import EndpointStatus
+from kilim.kvstore.snapshots import SnapshotStore
+
+_logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Member:
+    """Of etcd. `error`: why it was not defragmented, or does not answer."""
+
+    endpoint: str
+    before_bytes: int = 0
+    after_bytes: int = 0
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Compacted:
+    snapshot_seq: int = 0
+    first_seq: int = 0
+    revision: int = 0
+    disarmed: bool = False
+    members: list[Member] = field(default_factory=list)
+
+
+class Compaction:
+    def __init__(self, keeper: Keeper, snapshots: SnapshotStore, store: Store) -> None:
+        self._keeper = keeper
+        self._snapshots = snapshots
+        self._store = store
+        self._maintenance = store.client.maintenance
+
+    async def run(self, *, defragment: bool) -> Compacted:
+        """Raises KvError or OSError; NoSpace where etcd is full and no defragmentation is asked for, or not enough."""
+        async with self._keeper.turn:
+            members = {one.endpoint: Member(one.endpoint, one.db_bytes, error=one.error) for one in await self._look()}
+            full = await self._is_full()
+            if full and not defragment:
+                raise NoSpace(FULL)
+            await self._keeper.look()
+            if full:
+                await self._make_room(members)
+            else:
+                await self._keeper.keep(take=True)
+            revision = await self._compact()
+            if defragment:
+                await self._defragment(members)
+            for one in await self._look():
+                members[one.endpoint].after_bytes = one.db_bytes
+            newest = self._keeper.manifests[-1].seq if self._keeper.manifests else 0
+            done = Compacted(newest, self._keeper.start.first_seq, revision, full, list(members.values()))
+            _logger.info("log compacted", snapshot_seq=newest, first_seq=done.first_seq, revision=revision, full=full)
+            return done
+
+    async def _make_room(self, members: dict[str, Member]) -> None:
+        await self._keeper.reserve.release()
+        spare = spare_snapshots(self._keeper.kept())
+        for going in (spare[:-1], spare[-1:]):
+            for seq in going:
+                await self._snapshots.delete(seq)
+            await self._compact()
+            await self._defragment(members)
+            await self._keeper.look()
+            try:
+                await self._keeper.keep(take=True)
+                return
+            except NoSpace as error:
+                _logger.warning("etcd has still no space for a snapshot", error=str(error))
+        raise NoSpace(FULL)
+
+    async def _compact(self) -> int:
+        revision = await self._keeper.revision()
+        await self._maintenance.compact(revision, physical=True)
+        return revision
+
+    async def _defragment(self, members: dict[str, Member]) -> None:
+        """One after the other, the leader last; then the alarm is turned off."""
+        for status in sorted(await self._look(), key=lambda one: one.is_leader):
+            member = members[status.endpoint]
+            member.error = status.error
+            if status.error:
+                continue
+            try:
+                await self._maintenance.defragment(status.endpoint)
+            except KvError as error:
+                member.error = str(error)
+        await self._maintenance.disarm_nospace()
+
+    async def _is_full(self) -> bool:
+        return any(alarm == "NOSPACE" for _, alarm in await self._maintenance.alarms())
+
+    async def _look(self) -> list[EndpointStatus]:
+        """Remembered for `status`, too."""
+        await self._store.look()
+        return self._store.statuses
