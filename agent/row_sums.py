@@ -18,14 +18,18 @@ _WORDS = 2  # of 8 bytes; no row is longer
 
 class _Seen(NamedTuple):
     rows: bytes
-    fingerprints: npt.NDArray[np.uint64]
+    order: npt.NDArray[np.intp]  # of the rows by fingerprint
+    fingerprints: npt.NDArray[np.uint64]  # in that order
     total: int
+
+
+_NOTHING = _Seen(b"", np.zeros(0, np.intp), np.zeros(0, np.uint64), 0)
 
 
 class RowSums:
     def __init__(self) -> None:
         self._factors = np.array([secrets.randbits(64) | 1 for _ in range(_WORDS)], np.uint64)
-        self._seen = {table: _Seen(b"", np.zeros(0, np.uint64), 0) for table in ROW_BYTES}
+        self._seen = dict.fromkeys(ROW_BYTES, _NOTHING)
 
     def digest(self, rows: dict[str, bytes]) -> Multiset:
         """Over the rows of all tables, as `Tables.digest` has it."""
@@ -37,10 +41,11 @@ class RowSums:
         return running
 
     def _follow(self, table: str, data: bytes) -> _Seen:
-        seen, fingerprints = self._seen[table], self._fingerprints(table, data)
-        gone = _pick(table, seen.rows, ~np.isin(seen.fingerprints, fingerprints))
-        come = _pick(table, data, ~np.isin(fingerprints, seen.fingerprints))
-        return _Seen(data, fingerprints, seen.total - hash_rows(table, gone) + hash_rows(table, come))
+        before, fingerprints = self._seen[table], self._fingerprints(table, data)
+        order = np.argsort(fingerprints)
+        now = _Seen(data, order, fingerprints[order], 0)
+        gone, come = _only_in(before, now, ROW_BYTES[table]), _only_in(now, before, ROW_BYTES[table])
+        return now._replace(total=before.total - hash_rows(table, gone) + hash_rows(table, come))
 
     def _fingerprints(self, table: str, data: bytes) -> npt.NDArray[np.uint64]:
         size = ROW_BYTES[table]
@@ -51,6 +56,10 @@ class RowSums:
         return mixed
 
 
-def _pick(table: str, data: bytes, which: npt.NDArray[np.bool_]) -> bytes:
-    rows = np.frombuffer(data, np.uint8).reshape(-1, ROW_BYTES[table])
-    return rows[which].tobytes()
+def _only_in(one: _Seen, other: _Seen, row_bytes: int) -> bytes:
+    rows = np.frombuffer(one.rows, np.uint8).reshape(-1, row_bytes)
+    if not other.rows:
+        return one.rows
+    at = np.minimum(np.searchsorted(other.fingerprints, one.fingerprints), len(other.fingerprints) - 1)
+    only: bytes = rows[one.order[other.fingerprints[at] != one.fingerprints]].tobytes()
+    return only

@@ -119,6 +119,12 @@ class Map:
             if result.error == errno.ENOENT:  # EINTR: the rows of a trie went one after the other, as it came to them
                 return _join(keys_read), _join(values_read)
 
+    def look_up(self, keys: Rows) -> tuple[Rows, Rows]:
+        """The rows that are there of those with these keys."""
+        keys, values = np.ascontiguousarray(keys), np.zeros(len(keys), self.value_dtype)
+        found = syscall.lookup_elems(self.fd, keys, values)
+        return keys[found], values[found]
+
     def get(self, key: Rows) -> Rows | None:
         """The value under one key (an array of one), or None."""
         value = np.zeros(1, self.value_dtype)

@@ -92,6 +92,23 @@ def lookup_elem(fd: int, key: Array, value: Array) -> None:
     bpf(MAP_LOOKUP_ELEM, struct.pack("<IxxxxQQQ", fd, _address(key), _address(value), 0))
 
 
+def lookup_elems(fd: int, keys: Array, values: Array) -> list[int]:
+    """Fills `values` where there is one, and says where that is. One call each: batches do not look up given keys."""
+    key, value = _address(keys), _address(values)
+    attr = ctypes.create_string_buffer(32)
+    pointer, size = ctypes.byref(attr), ctypes.sizeof(attr)
+    found: list[int] = []
+    for number in range(len(keys)):
+        struct.pack_into("<IxxxxQQQ", attr, 0, fd, key, value, 0)
+        if _libc.syscall(_SYSCALL_NUMBER, MAP_LOOKUP_ELEM, pointer, size) == 0:
+            found.append(number)
+        elif ctypes.get_errno() != errno.ENOENT:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        key += keys.itemsize
+        value += values.itemsize
+    return found
+
+
 def delete_elem(fd: int, key: Array) -> None:
     bpf(MAP_DELETE_ELEM, struct.pack("<IxxxxQ", fd, _address(key)))
 
