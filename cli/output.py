@@ -49,8 +49,16 @@ def _field(message: Message, field: Any) -> tuple[str, Any]:
     if field.is_repeated:
         return field.name, [_value(field, item) for item in value]
     if field.name.endswith("_json"):
-        return field.name.removesuffix("_json"), json.loads(value) if value else None
+        return field.name.removesuffix("_json"), _object(value) if value else None
     return field.name, _value(field, value)
+
+
+def _object(text: str) -> Any:
+    """As text where it is no JSON: anything may stand in an event."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _value(field: Any, value: Any) -> Any:

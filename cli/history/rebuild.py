@@ -86,14 +86,15 @@ def earliest_moment(source: HistorySource, up_to: int) -> Moment:
     return oldest
 
 
-def steps(source: HistorySource, moment: Moment, to_seq: int) -> Iterator[Step]:
-    """Folds the moment's state on, in place. Its chain must be that of the log, unless it is empty: not known."""
+def steps(source: HistorySource, moment: Moment, to_seq: int, *, progress: bool = True) -> Iterator[Step]:
+    """Folds the moment's state on, in place. Its chain must be that of the log, unless it is empty: not known.
+    `progress` is not for those who print as they go."""
     state, chain = moment
     if state.seq >= to_seq:
         return
     cursor = Cursor(state.seq + 1, chain or None)
     commits = source.commits(state.seq + 1, to_seq)
-    for commit in counted(commits, state.seq, to_seq):
+    for commit in counted(commits, state.seq, to_seq) if progress else commits:
         entered = commit.chain_before
         cursor.advance(commit)
         for seq, record in enumerate(commit.records, commit.first_seq):
