@@ -5,13 +5,15 @@ from pathlib import Path
 
 from kilim.kvstore.commit import Commit, decode_commit
 from tests.faults.storm.checker import History, find_wrongs
+from tests.faults.storm.clients import actors_of
 from tests.faults.storm.record import Logged, load_records
 
 
 def main() -> int:
-    records = list(load_records(Path(sys.argv[1])))
+    file = Path(sys.argv[1])
+    records = list(load_records(file))
     log: list[Commit] = [decode_commit(record.encoded) for record in records if isinstance(record, Logged)]
-    history = History(log, "storm")
+    history = History(log, actors_of(int(file.stem.removeprefix("storm-"))))
     for record in records:
         history.add(record)
     wrongs = find_wrongs(history)

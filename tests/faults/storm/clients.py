@@ -37,6 +37,11 @@ _REFUSALS = {
 Told = tuple[str, int]  # action, seq
 
 
+def actors_of(seed: int) -> str:
+    """How the actors of a storm begin."""
+    return f"storm{seed}-"
+
+
 @dataclass(slots=True)
 class Writer:
     """`own` objects are touched by no other; `shared` ones are fought over."""
@@ -56,7 +61,7 @@ class Writer:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _change(self, kind: str) -> None:
-        actor = f"{self.run}-{self.number}-{len(self.notes)}"
+        actor = f"{self.run}{self.number}-{len(self.notes)}"
         shared = self.chance.random() < 0.4
         name = (
             f"shared-{self.chance.randrange(SHARED)}" if shared else f"own-{self.number}-{self.chance.randrange(OWN)}"
@@ -156,6 +161,7 @@ class Reader:
 class PodKeeper:
     """Pods come and go by CNI, as a kubelet does it: again until it succeeds."""
 
+    run: str  # begins the names of its pods
     runtime: Runtime
     nodes: Sequence[str]
     chance: random.Random
@@ -170,7 +176,7 @@ class PodKeeper:
                 await self.runtime.delete(self.chance.choice(live), CNI_PATIENCE_S)
             else:
                 number += 1
-                await self._add(f"pod-{number % 8}", self.chance.choice(self.nodes))
+                await self._add(f"{self.run}{number % 8}", self.chance.choice(self.nodes))
 
     async def _add(self, pod: str, node: str) -> None:
         for old in [each for each in self.runtime.live.values() if each.pod == pod]:

@@ -20,11 +20,12 @@ import pytest
 
 from kilim.lab import faults
 from kilim.lab.pods import running_pods
+from kilim.v1 import controlplane_pb2 as api
 from tests.faults.cluster.runtime import NAMESPACE as CNI_NAMESPACE
 from tests.faults.cluster.runtime import Runtime
-from tests.faults.cluster.stage import SEEDS, Stage, until
+from tests.faults.cluster.stage import CALL_S, SEEDS, Stage, until
 from tests.faults.storm.checker import History, find_wrongs
-from tests.faults.storm.clients import PodKeeper, Reader, Writer
+from tests.faults.storm.clients import GRACE, PodKeeper, Reader, Writer, actors_of
 from tests.faults.storm.followers import (
     Notes,
     follow_member,
@@ -121,13 +122,13 @@ def prepared(stage: Stage, seed: int) -> Storm:
     def chance(who: object) -> random.Random:
         return random.Random(f"{seed} {who}")
 
-    writers = [Writer(f"storm{seed}-", n, stage.replicas, chance(n), RATE) for n in range(WRITERS)]
+    writers = [Writer(actors_of(seed), n, stage.replicas, chance(n), RATE) for n in range(WRITERS)]
     return Storm(
         stage,
         seed,
         writers,
         Reader(stage.replicas, chance("reader"), 3.0),
-        PodKeeper(Runtime(stage.lab), stage.lab.agent_processes, chance("pods")),
+        PodKeeper(f"pod-{seed}-", Runtime(stage.lab), stage.lab.agent_processes, chance("pods")),
         [Notes(replica.name) for replica in stage.replicas],
         [Notes(member.name) for member in stage.lab.etcd],
     )
@@ -195,6 +196,7 @@ async def calm(storm: Storm) -> None:
     for process in (*stage.replica_names, *stage.lab.agent_processes):
         faults.set_clock(stage.lab, process, 0)
     await stage.mend()
+    await stage.replicas[0].cluster.ChangeSetting(api.ChangeSettingRequest(name=GRACE), timeout=CALL_S)
     await storm.pods.clear()
     for writer in storm.writers:
         for kind, namespace, name in {note.key for note in writer.notes if note.kind != "Setting"}:
