@@ -44,22 +44,30 @@ class Stretch:
 
 
 def stretches(source: HistorySource, at_seq: int) -> Iterator[Stretch]:
-    """Up to event `at_seq`, as far back as can be replayed."""
-    span = source.span()
-    to_seq = below = at_seq
-    while below >= 0:
+    """Up to event `at_seq`, as far back as can be replayed. Each is as long as all before it, where snapshots allow:
+    loading one costs as much as many events."""
+    to_seq, stretch = at_seq, _stretch(source, at_seq, at_seq)
+    while stretch is not None:
+        yield stretch
+        to_seq = stretch.seq
+        if not to_seq:
+            return
+        wide = max(2 * to_seq - at_seq, 0)
+        stretch = _stretch(source, wide, to_seq) if wide < to_seq - 1 else None
+        stretch = stretch or _stretch(source, to_seq - 1, to_seq)
+
+
+def _stretch(source: HistorySource, below: int, to_seq: int) -> Stretch | None:
+    """From the newest good snapshot of event `below` or before; None: the events after it are no longer held."""
+    while True:
         try:
-            base = source.base(below) if below else None
-            records = tuple(base.records) if base is not None else ()
+            base = source.base(below) if below > 0 else None
+            seq, records = (base.seq, tuple(base.records)) if base is not None else (0, ())
         except SnapshotBroken as error:
             click.echo(f"warning: {error}; going on without it", err=True)
             below = min(below, error.seq) - 1
             continue
-        seq = base.seq if base is not None else 0
-        if seq < span.first_seq - 1:  # the events after it are no longer held
-            return
-        yield Stretch(source, seq, to_seq, records)
-        to_seq, below = seq, seq - 1
+        return Stretch(source, seq, to_seq, records) if seq >= source.span().first_seq - 1 else None
 
 
 def since_when(source: HistorySource, at_seq: int, explanation: Explanation) -> dict[Thing, Since]:

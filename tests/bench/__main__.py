@@ -6,7 +6,7 @@ import sys
 from kilim.lab.errors import LabError
 from tests.bench.netload import BenchError
 
-NAMES = ("datapath", "propagation", "replay", "fanout")
+NAMES = ("datapath", "propagation", "replay", "why", "fanout")
 
 
 def main(arguments: list[str]) -> int:
