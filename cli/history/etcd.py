@@ -50,7 +50,7 @@ class EtcdHistory:
             return None
         newest = fitting[-1]
         records = (record for part in self._each(self._snapshots.read(newest)) for record in part)
-        return Base(newest.seq, newest.chain, newest.state_digest, records)
+        return Base(newest.seq, newest.chain, newest.state_digest, records, newest.time_ns)
 
     def _run(self, asked: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(asked)

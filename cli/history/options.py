@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -17,6 +17,9 @@ from click.core import ParameterSource
 from kilim.cli.failure import BadUsage, Failure
 from kilim.cli.history.source import HistorySource
 from kilim.cli.process import EtcdEndpoint, Several
+
+if TYPE_CHECKING:
+    from kilim.cli.history.segments import SegmentHistory
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,20 +82,27 @@ def in_words(run: Callable[[], Any]) -> Any:
         raise Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
 
 
-def open_history(options: SourceOptions) -> HistorySource:
-    """What the options say; closed at the end of the command."""
-    _log_to_stderr()
-    live = _live(options)
-    if not options.segments:
-        return live or _server(options)
-    from kilim.cli.history.segments import SegmentHistory
+def open_history(options: SourceOptions, stored: bool = False) -> HistorySource:
+    """What the options say; closed at the end of the command. `stored`: from etcd also what a server has in memory."""
+    live, segments = open_apart(options, stored)
+    if live is None or segments is None:
+        return live or segments or _server(options, stored)
     from kilim.cli.history.union import UnionHistory
 
-    segments = SegmentHistory(options.segments)
-    return UnionHistory(segments, live) if live is not None else segments
+    return UnionHistory(segments, live)
 
 
-def _live(options: SourceOptions) -> HistorySource | None:
+def open_apart(options: SourceOptions, stored: bool = False) -> tuple[HistorySource | None, "SegmentHistory | None"]:
+    """The live log, unless only segments were named, and the segments; closed at the end of the command."""
+    _log_to_stderr()
+    if not options.segments:
+        return _live(options, stored) or _server(options, stored), None
+    from kilim.cli.history.segments import SegmentHistory
+
+    return _live(options, stored), SegmentHistory(options.segments)
+
+
+def _live(options: SourceOptions, stored: bool) -> HistorySource | None:
     """What the command line names beside the segments."""
     if options.etcd_endpoints:
         from kilim.cli.history.etcd import EtcdHistory
@@ -100,14 +110,14 @@ def _live(options: SourceOptions) -> HistorySource | None:
         history = EtcdHistory(options.etcd_endpoints, options.cluster)
         click.get_current_context().call_on_close(history.close)
         return history
-    return _server(options) if options.server_named else None
+    return _server(options, stored) if options.server_named else None
 
 
-def _server(options: SourceOptions) -> HistorySource:
+def _server(options: SourceOptions, stored: bool) -> HistorySource:
     from kilim.cli.client import connect
     from kilim.cli.history.server import ServerHistory
 
-    return ServerHistory(connect(options.servers))
+    return ServerHistory(connect(options.servers), stored)
 
 
 def _log_to_stderr() -> None:

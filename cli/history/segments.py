@@ -13,18 +13,18 @@ class SegmentHistory:
     """As of the moment it was made. Several directories are read as one log."""
 
     def __init__(self, directories: Sequence[Path]) -> None:
-        self._segments = SegmentDirectory(directories)
+        self.directory = SegmentDirectory(directories)
 
     def span(self) -> Span:
-        return self._segments.span()
+        return self.directory.span()
 
     def commits(self, from_seq: int, to_seq: int | None = None) -> Iterator[Commit]:
-        return self._segments.commits(from_seq, to_seq)
+        return self.directory.commits(from_seq, to_seq)
 
     def base(self, at_seq: int) -> Base | None:
-        fitting = [manifest for manifest in self._segments.snapshots() if manifest.seq <= at_seq]
+        fitting = [manifest for manifest in self.directory.snapshots() if manifest.seq <= at_seq]
         if not fitting:
             return None
         newest = fitting[-1]
-        records = (record for part in self._segments.read_snapshot(newest) for record in part)
-        return Base(newest.seq, newest.chain, newest.state_digest, records)
+        records = (record for part in self.directory.read_snapshot(newest) for record in part)
+        return Base(newest.seq, newest.chain, newest.state_digest, records, newest.time_ns)

@@ -20,8 +20,11 @@ NO_SNAPSHOT = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED}
 
 
 class ServerHistory:
-    def __init__(self, client: Client) -> None:
+    """`stored`: commits as etcd holds them now, also those that the server has in memory."""
+
+    def __init__(self, client: Client, stored: bool = False) -> None:
         self._client = client
+        self._stored = stored
         self._span: Span | None = None
 
     def span(self) -> Span:
@@ -34,7 +37,7 @@ class ServerHistory:
         if from_seq > last:
             return
         cursor = Cursor(from_seq, None)
-        request = pb.ReadCommitsRequest(from_seq=from_seq, to_seq=last)
+        request = pb.ReadCommitsRequest(from_seq=from_seq, to_seq=last, stored=self._stored)
         try:
             for batch in self._client.log_stream("ReadCommits", request, _after):
                 for encoded in batch.commits:
@@ -63,7 +66,7 @@ class ServerHistory:
         if not parts[-1].last:
             raise SnapshotBroken(first.seq, "it ends before its last part")
         records = (record for part in parts for record in part.records)
-        return Base(first.seq, first.chain, first.state_digest, records)
+        return Base(first.seq, first.chain, first.state_digest, records, first.time_ns)
 
     def _ask_span(self) -> Span:
         status = self._client.cluster("Status", pb.StatusRequest(this_replica_only=True))

@@ -14,12 +14,14 @@ from kilim.kvstore.span import Span
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A snapshot: `records` are serialized StateRecords, verified while they are read, once."""
+    """A snapshot: `records` are serialized StateRecords, verified while they are read, once. `time_ns`: when event
+    `seq` was, 0 where nobody says."""
 
     seq: int
     chain: bytes
     state_digest: bytes
     records: Iterator[bytes]
+    time_ns: int = 0
 
 
 class HistorySource(Protocol):

@@ -113,6 +113,7 @@ class Log(rpc.LogServicer):
             if manifest.seq > at_seq:
                 continue
             head = api.SnapshotPart(seq=manifest.seq, chain=manifest.chain, state_digest=manifest.state_digest)
+            head.time_ns = manifest.time_ns
             parts = []
             try:
                 async for records in self._stored.read(manifest):

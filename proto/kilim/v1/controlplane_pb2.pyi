@@ -624,11 +624,14 @@ class SnapshotPart(_message.Message):
     STATE_DIGEST_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
+    TIME_NS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     chain: _builtins.bytes
     """chain digest of seq"""
     state_digest: _builtins.bytes
     last: _builtins.bool
+    time_ns: _builtins.int
+    """wall time of event seq; 0: not said"""
     @_builtins.property
     def records(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """serialized StateRecords, in canonical order"""
@@ -641,10 +644,11 @@ class SnapshotPart(_message.Message):
         state_digest: _builtins.bytes = ...,
         records: _abc.Iterable[_builtins.bytes] | None = ...,
         last: _builtins.bool = ...,
+        time_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "last", b"last", "records", b"records", "seq", b"seq", "state_digest", b"state_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "last", b"last", "records", b"records", "seq", b"seq", "state_digest", b"state_digest", "time_ns", b"time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
