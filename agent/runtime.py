@@ -31,6 +31,7 @@ from kilim.agent.replica import Replica
 from kilim.agent.reports import Reports, report_to
 from kilim.agent.servers import ControlPlaneAway, Refused, Servers
 from kilim.agent.settings import Settings
+from kilim.agent.table_answers import answer_for_tables
 from kilim.agent.uplink import Subscription
 from kilim.agent.veth_datapath import open_veth
 from kilim.v1 import controlplane_pb2 as pb
@@ -127,6 +128,10 @@ class Agent:
         }
         work |= datapath.work()
         work |= {f"reports to {server.address}": report_to(server, self._reports) for server in self._servers.all}
+        work |= {
+            f"tables for {server.address}": answer_for_tables(server, self._settings.node_name, self.read_back)
+            for server in self._servers.all
+        }
         if when_synced is not None:
             work["synced"] = self._tell_synced(when_synced)
         try:

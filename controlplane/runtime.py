@@ -33,6 +33,7 @@ from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
 from kilim.controlplane.snapshots import Snapshots
 from kilim.controlplane.store import Store
+from kilim.controlplane.table_asks import TableAsks
 from kilim.controlplane.writer import Writer
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.election import Election
@@ -137,10 +138,11 @@ class _Process:
     async def run(self, stop: asyncio.Event, started: Callable[[list[str]], None] | None) -> None:
         name = self._settings.name
         condition = Condition(name, self._replica, self._reports, self._store, self._election, self._keeper)
+        table_asks = TableAsks(self._reports)
         server = Server(
             Resources(self._replica, self._writer),
-            Nodes(self._writer, self._subscriptions, self._reports),  # type: ignore[abstract]
-            Cluster(self._replica, self._writer, self._reports, condition),  # type: ignore[abstract]
+            Nodes(self._writer, self._subscriptions, self._reports, table_asks),
+            Cluster(self._replica, self._writer, self._reports, condition, table_asks),
             Log(self._replica, self._log, Snapshots(self._replica), self._snapshots, self._compaction),
         )
         addresses = await server.start(self._settings.listen)

@@ -2,13 +2,18 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
+
+import grpc
 
 from kilim.controlplane.api.condition import Condition
 from kilim.controlplane.api.limits import TEXT_LENGTH, check_length, check_names
 from kilim.controlplane.api.status import Context, answering
 from kilim.controlplane.decide.command import ChangeSetting
+from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
+from kilim.controlplane.table_asks import AgentAway, TableAsks
 from kilim.controlplane.writer import Writer
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import controlplane_pb2_grpc as rpc
@@ -18,7 +23,10 @@ LOOK_AGAIN_S = 0.5
 
 
 class Cluster(rpc.ClusterServicer):
-    def __init__(self, replica: Replica, writer: Writer, reports: Reports, condition: Condition) -> None:
+    def __init__(
+        self, replica: Replica, writer: Writer, reports: Reports, condition: Condition, table_asks: TableAsks
+    ) -> None:
+        self._table_asks = table_asks
         self._replica = replica
         self._writer = writer
         self._reports = reports
@@ -56,6 +64,18 @@ class Cluster(rpc.ClusterServicer):
             behind=[self._condition.node_status(node) for node in behind],
             down=down,
         )
+
+    async def ReadTables(self, request: api.ReadTablesRequest, context: Context) -> AsyncIterator[api.TablesPart]:
+        """The rows in a node's kernel, as its agent reads them now."""
+        async with answering(context):
+            check_names((("node", request.node),))
+            if request.node not in self._replica.state.nodes:
+                raise Refusal(Code.NOT_FOUND, f'node "{request.node}" not found')
+        try:
+            async for part in self._table_asks.read(request.node):
+                yield part
+        except AgentAway as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
     def _behind(self, seq: int) -> list[str]:
         reports = self._reports

@@ -14,16 +14,18 @@ from kilim.controlplane.decide.command import (
 )
 from kilim.controlplane.decide.refusal import invalid
 from kilim.controlplane.reports import Reports
+from kilim.controlplane.table_asks import TableAsks
 from kilim.controlplane.writer import Writer
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import controlplane_pb2_grpc as rpc
 
 
 class Nodes(rpc.NodesServicer):
-    def __init__(self, writer: Writer, subscriptions: Subscriptions, reports: Reports) -> None:
+    def __init__(self, writer: Writer, subscriptions: Subscriptions, reports: Reports, table_asks: TableAsks) -> None:
         self._writer = writer
         self._subscriptions = subscriptions
         self._reports = reports
+        self._table_asks = table_asks
 
     async def RegisterNode(self, request: api.RegisterNodeRequest, context: Context) -> api.RegisterNodeResponse:
         async with answering(context):
@@ -86,6 +88,18 @@ class Nodes(rpc.NodesServicer):
             if node:
                 self._reports.close(node)
         return api.ReportResponse()
+
+    async def ServeTables(
+        self, request_iterator: AsyncIterator[api.TablesAnswer], context: Context
+    ) -> AsyncIterator[api.TablesQuestion]:
+        async for first in request_iterator:
+            async with answering(context):
+                check_names((("node", first.node),))
+                if not first.node:
+                    raise invalid("node", "must not be empty")
+            async for question in self._table_asks.questions(first.node, request_iterator):
+                yield question
+            return
 
 
 def _check_report(report: api.NodeReport, node: str) -> None:

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import pytest
 
 from kilim.agent.runtime import serve
 from kilim.agent.settings import Settings
 from kilim.kvstore.embedded import EmbeddedEtcd
+from kilim.model.tables import Tables, unpack_rows
 from kilim.v1 import agent_pb2, agent_pb2_grpc
 from kilim.v1 import controlplane_pb2 as pb
 from tests.contract.controlplane.harness import PATIENCE_S, Running, policy, replica
@@ -51,6 +53,66 @@ async def rows_of(directory: Path, name: str, table: str) -> list[list[str]]:
 async def all_enforce(r: Running, seq: int) -> None:
     answer = await r.cluster.Wait(pb.WaitRequest(seq=seq, timeout_ms=int(PATIENCE_S * 1000)), timeout=PATIENCE_S)
     assert (answer.done, list(answer.down)) == (True, [])
+
+
+async def read_tables(r: Running, node: str) -> tuple[Tables, pb.TablesPart]:
+    """The rows, and the last part."""
+    found = Tables()
+    async for part in r.cluster.ReadTables(pb.ReadTablesRequest(node=node), timeout=PATIENCE_S):
+        if part.table:
+            unpack_rows(part.table, part.rows, found)
+    return found, part
+
+
+async def test_a_replica_passes_on_the_rows_that_a_node_holds(etcd: EmbeddedEtcd, cluster: str, tmp_path: Path) -> None:
+    async with replica(etcd.endpoints, cluster) as r, agents(r.address, tmp_path, "node1", "node2"):
+        await r.until(lambda status: len(status.nodes) == 2 and all(node.up for node in status.nodes))
+        await r.register_endpoint("node1", "web", "10.244.0.9", 7, app="web")
+        head = (await r.apply(policy("closed", "10.0.0.0/8"))).seq
+        await all_enforce(r, head)
+        answers = await asyncio.gather(*(read_tables(r, node) for node in ("node1", "node2") for _ in range(6)))
+        for found, last in answers:
+            assert (last.seq, last.last, last.error) == (head, True, "")
+            assert found.digest() == last.table_digest
+        assert {len(found.endpoints) for found, _ in answers[:6]} == {1}
+        assert {len(found.endpoints) for found, _ in answers[6:]} == {0}
+        status = await r.status()
+        assert {node.table_digest for node in status.nodes} == {answers[0][1].table_digest, answers[-1][1].table_digest}
+
+
+async def test_tables_of_a_node_that_is_not_there(etcd: EmbeddedEtcd, cluster: str, tmp_path: Path) -> None:
+    async with replica(etcd.endpoints, cluster) as r:
+        with pytest.raises(grpc.aio.AioRpcError, match='node "node1" not found') as unknown:
+            await read_tables(r, "node1")
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        async with agents(r.address, tmp_path, "node1"):
+            await r.until(lambda status: any(node.up and node.seq for node in status.nodes))
+            await read_tables(r, "node1")
+        await r.until(lambda status: not any(node.up for node in status.nodes))
+        with pytest.raises(grpc.aio.AioRpcError, match="node1: its agent is not connected to this replica") as gone:
+            await read_tables(r, "node1")
+        assert gone.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_agent_that_does_not_answer_is_not_waited_for(
+    etcd: EmbeddedEtcd, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kilim.controlplane.table_asks.ANSWER_S", 0.3)
+    async with replica(etcd.endpoints, cluster) as r:
+        await r.register_node("node1", "192.0.2.1")
+        stream = r.nodes.ServeTables()
+        await stream.write(pb.TablesAnswer(node="node1"))
+        asking = asyncio.ensure_future(read_tables(r, "node1"))
+        question = await asyncio.wait_for(stream.read(), PATIENCE_S)
+        await stream.write(pb.TablesAnswer(id=question.id + 1, part=pb.TablesPart(last=True)))  # to nobody
+        with pytest.raises(grpc.aio.AioRpcError, match="did not answer within 0.3 s"):
+            await asking
+        asking = asyncio.ensure_future(read_tables(r, "node1"))
+        question = await asyncio.wait_for(stream.read(), PATIENCE_S)
+        await stream.write(pb.TablesAnswer(id=question.id, part=pb.TablesPart(table="ipcache")))
+        stream.cancel()
+        with pytest.raises(grpc.aio.AioRpcError, match="went away"):
+            await asking
 
 
 async def test_several_agents_of_one_loop_enforce_in_memory(etcd: EmbeddedEtcd, cluster: str, tmp_path: Path) -> None:
