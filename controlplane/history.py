@@ -114,6 +114,11 @@ class History:
         commit = decode_commit(held.encoded)
         return chain_over(commit.chain_before, commit.records[: seq - commit.first_seq + 1])
 
+    @property
+    def first_digest_seq(self) -> int:
+        """The oldest event whose state digest is remembered."""
+        return self.seq - len(self._digests) + 1
+
     def digest_at(self, seq: int) -> bytes | None:
         """State digest after event `seq`, if it is remembered."""
         age = self.seq - seq

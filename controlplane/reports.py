@@ -1,44 +1,58 @@
 """What the agents say: the latest report of each node, kept as long as its stream lives and, as "down", after it.
 
-Easy to get wrong: a report may be ahead of this replica. Its digest is compared once we are there too; a difference
-found is an alarm that stays in status until the node reports a digest that agrees.
+Easy to get wrong: a report may be ahead of this replica, and its table digest of the auditor. Digests are compared
+when ours are there too; a difference found is an alarm that stays in status until the node reports one that agrees.
 """
 
 import asyncio
 import time
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
 
 import structlog
 
+from kilim.controlplane.auditor import Auditor
+from kilim.controlplane.compared import Compared
 from kilim.controlplane.replica import Replica
 from kilim.v1 import controlplane_pb2 as api
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 FIND_US_S = 3.0  # agents try again every 2 s at most
+ARRIVALS_MAX = 8192
+STATE, TABLES, KERNEL = "state", "tables", "kernel"
+DIGEST_NAMES = {STATE: "state digest", TABLES: "table digest", KERNEL: "table digest read back from its kernel"}
 
 
 @dataclass(slots=True, eq=False)
 class Heard:
-    """Of one node. `match` is None while its digest at `report.seq` has not been compared."""
+    """Of one node."""
 
     report: api.NodeReport
     at_s: float
     streams: int = 0
-    match: bool | None = None
-    mismatch: str = ""
+    compared: dict[str, Compared] = field(
+        default_factory=lambda: {what: Compared(name) for what, name in DIGEST_NAMES.items()}
+    )
 
 
 class Reports:
     """One per replica; `updated` is waited on by whoever waits for nodes."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, auditor: Auditor) -> None:
         self._replica = replica
+        self._auditor = auditor
         self._of: dict[str, Heard] = {}
-        self._early: dict[str, Heard] = {}
+        self._uncompared: set[str] = set()  # nodes with digests that wait for ours
         self._changed = asyncio.Event()
         self._since_s = time.monotonic()
+        self._arrivals: deque[tuple[int, float]] = deque(maxlen=ARRIVALS_MAX)  # last seq of a commit, when it came
+        replica.on_applied.append(self._note_arrival)
         replica.on_applied.append(self._compare_early)
+        auditor.on_advanced.append(self._compare_early)
 
     def of(self, node: str) -> Heard | None:
         return self._of.get(node)
@@ -54,6 +68,15 @@ class Reports:
     def enforced_seq(self, node: str) -> int:
         heard = self._of.get(node)
         return heard.report.seq if heard is not None else 0
+
+    def lag_s(self, node: str) -> float:
+        """Since when the first event that the node does not enforce is in this replica; 0: it enforces all."""
+        enforced = self.enforced_seq(node)
+        if enforced >= self._replica.seq:
+            return 0.0
+        index = bisect_right(self._arrivals, enforced, key=itemgetter(0))
+        since_s = self._arrivals[index][1] if index < len(self._arrivals) else self._since_s
+        return time.monotonic() - since_s
 
     async def wait(self) -> None:
         """Returns at the next report, and at the end of a node's stream."""
@@ -71,42 +94,66 @@ class Reports:
             _logger.warning("agent gone", node=node, seq=heard.report.seq)
             if node not in self._replica.state.nodes:
                 del self._of[node]
-                self._early.pop(node, None)
         self._wake()
 
     def take(self, report: api.NodeReport) -> None:
         heard = self._of[report.node]
-        heard.report, heard.at_s, heard.match = report, time.monotonic(), None
+        heard.report, heard.at_s = report, time.monotonic()
+        heard.compared[STATE].hear(report.seq, report.state_digest)
+        heard.compared[TABLES].hear(report.seq, report.table_digest)
+        if report.kernel_seq:
+            heard.compared[KERNEL].hear(report.kernel_seq, report.kernel_digest)
         self._compare(report.node, heard)
         self._wake()
 
+    def compared(self) -> Iterator[tuple[str, str, Compared]]:
+        """(node, which digest, what came of it) of every node that is in the log."""
+        for node, heard in sorted(self._of.items()):
+            if node in self._replica.state.nodes:
+                for what, compared in heard.compared.items():
+                    yield node, what, compared
+
     def problems(self) -> list[str]:
         """Digest differences, one line each."""
-        known = [(node, heard) for node, heard in sorted(self._of.items()) if node in self._replica.state.nodes]
-        return [f"node {node}: {heard.mismatch}" for node, heard in known if heard.mismatch]
+        return [f"node {node}: {each.difference}" for node, _, each in self.compared() if each.difference]
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def _note_arrival(self) -> None:
+        self._arrivals.append((self._replica.seq, time.monotonic()))
+
     def _compare(self, node: str, heard: Heard) -> None:
-        seq = heard.report.seq
-        if seq > self._replica.seq:
-            self._early[node] = heard
-            return
-        self._early.pop(node, None)
-        ours = self._replica.history.digest_at(seq)
-        if ours is None or not heard.report.state_digest:
-            return
-        theirs = heard.report.state_digest
-        heard.match = ours == theirs
-        if heard.match:
-            heard.mismatch = ""
-            return
-        heard.mismatch = f"state digest at seq {seq} is {theirs.hex()}, this replica has {ours.hex()}"
-        _logger.error("state digests differ", node=node, seq=seq, theirs=theirs.hex(), ours=ours.hex())
+        history, digests = self._replica.history, self._auditor.digests
+        changed = []
+        for what, compared in heard.compared.items():
+            if what == STATE:
+                turned = compared.compare(self._replica.seq, history.digest_at)
+            else:
+                turned = compared.compare(digests.seq, lambda seq: digests.at(node, seq))
+            if turned:
+                changed.append(compared)
+        if any(compared.waits for compared in heard.compared.values()):
+            self._uncompared.add(node)
+        else:
+            self._uncompared.discard(node)
+        for compared in changed:
+            _log_turn(node, compared)
 
     def _compare_early(self) -> None:
-        for node, heard in list(self._early.items()):
-            if heard.report.seq <= self._replica.seq:
+        for node in list(self._uncompared):
+            heard = self._of.get(node)
+            if heard is None:
+                self._uncompared.discard(node)
+            else:
                 self._compare(node, heard)
+
+
+def _log_turn(node: str, compared: Compared) -> None:
+    difference = compared.difference
+    if difference is None:
+        _logger.info("digests agree again", node=node, digest=compared.what, seq=compared.seq)
+        return
+    theirs, ours = difference.theirs.hex(), difference.ours.hex()
+    _logger.error("digests differ", node=node, digest=compared.what, seq=difference.seq, theirs=theirs, ours=ours)

@@ -15,13 +15,16 @@ from typing import Any
 import structlog
 import uvloop
 
+from kilim.controlplane.agreement import Agreement
 from kilim.controlplane.api.cluster import Cluster
 from kilim.controlplane.api.condition import Condition
 from kilim.controlplane.api.log import Log
 from kilim.controlplane.api.nodes import Nodes
+from kilim.controlplane.api.peers import Peers
 from kilim.controlplane.api.resources import Resources
 from kilim.controlplane.api.server import CannotListen, Server
 from kilim.controlplane.api.subscription import Subscriptions
+from kilim.controlplane.auditor import Auditor
 from kilim.controlplane.compaction import Compaction
 from kilim.controlplane.decide.setting import check_pool
 from kilim.controlplane.decide.view import Defaults
@@ -33,7 +36,6 @@ from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
 from kilim.controlplane.snapshots import Snapshots
 from kilim.controlplane.store import Store
-from kilim.controlplane.table_asks import TableAsks
 from kilim.controlplane.writer import Writer
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.election import Election
@@ -128,17 +130,31 @@ class _Process:
         defaults = Defaults(settings.cluster, settings.cluster_pool_ipv4_cidr)
         self._replica = Replica(defaults, History(settings.history_bytes))
         self._writer = Writer(self._replica, self._log, self._store.why_not)
-        self._reports = Reports(self._replica)
+        self._auditor = Auditor(self._replica)
+        self._reports = Reports(self._replica, self._auditor)
         self._subscriptions = Subscriptions(self._replica, self._log)
         self._keeper = Keeper(
             self._replica, self._log, self._snapshots, self._store, settings.cluster, settings.log_archive_dir
         )
         self._compaction = Compaction(self._keeper, self._snapshots, self._store)
+        self._peers = Peers()
+        self._agreement = Agreement(
+            settings.name, self._replica, self._store, self._peers, lambda: self._keeper.manifests
+        )
 
     async def run(self, stop: asyncio.Event, started: Callable[[list[str]], None] | None) -> None:
         name = self._settings.name
-        condition = Condition(name, self._replica, self._reports, self._store, self._election, self._keeper)
-        table_asks = TableAsks(self._reports)
+        condition = Condition(
+            name,
+            self._replica,
+            self._auditor,
+            self._agreement,
+            self._reports,
+            self._store,
+            self._election,
+            self._keeper,
+            self._peers,
+        )
         server = Server(
             Resources(self._replica, self._writer),
             Nodes(self._writer, self._subscriptions, self._reports, table_asks),
@@ -161,7 +177,7 @@ class _Process:
                     task.cancel()
         finally:
             await server.stop(0)
-            await condition.peers.close()
+            await self._peers.close()
 
     def _work(self, server: Server) -> dict[str, Coroutine[Any, Any, None]]:
         actor = f"controlplane:{self._settings.name}"
@@ -177,6 +193,8 @@ class _Process:
                 self._replica, self._writer, lambda: self._election.is_leader, actor, self._settings.expiry_every_s
             ),
             "keep the past in bounds": self._keeper.run(lambda: self._election.is_leader, self._settings.keep_every_s),
+            "reckon table digests": self._auditor.run(),
+            "compare with the other replicas": self._agreement.run(),
             "tell that we are ready": self._tell_ready(server),
         }
 

@@ -2,10 +2,12 @@
 
 import time
 
+from kilim.controlplane.agreement import Agreement, checkpoints
 from kilim.controlplane.api.peers import Peers
+from kilim.controlplane.auditor import Auditor
 from kilim.controlplane.keeper import Keeper
 from kilim.controlplane.replica import Replica
-from kilim.controlplane.reports import Reports
+from kilim.controlplane.reports import KERNEL, STATE, TABLES, Reports
 from kilim.controlplane.store import FULL, Store
 from kilim.kvstore.election import Election
 from kilim.model.address import format_ip
@@ -21,16 +23,27 @@ class Condition:
     """`advertise` is known once the server is bound."""
 
     def __init__(
-        self, name: str, replica: Replica, reports: Reports, store: Store, election: Election, keeper: Keeper
+        self,
+        name: str,
+        replica: Replica,
+        auditor: Auditor,
+        agreement: Agreement,
+        reports: Reports,
+        store: Store,
+        election: Election,
+        keeper: Keeper,
+        peers: Peers,
     ) -> None:
         self._name = name
         self.advertise = ""
+        self._auditor = auditor
+        self._agreement = agreement
         self._replica = replica
         self._reports = reports
         self._store = store
         self._election = election
         self._keeper = keeper
-        self.peers = Peers()
+        self._peers = peers
 
     async def status(self, *, this_replica_only: bool) -> api.StatusResponse:
         problems: list[str] = []
@@ -40,6 +53,7 @@ class Condition:
         nodes = [self.node_status(name) for name in sorted(self._replica.state.nodes)]
         etcd = self._etcd_status()
         problems += self._own_problems(etcd)
+        problems += self._agreement.problems()
         problems += self._reports.problems()
         for node in nodes:
             if not node.up:
@@ -57,6 +71,7 @@ class Condition:
             etcd=etcd,
             nodes=nodes,
             log=log_status(self._keeper),
+            checkpoints=checkpoints(self._replica.history),
         )
 
     def node_status(self, name: str) -> api.NodeStatus:
@@ -69,9 +84,14 @@ class Condition:
             status.seq = report.seq
             status.state_digest = report.state_digest
             status.table_digest = report.table_digest
-            status.state_comparison = _comparison(heard.match)
+            status.state_comparison = heard.compared[STATE].verdict
+            status.table_comparison = heard.compared[TABLES].verdict
+            status.kernel_comparison = heard.compared[KERNEL].verdict
+            status.drift_repairs = report.drift_repairs
             status.errors.extend(report.errors)
             status.last_report_age_ms = int((time.monotonic() - heard.at_s) * 1000)
+        status.lag_events = max(self._replica.seq - status.seq, 0)
+        status.lag_ms = int(self._reports.lag_s(name) * 1000)
         return status
 
     def _own_status(self) -> api.ReplicaStatus:
@@ -82,31 +102,28 @@ class Condition:
             self=True,
             seq=self._replica.seq,
             state_digest=self._replica.state.digest,
+            comparison=api.MATCH if self._auditor.difference is None else api.DIFFERS,
+            compared_seq=self._auditor.seq,
         )
 
     async def _replica_statuses(self, problems: list[str]) -> list[api.ReplicaStatus]:
-        others = {name: address for name, address in sorted(self._store.members.items()) if name != self._name}
+        others = self._agreement.others()
         statuses = [self._own_status()]
         for name, address in self._store.missed(MISSED_S).items():
             problems.append(f"replica {name}: is gone (last known at {address})")
             statuses.append(api.ReplicaStatus(name=name, address=address))
-        for name, answer in (await self._peers_answers(others)).items():
+        for name, answer in (await self._peers.ask(others)).items():
             status = api.ReplicaStatus(name=name, address=others[name], leader=self._election.leader_name == name)
             if isinstance(answer, str):
                 problems.append(f"replica {name}: does not answer at {others[name]}: {answer}")
             else:
                 status.seq, status.state_digest = answer.seq, answer.state_digest
-                ours = self._replica.history.digest_at(answer.seq)
-                if ours is not None and ours != answer.state_digest:
-                    problems.append(
-                        f"replica {name}: state digest at seq {answer.seq} is {answer.state_digest.hex()}, "
-                        f"this replica has {ours.hex()}"
-                    )
+                self._agreement.take(name, answer)
+            compared = self._agreement.of(name)
+            if compared is not None:
+                status.comparison, status.compared_seq = compared.verdict, compared.seq
             statuses.append(status)
         return sorted(statuses, key=lambda status: status.name)
-
-    async def _peers_answers(self, others: dict[str, str]) -> dict[str, api.ReplicaStatus | str]:
-        return await self.peers.ask(others)
 
     def _etcd_status(self) -> api.EtcdStatus:
         statuses = self._store.statuses
@@ -129,6 +146,12 @@ class Condition:
             problems.append("this replica has not read the log yet")
         if self._replica.broken:
             problems.append(f"this replica does not follow the log: {self._replica.broken}")
+        if self._auditor.difference is not None:
+            found = self._auditor.difference
+            problems.append(
+                f"this replica: its state digest at seq {found.seq} is {found.theirs.hex()}, "
+                f"its events give {found.ours.hex()}"
+            )
         if not etcd.reachable:
             problems.append(self._store.why_not() or "etcd: not reached yet")
         elif etcd.error:
@@ -150,9 +173,3 @@ def log_status(keeper: Keeper) -> api.LogStatus:
         archived_seq=keeper.archive.seq if keeper.archive is not None else 0,
         error=keeper.error,
     )
-
-
-def _comparison(match: bool | None) -> "api.Comparison.ValueType":
-    if match is None:
-        return api.NOT_COMPARED
-    return api.MATCH if match else api.DIFFERS

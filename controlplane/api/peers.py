@@ -1,4 +1,4 @@
-"""The other replicas, asked for their seq and digest when somebody wants the status of all."""
+"""The other replicas, asked for what they say of themselves."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ class Peers:
     def __init__(self) -> None:
         self._channels: dict[str, grpc.aio.Channel] = {}
 
-    async def ask(self, addresses: dict[str, str]) -> dict[str, api.ReplicaStatus | str]:
+    async def ask(self, addresses: dict[str, str]) -> dict[str, api.StatusResponse | str]:
         """name -> what it says of itself, or why it did not."""
         for address in set(self._channels) - set(addresses.values()):
             await self._channels.pop(address).close()
@@ -28,7 +28,7 @@ class Peers:
             await channel.close()
         self._channels.clear()
 
-    async def _ask(self, address: str) -> api.ReplicaStatus | str:
+    async def _ask(self, address: str) -> api.StatusResponse | str:
         if not address:
             return "advertises no address"
         if address not in self._channels:
@@ -42,4 +42,4 @@ class Peers:
             )
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name} {error.details()}"
-        return next((replica for replica in status.replicas if replica.self), "says nothing of itself")
+        return status

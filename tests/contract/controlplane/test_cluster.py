@@ -30,7 +30,7 @@ async def agent(r: Running, node: str) -> AsyncIterator[Any]:
 
 
 def report(status: api.StatusResponse, node: str, digest: bytes | None = None) -> api.NodeReport:
-    return api.NodeReport(node=node, seq=status.seq, state_digest=digest or status.state_digest, table_digest=b"t")
+    return api.NodeReport(node=node, seq=status.seq, state_digest=digest or status.state_digest)
 
 
 async def test_a_node_is_well_when_it_reports_our_digest(etcd: EmbeddedEtcd, cluster: str) -> None:
@@ -43,7 +43,14 @@ async def test_a_node_is_well_when_it_reports_our_digest(etcd: EmbeddedEtcd, clu
             await call.write(report(status, "node1"))
             status = await r.until(lambda status: status.ok)
             node = status.nodes[0]
-            assert (node.up, node.state_comparison, node.seq, node.table_digest) == (True, api.MATCH, 1, b"t")
+            assert (node.up, node.state_comparison, node.seq, node.lag_events, node.lag_ms) == (
+                True,
+                api.MATCH,
+                1,
+                0,
+                0,
+            )
+            assert (node.table_comparison, node.kernel_comparison) == (api.NOT_COMPARED, api.NOT_COMPARED)
             assert (node.name, node.ip, list(node.pod_cidrs)) == ("node1", "192.0.2.1", ["10.244.0.0/24"])
         gone = await r.until(lambda status: not status.nodes[0].up)
         assert gone.nodes[0].seq == 1
