@@ -36,6 +36,7 @@ from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
 from kilim.controlplane.snapshots import Snapshots
 from kilim.controlplane.store import Store
+from kilim.controlplane.table_asks import TableAsks
 from kilim.controlplane.writer import Writer
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.election import Election
@@ -155,6 +156,7 @@ class _Process:
             self._keeper,
             self._peers,
         )
+        table_asks = TableAsks(self._reports)
         server = Server(
             Resources(self._replica, self._writer),
             Nodes(self._writer, self._subscriptions, self._reports, table_asks),
