@@ -114,6 +114,10 @@ class EtcdEndpoint(click.ParamType[str]):
     "--cluster-pool-ipv4-cidr", type=Ipv4Cidr(), default="10.244.0.0/16", show_default=True,
     help="What nodes without --pod-cidr get theirs from.",
 )  # fmt: skip
+@click.option(
+    "--log-archive-dir", type=DIRECTORY, metavar="DIR",
+    help="Write events here before they are trimmed from etcd; a directory of this replica's own.",
+)  # fmt: skip
 @log_format_option
 @click.pass_context
 def controlplane(context: click.Context, /, **flags: Any) -> None:
