@@ -1,5 +1,6 @@
 """Events to state. Total and deterministic (I1): any record folds, none raises; what makes no sense changes nothing.
 
+0. A retired event is first put into the words of today (`upcast.py`).
 1. A record that is no Event, or an Event without a body we know, changes nothing but the sequence number.
 2. Joined, added, updated, replaced, labelled, allocated: the entry becomes what the event says.
 3. Left, removed, released: the entry goes, if it is there.
@@ -11,6 +12,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from kilim.model.state import Change, Key, State, endpoint_key, policy_key
+from kilim.model.upcast import UPCASTERS, upcast
 from kilim.v1 import events_pb2 as pb
 
 # body name -> (table, noun field of the body or None for a removal, key of the noun or body)
@@ -71,6 +73,8 @@ def fold_event(state: State, event: pb.Event) -> list[Change]:
 
 def entry_of(event: pb.Event) -> tuple[str, Key, bytes | None] | None:
     """(table, key, value) that the event sets, with None for the value removes; None: it changes nothing."""
+    if UPCASTERS:
+        event = upcast(event)
     which = event.WhichOneof("body")
     rule = None if which is None else RULES.get(which)
     if which is None or rule is None:
