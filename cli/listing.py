@@ -5,7 +5,7 @@ import click
 from kilim.cli.client import connect, server_option
 from kilim.cli.command import Group
 from kilim.cli.get import list_kind
-from kilim.cli.nodes import node_rows
+from kilim.cli.nodes import PLACE, node_rows
 from kilim.cli.output import output_option, plain, print_data
 from kilim.cli.table import table
 from kilim.v1 import controlplane_pb2 as pb
@@ -66,4 +66,4 @@ def node_list(output: str | None, servers: str | None) -> None:
     elif not status.nodes:
         click.echo("No resources found.", err=True)
     else:
-        click.echo(table(*node_rows(status.nodes, wide=output == "wide")))
+        click.echo(table(*node_rows(status.nodes, PLACE, wide=output == "wide")))

@@ -1,12 +1,15 @@
 """The table of nodes, as `kilim status` and `kilim node list` print it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kilim.cli.table import age
 from kilim.v1 import controlplane_pb2 as pb
 
-DIGEST_CHARACTERS = 12
+DIGEST_CHARACTERS = 10
+MARKS = {pb.MATCH: "✓", pb.DIFFERS: "✗", pb.NOT_COMPARED: "…"}
+HEALTH = ("NAME", "STATUS", "IP", "SEQ", "LAG", "STATE DIGEST", "TABLE DIGEST", "KERNEL")
+PLACE = ("NAME", "STATUS", "IP", "POD CIDRS", "SEQ", "LAG", "REPORTED", "ERRORS")
 
 
 def digest_text(digest: bytes, wide: bool = False) -> str:
@@ -14,25 +17,15 @@ def digest_text(digest: bytes, wide: bool = False) -> str:
     return text if wide else text[:DIGEST_CHARACTERS]
 
 
-def node_rows(nodes: Iterable[Any], wide: bool) -> tuple[list[str], list[list[object]]]:
-    """Headers and rows of NodeStatus messages."""
-    headers = ["NAME", "STATUS", "IP", "POD CIDRS", "SEQ", "STATE DIGEST", "TABLE DIGEST", "REPORTED", "ERRORS"]
-    return headers, [_row(node, wide) for node in nodes]
+def compared_text(comparison: "pb.Comparison.ValueType", digest: bytes, wide: bool = False) -> str:
+    """Whether it is what the replica that answers has itself, and the digest."""
+    return f"{MARKS.get(comparison, '?')} {digest_text(digest, wide)}" if digest else ""
 
 
-def _row(node: Any, wide: bool) -> list[object]:
-    reported = node.seq > 0
-    return [
-        node.name,
-        _condition(node),
-        node.ip,
-        list(node.pod_cidrs),
-        node.seq if reported else None,
-        digest_text(node.state_digest, wide),
-        digest_text(node.table_digest, wide),
-        f"{age(node.last_report_age_ms)} ago" if reported else None,
-        "; ".join(node.errors),
-    ]
+def node_rows(nodes: Iterable[Any], columns: Iterable[str], wide: bool) -> tuple[list[str], list[list[object]]]:
+    """Headers and rows of NodeStatus messages; with `wide` every column there is."""
+    headers = list(_CELLS) if wide else list(columns)
+    return headers, [[_CELLS[header](node, wide) for header in headers] for node in nodes]
 
 
 def _condition(node: Any) -> str:
@@ -40,4 +33,24 @@ def _condition(node: Any) -> str:
         return "down"
     if node.errors:
         return "errors"
-    return "digest differs" if node.state_comparison == pb.DIFFERS else "ok"
+    return "differs" if pb.DIFFERS in {node.state_comparison, node.table_comparison, node.kernel_comparison} else "ok"
+
+
+def _lag(node: Any) -> str:
+    return f"{node.lag_events} ({age(node.lag_ms)})" if node.lag_events else "0"
+
+
+_CELLS: dict[str, Callable[[Any, bool], object]] = {
+    "NAME": lambda node, wide: node.name,
+    "STATUS": lambda node, wide: _condition(node),
+    "IP": lambda node, wide: node.ip,
+    "POD CIDRS": lambda node, wide: list(node.pod_cidrs),
+    "SEQ": lambda node, wide: node.seq or None,
+    "LAG": lambda node, wide: _lag(node),
+    "STATE DIGEST": lambda node, wide: compared_text(node.state_comparison, node.state_digest, wide),
+    "TABLE DIGEST": lambda node, wide: compared_text(node.table_comparison, node.table_digest, wide),
+    "KERNEL": lambda node, wide: MARKS.get(node.kernel_comparison, "?"),
+    "REPAIRS": lambda node, wide: node.drift_repairs,
+    "REPORTED": lambda node, wide: f"{age(node.last_report_age_ms)} ago" if node.seq else None,
+    "ERRORS": lambda node, wide: "; ".join(node.errors),
+}

@@ -9,7 +9,7 @@ from kilim.cli.client import connect, server_option
 from kilim.cli.command import Command
 from kilim.cli.duration import DURATION
 from kilim.cli.failure import FAILED, Failure
-from kilim.cli.nodes import digest_text, node_rows
+from kilim.cli.nodes import HEALTH, compared_text, digest_text, node_rows
 from kilim.cli.output import output_option, plain, print_data
 from kilim.cli.progress import waiting_for
 from kilim.cli.table import size, table
@@ -25,7 +25,12 @@ POLL_S = 0.2
 @server_option
 @click.pass_context
 def status(context: click.Context, wait: bool, timeout: float, output: str | None, servers: str | None) -> None:
-    """Is everything well: replicas, etcd, nodes, sequence number and digests of each."""
+    """Is everything well: replicas, etcd, nodes, sequence number and digests of each.
+
+    A digest has a ✓ where the server that answers reckons the same one itself, ✗ where it does not, … while it has not
+    compared yet. LAG is events not enforced yet, and since when there are any. KERNEL compares what the agent last read
+    back from its kernel.
+    """
     answer = _well(servers, timeout) if wait else connect(servers).cluster("Status", pb.StatusRequest())
     if output in {"json", "yaml"}:
         print_data(plain(answer), output)
@@ -58,7 +63,7 @@ def render(answer: Any, wide: bool) -> str:
             "Replicas\n" + table(["NAME", "ADDRESS", "ROLE", "SEQ", "STATE DIGEST"], _replicas(answer, wide))
         )
     if answer.nodes:
-        sections.append("Nodes\n" + table(*node_rows(answer.nodes, wide)))
+        sections.append("Nodes\n" + table(*node_rows(answer.nodes, HEALTH, wide)))
     if answer.problems:
         sections.append("Problems\n" + "\n".join(f"- {problem}" for problem in answer.problems))
     return "\n\n".join(sections)
@@ -68,9 +73,21 @@ def _summary(answer: Any, wide: bool) -> list[str]:
     return [
         f"Kilim    {'ok' if answer.ok else 'NOT OK'}",
         f"Log      seq {answer.seq}, chain {digest_text(answer.chain, wide)}",
+        f"History  {_history(answer.log)}",
         f"State    digest {digest_text(answer.state_digest, wide)}",
         f"etcd     {_etcd(answer.etcd)}",
     ]
+
+
+def _history(log: Any) -> str:
+    """What is there to go back to."""
+    count = len(log.snapshots)
+    parts = [f"from event {log.first_seq or 1}", f"{count} snapshot{'s' if count != 1 else ''}"]
+    if count:
+        parts[1] += f" (newest at {log.snapshots[-1].seq})"
+    parts += [f"archived to {log.archived_seq}"] if log.archived_seq else []
+    parts += [f"NOT KEPT IN BOUNDS: {log.error}"] if log.error else []
+    return ", ".join(parts)
 
 
 def _etcd(etcd: Any) -> str:
@@ -90,7 +107,7 @@ def _replicas(answer: Any, wide: bool) -> list[list[object]]:
             replica.address,
             ("leader" if replica.leader else "follower") + (" (asked)" if replica.self else ""),
             replica.seq or None,
-            digest_text(replica.state_digest, wide),
+            compared_text(replica.comparison, replica.state_digest, wide),
         ]
         for replica in answer.replicas
     ]

@@ -895,7 +895,7 @@ class ReplicaStatus(_message.Message):
     seq: _builtins.int
     state_digest: _builtins.bytes
     comparison: Global___Comparison.ValueType
-    """with the replica that answers, at compared_seq; of itself: MATCH"""
+    """with the replica that answers, at compared_seq; of itself: with what its events give"""
     compared_seq: _builtins.int
     def __init__(
         self_,  # pyright: ignore[reportSelfClsParameterName]

@@ -111,3 +111,40 @@ def test_status_says_what_is_wrong() -> None:
     text = render(answer, wide=False)
     assert "Kilim    NOT OK" in text and "NOT REACHABLE at 10.0.0.1:2379: connection refused" in text
     assert "n2     down" in text and text.endswith("Problems\n- node n2 is down")
+
+
+def test_status_compares_digests_within_100_columns() -> None:
+    ours, table_digest = bytes.fromhex("4052bf2609e0") * 6, b"\xab" * 32
+    node = pb.NodeStatus(
+        name="node-rack12",
+        ip="192.168.60.101",
+        up=True,
+        seq=1234567,
+        state_digest=ours,
+        table_digest=table_digest,
+        state_comparison=pb.MATCH,
+        table_comparison=pb.DIFFERS,
+        lag_events=12,
+        lag_ms=340,
+    )
+    answer = pb.StatusResponse(
+        ok=True,
+        seq=1234579,
+        chain=ours,
+        replicas=[pb.ReplicaStatus(name="r1", self=True, seq=9, state_digest=ours, comparison=pb.MATCH)],
+        nodes=[node],
+        etcd=pb.EtcdStatus(reachable=True, endpoints=["a"], version="3.5.0"),
+        log=pb.LogStatus(first_seq=1200001, snapshots=[pb.SnapshotStatus(seq=1220000)], archived_seq=1200000),
+    )
+    text = render(answer, wide=False)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "History  from event 1200001, 1 snapshot (newest at 1220000), archived to 1200000" in text
+    cells = next(line for line in text.splitlines() if line.startswith("node-rack")).split("   ")
+    assert [cell.strip() for cell in cells if cell] == [
+        *("node-rack12", "differs", "192.168.60.101", "1234567", "12 (340ms)"),
+        *("✓ 4052bf2609", "✗ ababababab", "…"),
+    ]
+    assert "r1     <none>    follower (asked)   9     ✓ 4052bf2609" in text
+    wide = render(answer, wide=True)
+    assert f"✓ {ours.hex()}" in wide and "REPAIRS" in wide and "POD CIDRS" in wide
+    assert render(pb.StatusResponse(), wide=False).splitlines()[2] == "History  from event 1, 0 snapshots"
