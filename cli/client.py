@@ -110,6 +110,11 @@ class Client:
         """All messages of a stream that has an end, from one server."""
         return self._first_answer(lambda server: list(self._ask(server, LogStub, method, request, timeout_s)))
 
+    def cluster_parts(self, method: str, request: Any, timeout_s: float = PARTS_S) -> list[Any]:
+        """As `log_parts`."""
+        stub = controlplane_pb2_grpc.ClusterStub
+        return self._first_answer(lambda server: list(self._ask(server, stub, method, request, timeout_s)))
+
     def _read(self, stub: Make, method: str, request: Any, timeout_s: float) -> Any:
         return self._first_answer(lambda server: self._ask(server, stub, method, request, timeout_s))
 

@@ -13,6 +13,7 @@ SECTIONS = {
     },
     "Cluster": {
         "status": ("kilim.cli.status:status", "Is everything well: replicas, etcd, nodes, digests"),
+        "verify": ("kilim.cli.verify:verify", "Whether the kernels hold what the log says, entry by entry"),
         "log": ("kilim.cli.log:log", "The event log"),
         "replay": ("kilim.cli.replay:replay", "The tables of a node as of any event"),
         "why": ("kilim.cli.why:why", "Why a connection is allowed or denied, and since which event"),

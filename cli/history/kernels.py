@@ -1,0 +1,191 @@
+"""What the kernels of nodes hold beside what the log says they should, row by row: what `kilim verify` prints.
+
+Easy to get wrong: each node is compared at the event that it enforced when it was read, which is not the same for all;
+so the kernels are read first, and the history is opened when it has all of these events.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kilim.cli.client import Client
+from kilim.cli.event import event_name, event_summary
+from kilim.cli.failure import Failure
+from kilim.cli.history.node import follow_node, node_at
+from kilim.cli.history.rebuild import Moment, earliest_moment, moment_at, steps
+from kilim.cli.history.source import HistorySource
+from kilim.cli.history.times import format_time
+from kilim.cli.nodes import digest_text
+from kilim.cli.table import table as text_table
+from kilim.model.rows import KEY_CELLS, TABLES, RowChange, RowKey, RowValue, cells, differences, rows_of
+from kilim.model.tables import Tables, unpack_rows
+from kilim.v1 import controlplane_pb2 as pb
+from kilim.v1.events_pb2 import Event
+
+READ_S = 60.0
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a node answered: its kernel's rows when `seq` was enforced, and its agent's digest of what it wanted."""
+
+    node: str
+    seq: int
+    agent_digest: bytes
+    tables: Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    change: RowChange  # old: in the kernel; new: in the log
+    since: tuple[int, Event] | None  # None: no change of it since event `known_since`
+    known_since: int
+
+
+@dataclass(slots=True)
+class NodeResult:
+    """`error`: why it could not be compared."""
+
+    node: str
+    seq: int = 0
+    rows: int = 0
+    kernel_digest: bytes = b""
+    agent_digest: bytes = b""
+    log_digest: bytes = b""
+    differing: list[Differing] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.error and not self.differing and self.agent_digest == self.log_digest
+
+    @property
+    def outcome(self) -> str:
+        parts = [self.error] if self.error else []
+        if self.differing:
+            parts.append(f"{len(self.differing)} row{'s differ' if len(self.differing) > 1 else ' differs'}")
+        if not self.error and self.agent_digest != self.log_digest:
+            parts.append(f"the agent wants other rows than the log: its table digest is {self.agent_digest.hex()}")
+        return "; ".join(parts) or "ok"
+
+
+def read_held(client: Client, node: str) -> Held:
+    """Raises Failure, naming why not."""
+    tables, part = Tables(), pb.TablesPart()
+    for part in client.cluster_parts("ReadTables", pb.ReadTablesRequest(node=node), READ_S):
+        if part.error:
+            raise Failure(f"its kernel could not be read: {part.error}")
+        if part.table:
+            try:
+                unpack_rows(part.table, part.rows, tables)
+            except ValueError as error:
+                raise Failure(f"it sent what are no rows: {error}") from None
+    if not part.last:
+        raise Failure("its answer ended before the last part")
+    return Held(node, part.seq, part.table_digest, tables)
+
+
+def compare(source: HistorySource, held: Sequence[Held]) -> Iterator[NodeResult]:
+    """In the order of what they had enforced, as the log is folded once."""
+    moment: Moment | None = None
+    for each in sorted(held, key=lambda each: (each.seq, each.node)):
+        if moment is None:
+            moment = moment_at(source, each.seq)
+        for step in steps(source, moment, each.seq):
+            moment = moment._replace(chain=step.chain)
+        yield _compare_node(source, moment, each)
+
+
+def _compare_node(source: HistorySource, moment: Moment, held: Held) -> NodeResult:
+    wanted = node_at(moment, held.node)
+    result = NodeResult(
+        held.node,
+        held.seq,
+        sum(len(rows_of(held.tables, table)) for table in TABLES),
+        held.tables.digest(),
+        held.agent_digest,
+        wanted.table_digest,
+    )
+    if result.kernel_digest != result.log_digest:
+        _, _, events = follow_node(source, earliest_moment(source, held.seq), held.node, held.seq)
+        result.differing = [
+            Differing(change, events.of(change.table, change.key), events.after_seq)
+            for change in differences(held.tables, wanted.tables)
+        ]
+    return result
+
+
+def result_data(result: NodeResult) -> dict[str, Any]:
+    if result.error:
+        return {"node": result.node, "ok": False, "error": result.error}
+    return {
+        "node": result.node,
+        "ok": result.is_clean,
+        "seq": result.seq,
+        "rows": result.rows,
+        "kernel_digest": result.kernel_digest.hex(),
+        "agent_digest": result.agent_digest.hex(),
+        "log_digest": result.log_digest.hex(),
+        "differences": [_difference_data(each) for each in result.differing],
+    }
+
+
+def result_lines(results: Sequence[NodeResult], down: Sequence[str]) -> Iterator[str]:
+    body = [
+        [
+            each.node,
+            each.seq or None,
+            each.rows if not each.error else None,
+            digest_text(each.kernel_digest),
+            each.outcome,
+        ]
+        for each in results
+    ]
+    body += [[node, None, None, None, "down: not compared"] for node in down]
+    yield text_table(["NODE", "SEQ", "ROWS", "KERNEL DIGEST", "RESULT"], sorted(body, key=lambda row: str(row[0])))
+    rows = [[each.node, *_difference_cells(one)] for each in results for one in each.differing]
+    if rows:
+        yield ""
+        yield text_table(["NODE", "TABLE", "KEY", "KERNEL HAS", "LOG SAYS", "SINCE", "TIME", "ACTOR", "WHAT"], rows)
+
+
+def _difference_cells(one: Differing) -> list[str]:
+    table, key, found, wanted = one.change
+    texts = [
+        table,
+        _key_text(table, key, found or wanted),
+        _value_text(table, key, found),
+        _value_text(table, key, wanted),
+    ]
+    if one.since is None:
+        return [*texts, f"<={one.known_since}" if wanted is not None else "never", "", "", ""]
+    seq, event = one.since
+    return [*texts, str(seq), format_time(event.time_ns), event.actor, f"{event_name(event)} {event_summary(event)}"]
+
+
+def _difference_data(one: Differing) -> dict[str, Any]:
+    table, key, found, wanted = one.change
+    data: dict[str, Any] = {
+        "table": table,
+        "key": _key_text(table, key, found or wanted),
+        "kernel": None if found is None else _value_text(table, key, found),
+        "log": None if wanted is None else _value_text(table, key, wanted),
+        "since": None,
+    }
+    if one.since is not None:
+        seq, event = one.since
+        data["since"] = {
+            "seq": seq, "time": format_time(event.time_ns), "actor": event.actor, "cause": event.cause,
+            "event": event_name(event), "what": event_summary(event),
+        }  # fmt: skip
+    return data
+
+
+def _key_text(table: str, key: RowKey, value: RowValue | None) -> str:
+    assert value is not None
+    return " ".join(cells(table, key, value)[: KEY_CELLS[table]])
+
+
+def _value_text(table: str, key: RowKey, value: RowValue | None) -> str:
+    return NOTHING if value is None else " ".join(cells(table, key, value)[KEY_CELLS[table] :])
