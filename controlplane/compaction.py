@@ -1,9 +1,10 @@
 """`kilim log compact`: what the keeper does now and then, at once; with defragmentation, and out of a full etcd.
 
 Out of a full one, in this order, because under the alarm only deleting and compacting work:
-1. The reserve goes, and the snapshots but the base and the newest; etcd is compacted, defragmented, disarmed.
-2. A snapshot is taken, the log trimmed as far as retention lets it. Still no space: the newest snapshot goes too.
-3. Compacted, defragmented and disarmed again: what 2. let go is free now.
+1. The reserve goes; etcd is compacted, defragmented, disarmed: there is room to write where the log begins.
+2. The log is trimmed as far as retention and the snapshots that there are let it, and 1. is done again.
+3. A snapshot is taken. Where there is no space for these, old snapshots go first, then all but the base.
+4. Trimmed, compacted, defragmented and disarmed again: what the new snapshot lets go is free now.
 Easy to get wrong: no lock holds two of these apart, a full etcd could not hold one; every step may happen twice.
 """
 
@@ -11,7 +12,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from kilim.controlplane.decide.retention import spare_snapshots
 from kilim.controlplane.keeper import Keeper
 from kilim.controlplane.store import FULL, Store
 from kilim.kvstore.errors import KvError, NoSpace
@@ -55,6 +55,7 @@ class Compaction:
             if full and not defragment:
                 raise NoSpace(FULL)
             await self._keeper.look()
+            await self._keeper.keep_reserve()
             if full:
                 await self._make_room(members)
             else:
@@ -71,14 +72,16 @@ class Compaction:
 
     async def _make_room(self, members: dict[str, Member]) -> None:
         await self._keeper.reserve.release()
-        spare = spare_snapshots(self._keeper.kept())
-        for going in (spare[:-1], spare[-1:]):
-            for seq in going:
+        for spare in ((), *self._keeper.spare()):
+            for seq in spare:
                 await self._snapshots.delete(seq)
             await self._compact()
             await self._defragment(members)
-            await self._keeper.look()
             try:
+                await self._keeper.look()
+                await self._keeper.trim()
+                await self._compact()
+                await self._defragment(members)
                 await self._keeper.keep(take=True)
                 return
             except NoSpace as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from kilim.controlplane.archive import Archive
-from kilim.controlplane.decide.retention import Kept, Plan, Taken, limits_of, plan_retention
+from kilim.controlplane.decide.retention import Kept, Plan, Taken, limits_of, plan_retention, spare_snapshots
 from kilim.controlplane.replica import Replica, event_time_ns
 from kilim.controlplane.store import FULL, Store
 from kilim.kvstore.client import EtcdClient
@@ -90,6 +90,7 @@ class Keeper:
         await self.look()
         if not self._replica.loaded:
             return
+        await self.keep_reserve()
         if not leads:
             self._swept = False
             await self._archive()
@@ -97,7 +98,6 @@ class Keeper:
         if not self._swept:
             await self._snapshots.sweep()
             self._swept = True
-        await self._keep_reserve()
         await self.keep()
         await self._forget_revisions()
 
@@ -126,6 +126,10 @@ class Keeper:
         if self._replica.seq > newest and (take or self._plan().take):
             await self._take()
             await self.look()
+        await self.trim()
+
+    async def trim(self) -> None:
+        """As far as the snapshots that there are let it. Needs next to no space in etcd, and makes some."""
         await self._archive()
         plan = self._plan()
         if plan.trim_to:
@@ -134,13 +138,17 @@ class Keeper:
             await self._snapshots.delete(seq)
         self.manifests = [manifest for manifest in self.manifests if manifest.seq not in plan.delete]
 
-    def kept(self) -> Kept:
+    def spare(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Snapshots that can go in need, and in greater need."""
+        return spare_snapshots(self._kept(), limits_of(self._replica.state), time.time_ns())
+
+    def _plan(self) -> Plan:
+        return plan_retention(self._kept(), limits_of(self._replica.state), time.time_ns())
+
+    def _kept(self) -> Kept:
         taken = tuple(Taken(manifest.seq, manifest.time_ns) for manifest in self.manifests)
         archived = self.archive.seq if self.archive is not None else None
         return Kept(self.start.first_seq, self._replica.seq, self._oldest[1], taken, archived)
-
-    def _plan(self) -> Plan:
-        return plan_retention(self.kept(), limits_of(self._replica.state), time.time_ns())
 
     async def _take(self) -> None:
         chain, time_ns, frozen = self._replica.chain, self._replica.time_ns, freeze(self._replica.state)
@@ -180,10 +188,9 @@ class Keeper:
         if self.archive is not None and (to_seq := self._plan().archive_to):
             await self.archive.extend(to_seq)
 
-    async def _keep_reserve(self) -> None:
-        """Not while etcd is as full as it was when it refused."""
-        statuses = self._store.statuses
-        size = max((status.db_bytes for status in statuses), default=0)
+    async def keep_reserve(self) -> None:
+        """Not while etcd is as full as it was when it refused: the room is for others then."""
+        size = max((status.db_bytes for status in self._store.statuses), default=0)
         if self._store.full:
             self._full_bytes = size
         elif self._replica.seq and (not self._full_bytes or size + 2 * RESERVE_BYTES < self._full_bytes):

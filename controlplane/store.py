@@ -18,7 +18,7 @@ _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 FULL = (
     "etcd is at its quota and takes no writes: run `kilim log compact --defragment`; where that frees too little, "
-    "raise etcd's --quota-backend-bytes"
+    "raise its --quota-backend-bytes, or lower the setting log-retention-events and compact again"
 )
 LOOK_EVERY_S = 2.0
 LOOK_AGAIN_S = 0.3

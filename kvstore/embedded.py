@@ -70,6 +70,7 @@ class EmbeddedEtcd:
         peer_port: int | None = None,
         initial_cluster: str | None = None,
         binary: str | None = None,
+        quota_bytes: int = QUOTA_BYTES,
     ) -> None:
         if initial_cluster is not None and (client_port is None or peer_port is None):
             raise ValueError("a member of a cluster needs its client_port and peer_port given")
@@ -79,6 +80,7 @@ class EmbeddedEtcd:
         self._wanted = (client_port, peer_port)
         self._initial_cluster = initial_cluster
         self._binary = binary
+        self._quota_bytes = quota_bytes
         self._ports: Ports | None = None
         self._child: Child | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -188,7 +190,7 @@ class EmbeddedEtcd:
             f"--listen-peer-urls={peer_url}",
             f"--initial-advertise-peer-urls={peer_url}",
             f"--initial-cluster={self._initial_cluster or f'{self._name}={peer_url}'}",
-            *store_flags(QUOTA_BYTES),
+            *store_flags(self._quota_bytes),
             "--logger=zap",
             "--log-level=warn",
             *ticks,

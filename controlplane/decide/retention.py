@@ -82,10 +82,16 @@ def plan_retention(kept: Kept, limits: Limits, now_ns: int) -> Plan:
     )
 
 
-def spare_snapshots(kept: Kept) -> tuple[int, ...]:
-    """What can go in need, newest last: with the events that are held, the base alone gives every later state."""
+def spare_snapshots(kept: Kept, limits: Limits, now_ns: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What can go in need, and in greater need. First what no trim rests on; then all but the base, which with the
+    events that are held gives every later state, but nothing can be trimmed then before there are others."""
     base = _base(kept, kept.first_seq - 1)
-    return tuple(one.seq for one in kept.snapshots if one != base)
+    candidates = [one for one in _candidates(kept, limits, now_ns) if one.seq >= kept.first_seq]
+    wanted = {base, *candidates[-1:], *kept.snapshots[-1:]}
+    return (
+        tuple(one.seq for one in kept.snapshots if one not in wanted),
+        tuple(one.seq for one in kept.snapshots if one in wanted and one != base),
+    )
 
 
 def _base(kept: Kept, seq: int) -> Taken | None:

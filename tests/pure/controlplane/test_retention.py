@@ -119,10 +119,11 @@ def test_a_quiet_log_gets_its_snapshot_by_age() -> None:
 
 
 def test_in_need_everything_but_the_base_is_spare() -> None:
-    three = (Taken(10, HOURS), Taken(20, HOURS), Taken(30, HOURS))
-    assert spare_snapshots(Kept(1, 40, HOURS, three)) == (10, 20, 30)
-    assert spare_snapshots(Kept(11, 40, HOURS, three)) == (20, 30)
-    interrupted = Kept(15, 40, HOURS, three)
-    assert spare_snapshots(interrupted) == (10, 30)
     limits = Limits(every_events=10, keep_snapshots=2, keep_events=400, keep_age_ns=1000 * HOUR_NS)
-    assert plan_retention(Kept(15, 40, HOURS, (*three, Taken(35, HOURS))), limits, HOURS).delete == (10,)
+    four = tuple(Taken(seq, HOURS) for seq in (10, 20, 30, 35))
+    assert spare_snapshots(Kept(1, 40, HOURS, four), limits, HOURS) == ((10, 20, 30), (35,))
+    assert spare_snapshots(Kept(11, 40, HOURS, four), limits, HOURS) == ((20, 30), (35,))
+    assert spare_snapshots(Kept(11, 425, HOURS, four), limits, HOURS) == ((30,), (20, 35))
+    interrupted = Kept(15, 40, HOURS, four)
+    assert spare_snapshots(interrupted, limits, HOURS) == ((10, 30), (35,))
+    assert plan_retention(interrupted, limits, HOURS).delete == (10,)
