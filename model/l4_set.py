@@ -1,0 +1,96 @@
+"""Sets of protocols and ports as sorted ranges, so that what two sets of rows let through can be compared exactly.
+
+A visitor would get wrong: protocol 0 stands for all protocols but those with ports (rows of policy name no others), and
+in such a set it has the one range 0..65535 or none.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from kilim.model.protocols import PROTOCOLS
+from kilim.model.tables import PolicyRows
+from kilim.model.verdict import ALLOWED, judge_rows
+
+OTHERS = 0
+LAST_PORT = 0xFFFF
+_SAMPLE_OF_OTHERS = 1  # ICMP; no row names it
+_PROTOCOLS = (OTHERS, *sorted(PROTOCOLS.values()))
+
+
+class Range(NamedTuple):
+    protocol: int
+    first: int
+    last: int
+
+
+L4Set = tuple[Range, ...]  # sorted, neither overlapping nor touching
+
+NOTHING: L4Set = ()
+EVERYTHING: L4Set = tuple(Range(protocol, 0, LAST_PORT) for protocol in _PROTOCOLS)
+
+
+def allowed_by(rows: PolicyRows, direction: int, peer: int) -> L4Set:
+    """What rows of an enforced direction let through; `rows` are those for the peer and for any peer, or more."""
+    return _joined(_allowed_ranges(rows, direction, peer))
+
+
+def _allowed_ranges(rows: PolicyRows, direction: int, peer: int) -> Iterator[Range]:
+    for protocol in _PROTOCOLS:
+        starts = {0}
+        for key in rows:
+            if key.protocol == protocol and key.port_prefix_len:
+                starts |= {key.port, key.port + (1 << (16 - key.port_prefix_len))}
+        edges = [*sorted(start for start in starts if start <= LAST_PORT), LAST_PORT + 1]
+        number = protocol or _SAMPLE_OF_OTHERS
+        for first, after in zip(edges, edges[1:], strict=False):
+            if judge_rows(rows, direction, peer, number, first) == ALLOWED:
+                yield Range(protocol, first, after - 1)
+
+
+def both(one: L4Set, other: L4Set) -> L4Set:
+    if one is other or other is EVERYTHING:
+        return one
+    if one is EVERYTHING:
+        return other
+    found = []
+    for a in one:
+        for b in other:
+            if a.protocol == b.protocol and a.first <= b.last and b.first <= a.last:
+                found.append(Range(a.protocol, max(a.first, b.first), min(a.last, b.last)))
+    return _joined(found)
+
+
+def without(one: L4Set, other: L4Set) -> L4Set:
+    return one if not other else both(one, _complement(other)) if one else NOTHING
+
+
+def contains(one: L4Set, protocol: int, port: int) -> bool:
+    """Of a protocol without ports the port does not matter."""
+    known = protocol if protocol in _PROTOCOLS else OTHERS
+    number = port if known else 0
+    return any(each.protocol == known and each.first <= number <= each.last for each in one)
+
+
+def _complement(one: L4Set) -> L4Set:
+    found = []
+    for protocol in _PROTOCOLS:
+        start = 0
+        for each in one:
+            if each.protocol == protocol:
+                if each.first > start:
+                    found.append(Range(protocol, start, each.first - 1))
+                start = each.last + 1
+        if start <= LAST_PORT:
+            found.append(Range(protocol, start, LAST_PORT))
+    return tuple(found)
+
+
+def _joined(ranges: Iterable[Range]) -> L4Set:
+    joined: list[Range] = []
+    for each in sorted(ranges):
+        last = joined[-1] if joined else None
+        if last is not None and last.protocol == each.protocol and each.first <= last.last + 1:
+            joined[-1] = Range(each.protocol, last.first, max(last.last, each.last))
+        else:
+            joined.append(each)
+    return tuple(joined)

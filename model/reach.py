@@ -1,0 +1,130 @@
+"""What a state lets through between any two identities, made when it is asked for: policy alone, whatever the nodes.
+
+A visitor would get wrong: this agrees with the tables of the nodes where every address has one holder, as the control
+plane sees to; ends that are not endpoints (nodes, prefixes, the world) close nothing themselves.
+"""
+
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+
+from kilim.model.identity import ANY_PEER
+from kilim.model.l4_set import EVERYTHING, NOTHING, L4Set, allowed_by, both
+from kilim.model.labels import NAMESPACE, label_map
+from kilim.model.nouns import NamedPort, decode_identity, decode_policy
+from kilim.model.policy_index import PolicyIndex
+from kilim.model.resolve import Resolution, resolve, resolve_rows
+from kilim.model.rules import Peer, PolicyRules, compile_policy
+from kilim.model.state import State
+from kilim.model.tables import EGRESS, ENFORCE_EGRESS, ENFORCE_INGRESS, INGRESS, PolicyRows
+from kilim.v1 import events_pb2 as pb
+
+
+class StateRules:
+    """`Facts` of one state, with the policies of a subject found by its namespace. The state must stay as it is."""
+
+    def __init__(self, state: State) -> None:
+        self._index = PolicyIndex()
+        self.labels: dict[int, dict[str, str]] = {}
+        self.policies: dict[str, PolicyRules] = {}
+        self._of_namespace: dict[str, list[PolicyRules]] = {}
+        for number, data in state.identities.data.items():
+            identity = decode_identity(data)
+            self._index.set_identity(number, None, identity)
+            self.labels[number] = label_map(identity.labels)
+        for key in sorted(state.policies.data):
+            rules = compile_policy(decode_policy(state.policies.data[key]))
+            self._index.set_policy(key, rules)
+            self.policies[key] = rules
+            self._of_namespace.setdefault(rules.namespace, []).append(rules)
+        if self._index.needs_ports:
+            for data in state.endpoints.data.values():
+                endpoint = pb.Endpoint.FromString(data)
+                ports = [NamedPort(each.name, each.port, each.protocol) for each in endpoint.named_ports]
+                if ports:
+                    self._index.change_ports(endpoint.identity, (), ports)
+
+    def knows(self, identity: int) -> bool:
+        return identity in self.labels
+
+    def policies_of(self, subject: int) -> Sequence[PolicyRules]:
+        labels = self.labels[subject]
+        own = self._of_namespace.get(labels.get(NAMESPACE, ""), [])
+        of_all = self._of_namespace.get("", []) if labels.get(NAMESPACE) else []
+        return [policy for policy in (*own, *of_all) if policy.subjects.matches(labels)]
+
+    def selected(self, peer: Peer) -> AbstractSet[int]:
+        return self._index.selected(peer)
+
+    def named_ports(self, identity: int) -> AbstractSet[NamedPort]:
+        return self._index.named_ports(identity)
+
+    def identities_with_ports(self) -> Iterable[int]:
+        return self._index.identities_with_ports()
+
+
+class _Subject:
+    """Rows of one subject by direction and peer."""
+
+    def __init__(self, flags: int, rows: PolicyRows) -> None:
+        self.flags = flags
+        self.rows = rows
+        self.of_peer: dict[tuple[int, int], PolicyRows] = {}
+        for key, verdict in rows.items():
+            self.of_peer.setdefault((key.direction, key.peer), {})[key] = verdict
+        self.sets: dict[tuple[int, int], L4Set] = {}
+
+
+class Reach:
+    """Sets that are equal are the same object, so that `is` compares them, also with those of a Reach that shares."""
+
+    def __init__(self, state: State, shared: "Reach | None" = None) -> None:
+        self.facts = StateRules(state)
+        self._subjects: dict[int, _Subject] = {}
+        self._resolutions: dict[int, Resolution] = {}
+        self._same: dict[L4Set, L4Set] = shared._same if shared else {EVERYTHING: EVERYTHING, NOTHING: NOTHING}
+        self._met: dict[tuple[int, int], L4Set] = shared._met if shared else {}
+
+    def between(self, sender: int, receiver: int, sender_is_ours: bool = True, receiver_is_ours: bool = True) -> L4Set:
+        one = self.one_way(sender, EGRESS, receiver) if sender_is_ours else EVERYTHING
+        other = self.one_way(receiver, INGRESS, sender) if receiver_is_ours else EVERYTHING
+        return self.meet(one, other)
+
+    def one_way(self, subject: int, direction: int, peer: int) -> L4Set:
+        """What the rows of `subject` let through in a direction."""
+        each = self._subject(subject)
+        if not each.flags & (ENFORCE_INGRESS if direction == INGRESS else ENFORCE_EGRESS):
+            return EVERYTHING
+        own = each.of_peer.get((direction, peer))
+        at = (direction, peer if own else ANY_PEER)
+        if at not in each.sets:
+            rows = {**(own or {}), **each.of_peer.get((direction, ANY_PEER), {})}
+            each.sets[at] = self.shared(allowed_by(rows, direction, at[1]))
+        return each.sets[at]
+
+    def named_peers(self, subject: int, direction: int) -> set[int]:
+        """Those that rows of the subject speak of; to it, all others are alike."""
+        return {peer for way, peer in self._subject(subject).of_peer if way == direction}
+
+    def meet(self, one: L4Set, other: L4Set) -> L4Set:
+        key = (id(one), id(other))  # shared sets live as long as this does
+        if key not in self._met:
+            self._met[key] = self.shared(both(one, other))
+        return self._met[key]
+
+    def shared(self, one: L4Set) -> L4Set:
+        return self._same.setdefault(one, one)
+
+    def resolution(self, subject: int) -> Resolution:
+        """With the rules that asked for each row."""
+        if subject not in self._resolutions:
+            self._resolutions[subject] = resolve(self.facts, subject)
+        return self._resolutions[subject]
+
+    def rows(self, subject: int) -> tuple[int, PolicyRows]:
+        found = self._subject(subject)
+        return found.flags, found.rows
+
+    def _subject(self, subject: int) -> _Subject:
+        if subject not in self._subjects:
+            self._subjects[subject] = _Subject(*resolve_rows(self.facts, subject))
+        return self._subjects[subject]
