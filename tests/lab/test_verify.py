@@ -1,0 +1,109 @@
+"""Maps of a node changed behind the agent's back: `kilim verify` names each row, the agent repairs them and says so."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kilim.agent.bpf import layout
+from kilim.agent.bpf.maps import Map
+from kilim.lab import api
+from kilim.lab.client import agent_status
+from kilim.lab.commands import agent_socket
+from kilim.lab.names import pin_dir
+from kilim.lab.topology import Lab
+from kilim.model.address import format_ip, parse_ip
+from kilim.v1 import agent_pb2
+
+KILIM = Path(sys.executable).parent / "kilim"
+PATIENCE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def lab(name_prefix: str) -> Iterator[Lab]:
+    name = f"{name_prefix}-v"
+    try:
+        yield asyncio.run(api.up(name, nodes=2, replicas=1))
+    finally:
+        api.down(name)
+
+
+def kilim(lab: Lab, *arguments: str) -> tuple[int, str]:
+    environment = {**os.environ, "KILIM_LAB": lab.name}
+    done = subprocess.run([KILIM, *arguments], env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def verified(lab: Lab) -> dict[str, list[tuple[str, str, str | None, str | None]]]:
+    """By node the rows that differ: table, key, in the kernel, in the log."""
+    status, out = kilim(lab, "verify", "-o", "json")
+    answer = json.loads(out)
+    found = {
+        node["node"]: [(each["table"], each["key"], each["kernel"], each["log"]) for each in node["differences"]]
+        for node in answer["nodes"]
+    }
+    assert status == (1 if any(found.values()) else 0) and answer["ok"] == (status == 0)
+    return found
+
+
+def agent(lab: Lab, node: str) -> agent_pb2.AgentStatusResponse:
+    return asyncio.run(agent_status(agent_socket(lab, node)))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    async def look() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not await asyncio.to_thread(holds):  # noqa: ASYNC110  # an agent can only be asked
+                await asyncio.sleep(0.1)
+
+    asyncio.run(look())
+
+
+def change_one_and_add_one(ipcache: Map) -> tuple[str, int, str]:
+    """The entry of a pod on the other node, and one of an address of nobody; what the former was."""
+    keys, values = ipcache.read()
+    number = next(n for n, value in enumerate(values) if value["tunnel_endpoint"] and value["identity"] > 255)
+    key, value = keys[number : number + 1].copy(), values[number : number + 1].copy()
+    ip, identity, tunnel = int(key[0]["ip"]), int(value[0]["identity"]), int(value[0]["tunnel_endpoint"])
+    value["identity"] = identity + 7
+    ipcache.update(key, value)
+    key["ip"] = parse_ip("203.0.113.9")
+    ipcache.update(key, value)
+    return format_ip(ip), identity, format_ip(tunnel)
+
+
+def test_rows_changed_by_hand_are_named_and_repaired(lab: Lab) -> None:
+    assert kilim(lab, "setting", "set", "read-back-interval-s", "3600")[0] == 0
+    until(lambda: all(agent(lab, node.name).seq == agent(lab, "node1").seq for node in lab.nodes))
+    assert verified(lab) == {"node1": [], "node2": []}
+    before = agent(lab, "node1").drift_repairs
+    maps = {name: Map.open(pin_dir(lab.name) / "node1" / "maps" / name) for name in layout.MAP_ROWS}
+    try:
+        far_ip, far, tunnel = change_one_and_add_one(maps["ipcache"])
+        keys, values = maps["endpoints"].read()
+        maps["endpoints"].delete(keys[:1])
+        gone, row = format_ip(int(keys[0]["ip"])), f"{values[0]['endpoint_id']} {values[0]['identity']}"
+    finally:
+        for each in maps.values():
+            os.close(each.fd)
+    assert verified(lab) == {
+        "node1": [
+            ("ipcache", f"{far_ip}/32", f"{far + 7} {tunnel}", f"{far} {tunnel}"),
+            ("ipcache", "203.0.113.9/32", f"{far + 7} {tunnel}", None),
+            ("endpoints", gone, None, row),
+        ],
+        "node2": [],
+    }
+    assert agent(lab, "node1").drift_repairs == before  # its period is an hour
+
+    assert kilim(lab, "setting", "set", "read-back-interval-s", "1")[0] == 0
+    until(lambda: agent(lab, "node1").drift_repairs == before + 3)
+    assert verified(lab) == {"node1": [], "node2": []}
+    assert agent(lab, "node2").drift_repairs == 0
+    log = (lab.run_dir / "logs" / "node1.log").read_text()
+    assert f"ipcache 203.0.113.9/32: found {far + 7} {tunnel}, wanted nothing" in log
