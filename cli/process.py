@@ -118,6 +118,9 @@ class EtcdEndpoint(click.ParamType[str]):
     "--log-archive-dir", type=DIRECTORY, metavar="DIR",
     help="Write events here before they are trimmed from etcd; a directory of this replica's own.",
 )  # fmt: skip
+@click.option(
+    "--prometheus-serve-addr", type=Address(), help="Serve metrics here, HOST:PORT, at /metrics. [default: nowhere]"
+)
 @log_format_option
 @click.pass_context
 def controlplane(context: click.Context, /, **flags: Any) -> None:
@@ -129,6 +132,7 @@ def controlplane(context: click.Context, /, **flags: Any) -> None:
     if not flags["etcd_endpoints"] and not flags["embedded_etcd"]:
         raise BadUsage("--etcd-endpoints: must be given, or --embedded-etcd DIR")
     flags |= {"etcd_endpoints": flags["etcd_endpoints"] or (), "advertise": flags["advertise"] or ""}
+    flags["prometheus_serve_addr"] = flags["prometheus_serve_addr"] or ""
     settings = Settings(**{**flags, "log_format": _format(flags["log_format"])})
     try:
         settings.check()

@@ -26,12 +26,14 @@ from kilim.controlplane.api.server import CannotListen, Server
 from kilim.controlplane.api.subscription import Subscriptions
 from kilim.controlplane.auditor import Auditor
 from kilim.controlplane.compaction import Compaction
+from kilim.controlplane.counters import Counters
 from kilim.controlplane.decide.setting import check_pool
 from kilim.controlplane.decide.view import Defaults
 from kilim.controlplane.expiry import run_expiry
 from kilim.controlplane.history import HELD_BYTES_MAX, History
 from kilim.controlplane.keeper import KEEP_EVERY_S, Keeper
 from kilim.controlplane.logs import configure_logs
+from kilim.controlplane.metrics import MetricsServer, ReplicaMetrics
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
 from kilim.controlplane.snapshots import Snapshots
@@ -64,6 +66,7 @@ class Settings:
     cluster: str = "default"
     cluster_pool_ipv4_cidr: str = "10.244.0.0/16"
     log_format: str = "console"
+    prometheus_serve_addr: str = ""  # HOST:PORT; empty: no metrics
     history_bytes: int = HELD_BYTES_MAX
     expiry_every_s: float = 10.0
     keep_every_s: float = KEEP_EVERY_S
@@ -108,7 +111,9 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[list
                 endpoints = (await stack.enter_async_context(EmbeddedEtcd(settings.embedded_etcd))).endpoints
             client = EtcdClient(endpoints)
             stack.push_async_callback(client.close)
-            await _Process(settings, client).run(stop, started)
+            process = _Process(settings, client)
+            stack.push_async_callback(process.metrics.stop)
+            await process.run(stop, started)
     except (ValueError, CannotListen, NoEtcd) as error:
         _logger.error("replica cannot start", name=settings.name, error=str(error))
         return 1
@@ -130,7 +135,8 @@ class _Process:
         self._store = Store(client)
         defaults = Defaults(settings.cluster, settings.cluster_pool_ipv4_cidr)
         self._replica = Replica(defaults, History(settings.history_bytes))
-        self._writer = Writer(self._replica, self._log, self._store.why_not)
+        self._counters = Counters()
+        self._writer = Writer(self._replica, self._log, self._store.why_not, self._counters)
         self._auditor = Auditor(self._replica)
         self._reports = Reports(self._replica, self._auditor)
         self._subscriptions = Subscriptions(self._replica, self._log)
@@ -142,6 +148,7 @@ class _Process:
         self._agreement = Agreement(
             settings.name, self._replica, self._store, self._peers, lambda: self._keeper.manifests
         )
+        self.metrics = self._metrics_server()
 
     async def run(self, stop: asyncio.Event, started: Callable[[list[str]], None] | None) -> None:
         name = self._settings.name
@@ -163,6 +170,7 @@ class _Process:
             Cluster(self._replica, self._writer, self._reports, condition, table_asks),
             Log(self._replica, self._log, Snapshots(self._replica), self._snapshots, self._compaction),
         )
+        await self.metrics.start()
         addresses = await server.start(self._settings.listen)
         condition.advertise = self._settings.advertise or addresses[0]
         self._session.announce(name, condition.advertise.encode())
@@ -180,6 +188,19 @@ class _Process:
         finally:
             await server.stop(0)
             await self._peers.close()
+
+    def _metrics_server(self) -> MetricsServer:
+        collector = ReplicaMetrics(
+            self._settings.name,
+            self._replica,
+            self._auditor,
+            self._agreement,
+            self._reports,
+            self._subscriptions,
+            self._store,
+            self._keeper,
+        )
+        return MetricsServer(self._settings.prometheus_serve_addr, self._counters, collector)
 
     def _work(self, server: Server) -> dict[str, Coroutine[Any, Any, None]]:
         actor = f"controlplane:{self._settings.name}"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import structlog
 
+from kilim.controlplane.counters import BUSY, DONE, GIVEN_UP, Counters
 from kilim.controlplane.decide.batch import Decided, Outcome, decide_batch
 from kilim.controlplane.decide.command import Command, Result
 from kilim.controlplane.decide.refusal import Refusal
@@ -60,16 +61,38 @@ _Answered = tuple[_Waiting, Outcome]
 class Writer:
     """`run()` belongs in the caller's TaskGroup; `submit()` is what the services call."""
 
-    def __init__(self, replica: Replica, log: EventLog, why_unavailable: Callable[[], str] = str) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        log: EventLog,
+        why_unavailable: Callable[[], str] = str,
+        counters: Counters | None = None,
+    ) -> None:
         self._replica = replica
         self._log = log
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(WAITING_MAX)
         self._head: LogHead | None = None  # the last one seen
         self._why_unavailable = why_unavailable  # not empty: commands are refused at once
-        self.conflicts = 0
+        self._counters = counters or Counters()
 
     async def submit(self, command: Command, actor: str) -> Answer:
         """Raises Refusal, Busy, or what the log raised: Unavailable = surely not done, OutcomeUnknown = perhaps."""
+        commands = self._counters.commands
+        try:
+            answer = await self._submit(command, actor)
+        except asyncio.CancelledError:  # who asked waits no longer; the command goes on
+            commands[GIVEN_UP].inc()
+            raise
+        except Busy:
+            commands[BUSY].inc()
+            raise
+        except Exception as error:
+            self._counters.count_failure(error)
+            raise
+        commands[DONE].inc()
+        return answer
+
+    async def _submit(self, command: Command, actor: str) -> Answer:
         reason = self._why_unavailable() or self._replica.broken
         if reason or not self._replica.loaded:
             raise Unavailable(reason or "this replica has not read the log yet")
@@ -125,7 +148,7 @@ class Writer:
             try:
                 await self._append(head, parts)
             except _DecideAgain:
-                self.conflicts += 1
+                self._counters.append_conflicts.inc()
                 fresh = False
 
     async def _current_head(self, fresh: bool) -> LogHead:
@@ -176,7 +199,8 @@ class Writer:
 
     async def _append_part(self, head: LogHead, part: Part[_Answered]) -> LogHead:
         try:
-            commit, self._head = await self._log.append(head, part.records, timeout_s=APPEND_S)
+            with self._counters.append_seconds.time():
+                commit, self._head = await self._log.append(head, part.records, timeout_s=APPEND_S)
         except Conflict as conflict:
             self._head = conflict.head
             raise _DecideAgain from conflict
@@ -185,6 +209,7 @@ class Writer:
         except OutcomeUnknown as error:
             await self._find_out(head.next_seq, part, error)
             raise _DecideAgain from error
+        self._counters.append_events.inc(len(part.records))
         self._replica.apply(commit)
         return self._head
 

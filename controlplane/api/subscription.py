@@ -51,6 +51,7 @@ class Subscriptions:
         self._beat = Beat(replica.history, heartbeat_s)
         self._snapshots = Snapshots(replica)
         self._closing = False
+        self.count = 0  # of those who follow
 
     async def run(self) -> None:
         """For ever: without it nobody is sent what is new."""
@@ -75,7 +76,11 @@ class Subscriptions:
                 for part in parts:
                     await write(part)
                 cursor = seq + 1
-        await self._follow_from(cursor, write)
+        self.count += 1
+        try:
+            await self._follow_from(cursor, write)
+        finally:
+            self.count -= 1
 
     async def _follow_from(self, cursor: int, write: Write) -> None:
         group = self._beat.join()
