@@ -18,6 +18,7 @@ import grpc.aio
 from kilim.agent.core.dump import DESIRED, dump_desired
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.commit import Commit
+from kilim.kvstore.errors import Unavailable
 from kilim.kvstore.log import EventLog
 from kilim.lab import cgroup, commands, faults
 from kilim.lab.client import ControlPlane
@@ -52,7 +53,7 @@ async def until(what: str, look: Callable[[], Awaitable[T]], patience_s: float =
         try:
             if found := await look():
                 return found
-        except (AssertionError, grpc.aio.AioRpcError) as error:
+        except (AssertionError, grpc.aio.AioRpcError, Unavailable) as error:
             reason = f": {error.details() if isinstance(error, grpc.aio.AioRpcError) else error}"
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {patience_s:g} s: {what}{reason}")

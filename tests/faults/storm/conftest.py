@@ -1,4 +1,4 @@
-"""One lab for all storms: three etcd members on small disks, three replicas and two nodes whose clocks can be set."""
+"""A lab for each storm: three etcd members on small disks, three replicas and two nodes whose clocks can be set."""
 
 import asyncio
 import shutil
@@ -13,10 +13,19 @@ from kilim.lab.client import ControlPlane
 from kilim.lab.commands import replica_targets
 from kilim.lab.pods import add_pods
 from kilim.lab.topology import Lab
-from tests.faults.cluster.stage import Stage
+from kilim.v1 import controlplane_pb2 as pb
+from tests.faults.cluster.stage import CALL_S, Stage
 from tests.faults.storm.probes import NAMESPACE, probe_pods, probe_policy
+from tests.faults.storm.stage import Archive, StormStage
 
-NODES, REPLICAS, MEMBERS, DISK_MIB = 2, 3, 3, 176
+# So small that snapshots, trimming and compaction fall into every storm, under everybody who follows.
+SETTINGS = {
+    "snapshot-every-events": "20",
+    "snapshot-retention-count": "2",
+    "log-retention-events": "30",
+    "read-back-interval-s": "2",
+}
+NODES, REPLICAS, MEMBERS, DISK_MIB = 2, 3, 3, 600
 CLOCK_SOURCE = Path(__file__).with_name("clock.c")
 
 
@@ -30,7 +39,7 @@ def clock_library(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(library)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def storm_lab(name_prefix: str, clock_library: str) -> Iterator[Lab]:
     cluster.check_machine()
     name = f"{name_prefix}-storm"
@@ -45,12 +54,20 @@ async def _lab(name: str, clock_library: str) -> Lab:
     async with ControlPlane(replica_targets(lab)) as plane:
         await add_pods(lab, plane, {NAMESPACE: {}}, probe_pods(lab.nodes))
         await plane.wait(await plane.apply([("probes", probe_policy())]))
+    stage = Stage(lab)
+    try:
+        for name, value in SETTINGS.items():
+            request = pb.ChangeSettingRequest(name=name, value=value, actor="test")
+            await stage.replicas[0].cluster.ChangeSetting(request, timeout=CALL_S)
+    finally:
+        await stage.close()
     return lab
 
 
 @pytest.fixture
-async def stage(storm_lab: Lab) -> AsyncIterator[Stage]:
-    stage = Stage(storm_lab)
+async def stage(storm_lab: Lab) -> AsyncIterator[StormStage]:
+    stage = StormStage(storm_lab, Archive())
+    await stage.read_log()
     try:
         yield stage
         await stage.mend()

@@ -20,6 +20,7 @@ from kilim.lab.topology import Lab, Server
 from kilim.v1 import controlplane_pb2 as api
 from tests.faults.cluster.stage import Replica, Stage
 from tests.faults.storm.record import Sample, Sighting
+from tests.faults.storm.stage import Archive
 
 PAUSE_S = 0.1
 SAMPLE_S = 1.0
@@ -28,11 +29,11 @@ START_ANEW = {grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.FAILED_PRECONDITION}
 
 @dataclass(slots=True)
 class Notes:
-    """What one follower saw; `commits` by first seq, as they came."""
+    """What one follower saw; the commits themselves go to the archive."""
 
     name: str
+    archive: Archive
     sightings: list[Sighting] = field(default_factory=list)
-    commits: dict[int, Commit] = field(default_factory=dict)
     contradictions: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
     session: int = 0
@@ -44,9 +45,7 @@ class Notes:
         self.session, self.last_seq, self.chain = self.session + 1, 0, CHAIN_START
 
     def take(self, commit: Commit) -> None:
-        known = self.commits.setdefault(commit.first_seq, commit)
-        if known.encoded != commit.encoded:
-            self.contradictions.append(f"7: {self.name} got two commits at {commit.first_seq}")
+        self.archive.add(commit, self.name)
         self._see(commit.first_seq, commit.last_seq, commit.chain_before, commit.chain_after, False)
 
     def take_snapshot(self, seq: int, chain: bytes) -> None:
@@ -160,14 +159,3 @@ async def sample_agent(stage: Stage, node: str, samples: list[Sample], every_s: 
                 now = time.monotonic_ns()
                 samples.append(Sample(node, now, status.seq, b"", status.state_digest, node, status.table_digest))
         await asyncio.sleep(every_s)
-
-
-def merged_log(stored: Sequence[Commit], followers: Sequence[Notes]) -> tuple[list[Commit], list[str]]:
-    """What etcd holds at the end and what anybody saw before, as one log; and where two disagree."""
-    merged: dict[int, Commit] = {commit.first_seq: commit for commit in stored}
-    found = [wrong for notes in followers for wrong in notes.contradictions]
-    for notes in followers:
-        for first_seq, commit in notes.commits.items():
-            if merged.setdefault(first_seq, commit).encoded != commit.encoded:
-                found.append(f"7: {notes.name} saw another commit at {first_seq} than the others")
-    return [merged[first_seq] for first_seq in sorted(merged)], found

@@ -33,7 +33,7 @@ from tests.faults.storm.schedule import (
 )
 
 COMPACTIONS = 4
-FULL_S = 4.0
+FULL_S, GROWTH_MOST, GROWTH_BYTES = 4.0, 24, 512 << 10
 HEALED_S = 2.0  # neighbours and tunnels of an unplugged node find one another again
 
 
@@ -104,9 +104,9 @@ class Nemesis:
                 faults.set_clock(lab, victims[0], fault.offset_s)
                 note = f"{fault.offset_s:+} s"
             case "fill":
-                note = f"{await asyncio.to_thread(faults.fill_disk, lab, victims[0])} bytes of ballast"
-                await self._ended(victims[0])
-                return f"{note}, {'runs on' if pid_of(lab.name, victims[0]) else 'etcd ended'}"
+                await asyncio.to_thread(faults.fill_disk, lab, victims[0])
+                await self._grow(victims[0])
+                return "etcd runs on" if pid_of(lab.name, victims[0]) else "etcd ended"
             case _:
                 assert fault.kind in (KILL, PAUSE, CUT, UNPLUG, CLOCK, FILL, COMPACT)
                 return await self._compact(fault.hold_s)
@@ -136,10 +136,21 @@ class Nemesis:
                 if pid_of(lab.name, victims[0]) is None:
                     await self.stage.restart(*victims)
 
-    async def _ended(self, member: str) -> None:
-        """Until it has ended, or for as long as one may wait for that."""
+    async def _grow(self, member: str) -> None:
+        """Makes etcd's database grow until the member has ended for want of space, or for as long as one may wait."""
+        lab = self.stage.lab
+        client = EtcdClient([f"http://{each.loopback}" for each in lab.etcd if each.name != member])
+        deadline = time.monotonic() + FULL_S
+        try:
+            for number in range(GROWTH_MOST):
+                if pid_of(lab.name, member) is None or time.monotonic() > deadline:
+                    break
+                with suppress(KvError):
+                    await client.put(f"/storm/{time.monotonic_ns()}/{number}", bytes(GROWTH_BYTES))
+        finally:
+            await client.close()
         with suppress(LabError):
-            await wait_until(member, lambda: pid_of(self.stage.lab.name, member) is None, FULL_S)
+            await wait_until(member, lambda: pid_of(lab.name, member) is None, FULL_S)
 
     async def _compact(self, hold_s: float) -> str:
         """To the head revision, under everybody who follows."""
