@@ -2,7 +2,7 @@
 
 Easy to get wrong: commits come from three sides (the follower, the writer's own appends, the writer catching up), so
 `apply` takes any of them any number of times and folds each exactly once, in order (I3). And `state` and `view` are
-other objects after the log was trimmed away from this replica: never keep them over an await, see `on_restarted`.
+other objects after the log was trimmed away from this replica: never keep them over an await.
 """
 
 import asyncio
@@ -38,7 +38,6 @@ class Replica:
         self.loaded = False  # has read the log up to what was its head when etcd was first reached
         self.broken = ""  # why the log cannot be followed, when it cannot
         self.on_applied: list[Callable[[], None]] = []
-        self.on_restarted: list[Callable[[], None]] = []  # `state` was replaced by that of a snapshot
         self._defaults = defaults
         self._restart_time_ns = 0
 
@@ -119,7 +118,7 @@ class Replica:
         self.state, self.view, self._restart_time_ns = state, view, manifest.time_ns
         self.history.restart(manifest.seq, manifest.chain, state.digest)
         _logger.info("state read from a snapshot", seq=self.seq, state_digest=state.digest.hex()[:16])
-        for observer in (*self.on_restarted, *self.on_applied):
+        for observer in self.on_applied:
             observer()
 
     async def _load(self, log: EventLog) -> None:

@@ -58,17 +58,21 @@ class Session:
 
     async def run(self) -> None:
         """Ends only by cancellation, or after `close()`."""
+        said = ""
         while not self._closed:
             try:
                 self._lease = await self.client.lease(self._ttl_s)
                 self._granted.set()
                 self._granted.clear()
+                said = ""
                 await self._keep_alive(self._lease)
             except LeaseLost as error:
                 log.warning("session lost its lease", reason=str(error))
             except KvError as error:
                 # Also where etcd is full: presence is no reason to stop a replica that serves.
-                log.warning("session cannot hold a lease", reason=str(error))
+                if str(error) != said:
+                    log.warning("session cannot hold a lease", reason=str(error))
+                said = str(error)
                 await asyncio.sleep(_PAUSE_S)
 
     async def _keep_alive(self, lease: Lease) -> None:

@@ -17,6 +17,7 @@ from kilim.v1 import controlplane_pb2 as api
 SILENT_S = 5.0
 # A replica that has gone is missed for as long; then it is taken to have been removed on purpose.
 MISSED_S = 600.0
+NOT_KEPT = "snapshots and trimming of the log do not go on"
 
 
 class Condition:
@@ -119,6 +120,8 @@ class Condition:
             else:
                 status.seq, status.state_digest = answer.seq, answer.state_digest
                 self._agreement.take(name, answer)
+                if answer.log.error and not self._store.full:
+                    problems.append(f"replica {name}: {NOT_KEPT}: {answer.log.error}")
             compared = self._agreement.of(name)
             if compared is not None:
                 status.comparison, status.compared_seq = compared.verdict, compared.seq
@@ -160,7 +163,7 @@ class Condition:
             problems.append(FULL)
         problems += [f"etcd: alarm {alarm}" for alarm in etcd.alarms if "NOSPACE" not in alarm]
         if self._keeper.error and not self._store.full:
-            problems.append(f"log: snapshots and trimming do not go on: {self._keeper.error}")
+            problems.append(f"this replica: {NOT_KEPT}: {self._keeper.error}")
         return problems
 
 

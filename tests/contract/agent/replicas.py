@@ -9,6 +9,9 @@ import grpc
 import grpc.aio
 
 from kilim.kvstore.commit import Commit
+from kilim.model.fold import fold_record
+from kilim.model.snapshot import encode_parts, freeze
+from kilim.model.state import State
 from kilim.v1 import controlplane_pb2 as pb
 from kilim.v1 import controlplane_pb2_grpc
 
@@ -121,3 +124,27 @@ async def break_chain(
         yield pb.SubscribeResponse(commit=commit.encoded)
     yield head_of(replica.commits)
     await asyncio.sleep(30)
+
+
+async def serve_trimmed(
+    replica: FakeReplica, request: pb.SubscribeRequest, context: Any
+) -> AsyncIterator[pb.SubscribeResponse]:
+    """As a good replica does whose log begins with its last commit: what was before is in a snapshot."""
+    last = replica.commits[-1]
+    if 1 < request.from_seq < last.first_seq:
+        await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"the log begins at seq {last.first_seq}")
+    if request.from_seq <= 1:
+        state = State()
+        for commit in replica.commits[:-1]:
+            for number, record in enumerate(commit.records):
+                fold_record(state, commit.first_seq + number, record)
+        records = [record for part in encode_parts(freeze(state)) for record in part]
+        yield pb.SubscribeResponse(
+            snapshot=pb.SnapshotPart(
+                seq=state.seq, chain=last.chain_before, state_digest=state.digest, records=records, last=True
+            )
+        )
+    yield pb.SubscribeResponse(commit=last.encoded)
+    while True:
+        yield head_of(replica.commits)
+        await replica.wait_longer(len(replica.commits))

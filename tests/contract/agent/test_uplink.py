@@ -21,7 +21,7 @@ from kilim.agent.uplink import Subscription
 from kilim.kvstore.commit import Commit
 from kilim.model.tables import Tables, TablesDelta
 from kilim.v1 import controlplane_pb2 as pb
-from tests.contract.agent.replicas import FakeReplica, break_chain, say_nothing
+from tests.contract.agent.replicas import FakeReplica, break_chain, say_nothing, serve_trimmed
 from tests.pure.agent.commits import NODE, endpoint_added, log_of, node_joined, some_log
 
 
@@ -192,6 +192,19 @@ async def test_another_history_replaces_ours_and_deletes_only_when_in_sync(repli
         await eventually(lambda: uplink.enforcement.replica.seq == theirs[-1].last_seq)
         assert uplink.kernel.rows == desired(theirs)
         assert uplink.enforcement.report().state_digest == uplink.enforcement.replica.state_digest
+
+
+async def test_a_log_that_was_trimmed_away_is_gone_on_with_by_snapshot(replicas: Any, tmp_path: Path) -> None:
+    commits = some_log()
+    replica = await replicas(commits[:3])
+    async with running(Uplink([address(replica)], tmp_path)) as uplink:
+        await uplink.reach(commits[2].last_seq)
+        await replica.stop()
+        replica.commits, replica.follow = list(commits), serve_trimmed
+        await replica.start()
+        await uplink.reach(commits[-1].last_seq)
+        assert [each.from_seq for each in replica.subscriptions[-2:]] == [commits[2].last_seq + 1, 0]
+        assert uplink.kernel.rows == desired(commits)
 
 
 async def test_a_restart_enforces_from_the_cache_and_goes_on_where_it_was(replicas: Any, tmp_path: Path) -> None:
