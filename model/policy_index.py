@@ -9,7 +9,7 @@ A token is `key` or `key=value` of an identity label. A peer that is selected ne
 hold, so it is enough to file it under one of them; what has none is filed under EVERY, prefixes under PREFIX.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
@@ -46,7 +46,10 @@ class _Subject:
 
 
 class PolicyIndex:
-    def __init__(self) -> None:
+    """`on_reselected` is told the peer of a rule and 1 or -1 whenever an identity changes what it selects."""
+
+    def __init__(self, on_reselected: Callable[[Peer, int], None] | None = None) -> None:
+        self._on_reselected = on_reselected
         self._known: set[int] = set()
         self._cidrs: dict[int, Cidr] = {}
         self._with_token: dict[str, set[int]] = {}
@@ -54,6 +57,7 @@ class PolicyIndex:
         self._subjects_of_policy: dict[str, set[int]] = {}
         self._selections: dict[Peer, _Selection] = {}
         self._filed: dict[str, set[Peer]] = {}
+        self._filed_policies: dict[str, set[str]] = {}  # keys of policies, by their subjects as peers by themselves
         self._subjects: dict[int, _Subject] = {}
         self._ports: dict[int, dict[NamedPort, int]] = {}  # identity -> port -> how many endpoints offer it
         self._users_of_names: set[str] = set()  # policies that name ports
@@ -80,6 +84,19 @@ class PolicyIndex:
         keys = tuple(sorted(self._subjects[subject].policies))
         by_name = any(self._policies[key].uses_port_names(INGRESS) for key in keys if key in self._users_of_names)
         return subject in self._known, keys, frozenset(self.named_ports(subject) if by_name else ())
+
+    def keys_of(self, subject: int) -> AbstractSet[str]:
+        """Of the policies that select a tracked subject."""
+        return self._subjects[subject].policies
+
+    def subjects_of(self, key: str) -> AbstractSet[int]:
+        """The tracked subjects that a policy selects."""
+        return self._subjects_of_policy.get(key, NOTHING)
+
+    @property
+    def users_of_names(self) -> AbstractSet[str]:
+        """Keys of the policies that name ports."""
+        return self._users_of_names
 
     # --- changes
 
@@ -110,6 +127,8 @@ class PolicyIndex:
             selects = new is not None and number != ANY_PEER and peer_matches(peer, new)
             if selects != (number in selection.identities):
                 (selection.identities.add if selects else selection.identities.discard)(number)
+                if self._on_reselected is not None:
+                    self._on_reselected(peer, 1 if selects else -1)
                 affected.update(*(self._subjects_of_policy[key] for key in selection.users))
         if number in self._subjects:
             self._relabel(number, new)
@@ -121,13 +140,17 @@ class PolicyIndex:
         affected = self._subjects_of_policy.pop(key, set())
         for subject in affected:
             self._subjects[subject].policies.discard(key)
+        for token in () if old is None else _filing_tokens(old.subjects):
+            _discard(self._filed_policies, token, key)
         self._users_of_names.discard(key)
         if new is not None:
             self._policies[key] = new
             self._use_peers(key, new)
             if new.uses_port_names(INGRESS) or new.uses_port_names(EGRESS):
                 self._users_of_names.add(key)
-            selected = {number for number, each in self._subjects.items() if _selects(new, each.labels)}
+            for token in _filing_tokens(new.subjects):
+                self._filed_policies.setdefault(token, set()).add(key)
+            selected = self._selected_subjects(new)
             self._subjects_of_policy[key] = selected
             for subject in selected:
                 self._subjects[subject].policies.add(key)
@@ -180,9 +203,18 @@ class PolicyIndex:
         for key in subject.policies:
             self._subjects_of_policy[key].discard(number)
         subject.labels = None if identity is None else label_map(identity.labels)
-        subject.policies = {key for key, rules in self._policies.items() if _selects(rules, subject.labels)}
+        filed = {key for token in _tokens_of(identity) for key in self._filed_policies.get(token, ())}
+        subject.policies = {key for key in filed if _selects(self._policies[key], subject.labels)}
         for key in subject.policies:
             self._subjects_of_policy[key].add(number)
+
+    def _selected_subjects(self, rules: PolicyRules) -> set[int]:
+        candidates: AbstractSet[int] = self._subjects.keys()
+        for requirement in rules.subjects.requirements:
+            if _is_positive(requirement):
+                candidates = min(candidates, self._having(requirement), key=len)
+        tracked = (number for number in candidates if number in self._subjects)
+        return {number for number in tracked if _selects(rules, self._subjects[number].labels)}
 
     # --- peers
 

@@ -72,6 +72,12 @@ def resolve(source: State | Facts, subject: int) -> Resolution:
 
 def resolve_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
     """(flags, rows) of a subject."""
+    flags, wanted = wanted_rows(facts, subject)
+    return flags, without_covered(wanted)
+
+
+def wanted_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
+    """The same with the rows that others cover, so never fewer."""
     if not facts.knows(subject):
         return CLOSED, {}
     policies = facts.policies_of(subject)
@@ -82,7 +88,7 @@ def resolve_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
     for key, (enforced, _) in HOST_ROWS.items():
         if flags & enforced:
             wanted.setdefault(key, ALLOW)
-    return flags, without_covered(wanted)
+    return flags, wanted
 
 
 def _wanted(facts: Facts, subject: int, policies: Iterable[PolicyRules]) -> PolicyRows:

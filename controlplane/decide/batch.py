@@ -4,6 +4,7 @@ happened to the state. Easy to get wrong: never await within, the state is not t
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kilim.controlplane.decide.capacity import check_subjects_and_policy
 from kilim.controlplane.decide.command import (
     ApplyObjects,
     ChangeSetting,
@@ -45,8 +46,10 @@ def decide_batch(view: View, commands: Sequence[Command]) -> list[Outcome]:
     try:
         for command in commands:
             draft = Draft(view)
+            view.bounds.touched.clear()
             try:
                 result = _decide(draft, command)
+                check_subjects_and_policy(draft)
                 changes += draft.changes
                 outcomes.append(Decided(result, tuple(draft.events)))
             except Refusal as refusal:

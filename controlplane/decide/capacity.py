@@ -1,28 +1,50 @@
-"""What the tables of a node hold, and refusing the event that would overflow one (with table, size and node).
+"""Refusing what would overflow a table of any node, with table, size, limit and node.
 
-Sizes are those of the maps in bpf/lib, with some room for what is not counted here. The `policy` map is not checked:
-its rows are the product of policies, identities and ports, known only after resolving every subject of every node; the
-agent reports one that is full.
+Easy to get wrong: rows of `policy` are the product of policies, identities and ports, so they are counted only on nodes
+whose upper bound (`PolicyBounds`) passes the limit. A node that is over it already must still be able to shrink.
 """
 
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.refusal import Code, Refusal
-
-IPCACHE_ROWS = 512_000
-ENDPOINTS_PER_NODE = 65_535
 
 
 def check_ipcache(draft: Draft, more: int) -> None:
     """An address of every endpoint and node and a prefix of every CIDR identity is in the ipcache of every node."""
     state, view = draft.state, draft.view
     rows = len(state.endpoints) + len(state.nodes) + view.cidr_numbers.taken + more
-    if rows > IPCACHE_ROWS:
-        raise Refusal(Code.EXHAUSTED, f"table ipcache of every node holds {IPCACHE_ROWS} rows, {rows} would be needed")
+    limit = view.defaults.limits.ipcache
+    if rows > limit:
+        raise Refusal(Code.EXHAUSTED, f"table ipcache of every node holds {limit} rows, {rows} would be needed")
 
 
 def check_endpoints(draft: Draft, node: str) -> None:
     rows = len(draft.view.endpoints_on.get(node, {})) + 1
-    if rows > ENDPOINTS_PER_NODE:
-        raise Refusal(
-            Code.EXHAUSTED, f"table endpoints of node {node} holds {ENDPOINTS_PER_NODE} rows, {rows} would be needed"
-        )
+    limit = draft.view.defaults.limits.endpoints
+    if rows > limit:
+        raise Refusal(Code.EXHAUSTED, f"table endpoints of node {node} holds {limit} rows, {rows} would be needed")
+
+
+def check_subjects_and_policy(draft: Draft) -> None:
+    """Of all nodes that the draft's events make larger, whatever the command was about."""
+    bounds, limits = draft.view.bounds, draft.view.defaults.limits
+    for node in sorted(bounds.touched):
+        subjects = bounds.subjects_on(node)
+        if subjects > limits.subjects:
+            _refuse_growth(draft, "subjects", node, limits.subjects, str(subjects))
+        rows = bounds.count_over(node, limits.policy)
+        if rows:
+            _refuse_growth(draft, "policy", node, limits.policy, f"at least {rows}")
+
+
+def _refuse_growth(draft: Draft, table: str, node: str, limit: int, needed: str) -> None:
+    bounds = draft.view.bounds
+    after = bounds.subjects_on(node), bounds.rows_on(node)
+    draft.view.undo(draft.changes)
+    try:
+        before = bounds.subjects_on(node), bounds.rows_on(node)
+        was_over = before[0] > limit if table == "subjects" else bounds.count_over(node, limit) > 0
+    finally:
+        draft.view.redo(draft.changes)
+    if was_over and after[0] <= before[0] and after[1] <= before[1]:
+        return
+    raise Refusal(Code.EXHAUSTED, f"table {table} of node {node} holds {limit} rows, {needed} would be needed")

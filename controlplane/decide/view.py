@@ -7,6 +7,8 @@ All is kept per change, so that a decision costs the same at 100,000 endpoints a
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kilim.controlplane.decide.bounds import PolicyBounds
+from kilim.controlplane.decide.limits import Limits
 from kilim.model.address import Cidr, parse_cidr
 from kilim.model.fold import fold_event, fold_record
 from kilim.model.identity import FIRST_CIDR, FIRST_CLUSTER_LOCAL, LAST_CIDR, LAST_CLUSTER_LOCAL
@@ -22,6 +24,7 @@ class Defaults:
 
     cluster: str = "default"
     cluster_pool_ipv4_cidr: str = "10.244.0.0/16"
+    limits: Limits = Limits()
 
 
 class FreeNumbers:
@@ -61,6 +64,7 @@ class View:
         self.cidr_uses: dict[Cidr, int] = {}
         self.local_numbers = FreeNumbers(FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL)
         self.cidr_numbers = FreeNumbers(FIRST_CIDR, LAST_CIDR)
+        self.bounds = PolicyBounds(state, defaults.limits.policy, defaults.limits.subjects)
         for table in (state.nodes, state.identities, state.endpoints, state.policies):
             for key, value in table.data.items():
                 self._follow(Change(table.name, key, None, value))
@@ -78,6 +82,12 @@ class View:
             self.state.undo((change,))
             self._follow(Change(change.table, change.key, change.new, change.old))
 
+    def redo(self, changes: Iterable[Change]) -> None:
+        """What was undone is so again."""
+        for change in changes:
+            self.state.put(change.table, change.key, change.new)
+            self._follow(change)
+
     def _all(self, changes: list[Change]) -> list[Change]:
         for change in changes:
             self._follow(change)
@@ -89,14 +99,18 @@ class View:
         elif change.table == "identity":
             for numbers in (self.local_numbers, self.cidr_numbers):
                 numbers.follow(int(change.key), change.old is not None, change.new is not None)
+            self.bounds.change_identity(change)
         elif change.table == "node":
             self._follow_node(str(change.key), change.old, change.new)
         elif change.table == "policy":
             self._follow_policy(change.old, change.new)
+            self.bounds.change_policy(change)
 
     def _follow_endpoint(self, key: str, old: bytes | None, new: bytes | None) -> None:
-        if old is not None:
-            was = pb.Endpoint.FromString(old)
+        was = None if old is None else pb.Endpoint.FromString(old)
+        now = None if new is None else pb.Endpoint.FromString(new)
+        self.bounds.change_endpoint(was, now)
+        if was is not None:
             _drop(self.endpoint_at, was.ip, key)
             numbers = self.endpoints_on.get(was.node, {})
             _drop(numbers, was.endpoint_id, key)
@@ -106,8 +120,7 @@ class View:
             neighbours.discard(key)
             if not neighbours:
                 self.endpoints_in.pop(was.namespace, None)
-        if new is not None:
-            now = pb.Endpoint.FromString(new)
+        if now is not None:
             self.endpoint_at[now.ip] = key
             self.endpoints_on.setdefault(now.node, {})[now.endpoint_id] = key
             self.endpoints_in.setdefault(now.namespace, set()).add(key)

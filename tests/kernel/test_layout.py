@@ -11,6 +11,7 @@ from kilim.agent.bpf.btf import Btf
 from kilim.agent.bpf.libbpf import ObjectFile
 from kilim.agent.bpf.objects import PROGRAMS, Settings, object_path
 from kilim.agent.records import EVENT, REASON_NAMES
+from kilim.controlplane.decide.limits import Limits
 
 
 def btf_of(program: str) -> Btf:
@@ -61,3 +62,13 @@ def test_reasons_are_those_of_the_datapath() -> None:
     text = (object_path("overlay").parent / "lib" / "reasons.h").read_text()
     numbers = {int(line.split("=")[1].split(",")[0]) for line in text.splitlines() if "=" in line and "," in line}
     assert numbers == set(REASON_NAMES)
+
+
+def test_what_is_admitted_fits_the_maps() -> None:
+    limits = Limits()
+    with closing(ObjectFile(object_path("from_endpoint"))) as opened:
+        sizes = {each.name: each.shape[3] for each in opened.maps()}
+    assert limits.ipcache <= sizes["ipcache"]
+    assert limits.endpoints <= sizes["endpoints"]
+    assert limits.subjects <= sizes["subjects"]
+    assert 2 * limits.policy <= sizes["policy"]

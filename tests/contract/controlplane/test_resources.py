@@ -98,3 +98,21 @@ async def test_a_change_of_a_large_namespace_takes_several_commits(
             await r.apply(*(namespace(f"n{n}") for n in range(51)))
         assert (caught.value.details() or "").startswith("the change is too large to happen at once (51 events")
         assert (await r.status()).seq == answer.seq
+
+
+async def test_a_policy_that_no_map_could_hold_is_refused_and_leaves_nothing(etcd: EmbeddedEtcd, cluster: str) -> None:
+    ports = [{"port": port} for port in range(1000, 6000, 2)]
+    wide = policy("wide")
+    wide["spec"] = {"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}], "ports": ports}]}
+    async with replica(etcd.endpoints, cluster) as r:
+        await r.register_node("node1", "192.0.2.1", "10.244.0.0/24")
+        for number in range(1, 17):
+            await r.register_endpoint("node1", f"p{number}", f"10.244.0.{number + 1}", number, app=f"a{number}")
+        seq = (await r.status()).seq
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await r.apply(wide)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.details() == (
+            "table policy of node node1 holds 500000 rows, at least 520013 would be needed"
+        )
+        assert (await r.status()).seq == seq

@@ -10,7 +10,8 @@ import pytest
 from kilim.kvstore.embedded import EmbeddedEtcd
 from kilim.model.state import State
 from kilim.v1 import controlplane_pb2 as api
-from tests.contract.controlplane.harness import Follower, Running, namespace, replica
+from kilim.v1 import controlplane_pb2_grpc as rpc
+from tests.contract.controlplane.harness import Follower, Running, namespace, policy, replica
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -80,6 +81,30 @@ async def test_a_subscriber_that_does_not_read_costs_nobody_anything(etcd: Embed
                 follower.take(await call.read())
         call.cancel()
         assert follower.state.digest == (await r.status()).state_digest
+
+
+async def test_one_that_does_not_read_among_many_that_do(etcd: EmbeddedEtcd, cluster: str) -> None:
+    note = "x" * 50_000
+    async with replica(etcd.endpoints, cluster, history_bytes=1 << 20) as r:
+        async with grpc.aio.insecure_channel(r.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            stopped, late = rpc.NodesStub(channel).Subscribe(api.SubscribeRequest(from_seq=0)), Follower(State())
+            late.take(await stopped.read())
+            many = [Follower(State()) for _ in range(60)]
+            async with asyncio.TaskGroup() as group:
+                for each in many:
+                    group.create_task(each.follow(r, 80))
+                for turn in range(80):
+                    one = policy(f"n{turn % 7}", f"10.{turn}.0.0/16")
+                    one["metadata"] |= {"annotations": {"note": note}}
+                    one["spec"]["ingress"] = []
+                    await r.apply(one | {"metadata": one["metadata"] | {"labels": {"turn": str(turn)}}})
+            digest = (await r.status()).state_digest
+            assert {each.state.digest for each in many} == {digest}
+            assert late.seq == 0
+            async with asyncio.timeout(20):
+                while late.seq < 80:
+                    late.take(await stopped.read())
+            assert (late.state.digest, late.snapshots) == (digest, 0)
 
 
 async def test_wrong_starts_are_refused_with_the_reason(etcd: EmbeddedEtcd, cluster: str) -> None:

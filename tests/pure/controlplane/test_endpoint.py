@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from kilim.controlplane.decide import capacity
 from kilim.controlplane.decide.batch import Decided
 from kilim.controlplane.decide.command import EndpointRegistered, ReleaseIdentities, RemoveEndpoint
 from kilim.controlplane.decide.refusal import Code, Refusal
@@ -156,19 +155,6 @@ def test_unused_identities_go_and_used_ones_stay(world: World) -> None:
     assert world.bodies == ["identity_released"]
     assert list(world.state.identities) == [257]
     assert world.do(endpoint("c", "10.244.0.5", 3, app="c")) == EndpointRegistered(256)
-
-
-def test_full_tables_are_refused_with_table_size_and_node(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.do(endpoint("a", "10.244.0.3", 1))
-    monkeypatch.setattr(capacity, "ENDPOINTS_PER_NODE", 1)
-    refusal = world.refusal(endpoint("b", "10.244.0.4", 2))
-    assert refusal.code is Code.EXHAUSTED
-    assert refusal.message == "table endpoints of node node1 holds 1 rows, 2 would be needed"
-    world.do(endpoint("c", "10.244.1.4", 2, "node2"))
-    monkeypatch.setattr(capacity, "IPCACHE_ROWS", 4)
-    refusal = world.refusal(endpoint("b", "10.244.1.5", 3, "node2"))
-    assert "table ipcache of every node holds 4 rows" in refusal.message
-    assert world.do(endpoint("c", "10.244.1.4", 2, "node2")) == EndpointRegistered(256)
 
 
 def test_identities_can_be_exhausted(world: World) -> None:

@@ -14,6 +14,7 @@ from kilim.controlplane.decide.command import (
     RegisterNode,
     Result,
 )
+from kilim.controlplane.decide.limits import Limits
 from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.decide.view import Defaults, View
 from kilim.model.nouns import Policy
@@ -22,8 +23,8 @@ from kilim.model.state import State
 
 
 class World:
-    def __init__(self, pool: str = "10.244.0.0/16") -> None:
-        self.view = View(State(), Defaults("default", pool))
+    def __init__(self, pool: str = "10.244.0.0/16", limits: Limits | None = None) -> None:
+        self.view = View(State(), Defaults("default", pool, limits or Limits()))
         self.bodies: list[str] = []  # names of the events of the last `do`
 
     @property
@@ -67,6 +68,7 @@ def look_ups(view: View) -> tuple[object, ...]:
         dict(view.cidr_uses),
         (view.local_numbers.taken, view.local_numbers.lowest(view.state)),
         (view.cidr_numbers.taken, view.cidr_numbers.lowest(view.state)),
+        view.bounds.look_ups(),
     )
 
 
