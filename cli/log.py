@@ -11,7 +11,11 @@ import click
 from kilim.cli.client import connect, server_option
 from kilim.cli.command import Group
 from kilim.cli.history.entries import HEADING, Entry, entry_data, entry_lines
+from kilim.cli.log_compact import compact
+from kilim.cli.log_export import export
+from kilim.cli.log_restore import restore
 from kilim.cli.log_show import show
+from kilim.cli.log_verify import verify
 from kilim.cli.output import output_option, to_yaml
 from kilim.v1 import controlplane_pb2 as pb
 from kilim.v1 import events_pb2
@@ -23,6 +27,10 @@ def log() -> None:
 
 
 log.add_command(show)
+log.add_command(export)
+log.add_command(verify)
+log.add_command(compact)
+log.add_command(restore)
 
 
 @log.command(example="kilim log tail -f\nkilim log tail -n 50 -o json")

@@ -52,16 +52,19 @@ def write_segments(directory: Path, commits: Iterable[Commit], segment_bytes: in
         yield write_segment(directory, held)
 
 
+def segment_files(paths: Sequence[Path]) -> list[SegmentFile]:
+    """What is there, by first event, whether or not it makes a whole log. Raises LogBroken, NoSegments."""
+    found = (open_segment(path) for path in _files(paths, SEGMENT_SUFFIX))
+    return sorted(found, key=lambda one: (one.first_seq, -one.last_seq, one.path))
+
+
 class SegmentDirectory:
     """As of the moment it was made; files that come later are not seen. Raises LogBroken where what the files say of
     themselves gives no whole log; what is in them is verified when it is read."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
-        self.segments = sorted(
-            (open_segment(path) for path in _files(paths, SEGMENT_SUFFIX)),
-            key=lambda one: (one.first_seq, -one.last_seq, one.path),
-        )
+        self.segments = segment_files(paths)
         self._line = _line(self.segments)
         self._snapshots: dict[SnapshotManifest, Path] = {}
         self.broken_snapshots: list[SnapshotBroken] = []
@@ -92,7 +95,7 @@ class SegmentDirectory:
         cursor = Cursor(from_seq, None)
         landmarks = Landmarks(self.landmarks())
         while cursor.next_seq <= last:
-            segment = self._line[bisect_left(self._line, cursor.next_seq, key=lambda one: one.last_seq)]
+            segment = self._holding(cursor.next_seq)
             for commit in read_segment(segment):
                 if commit.last_seq < cursor.next_seq:
                     continue
@@ -104,6 +107,13 @@ class SegmentDirectory:
                 yield commit
                 if cursor.next_seq > last:
                     break
+
+    def _holding(self, seq: int) -> SegmentFile:
+        return self._line[bisect_left(self._line, seq, key=lambda one: one.last_seq)]
+
+    def file_with(self, seq: int) -> Path:
+        """One that holds an event of the span."""
+        return self._holding(seq).path
 
     def landmarks(self) -> Iterator[Landmark]:
         """What every segment claims of where it begins and ends, also those that no reading needs."""

@@ -5,7 +5,7 @@ Easy to get wrong: what a part holds is opaque here; that it is the right state 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -47,6 +47,19 @@ def decode_part(manifest: SnapshotManifest, number: int, encoded: bytes) -> list
             manifest.seq, f"part {number} has digest {found.hex()}, its manifest says {expected.hex()}"
         )
     return list(log_pb2.SnapshotRecords.FromString(encoded).records)
+
+
+def describe_parts(
+    seq: int, chain: bytes, state_digest: bytes, time_ns: int, parts: Iterable[Sequence[bytes]]
+) -> SnapshotManifest:
+    """The manifest of a snapshot with these parts."""
+    digests, size, records = [], 0, 0
+    for part in parts:
+        encoded = encode_part(part)
+        digests.append(part_digest(encoded))
+        size += len(encoded)
+        records += len(part)
+    return SnapshotManifest(seq, chain, state_digest, time_ns, tuple(digests), size, records)
 
 
 def encode_manifest(manifest: SnapshotManifest) -> bytes:

@@ -12,7 +12,7 @@ from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.commit import Commit
 from kilim.kvstore.errors import KvError
 from kilim.kvstore.log import EventLog
-from kilim.kvstore.snapshots import SnapshotStore
+from kilim.kvstore.snapshots import SnapshotManifest, SnapshotStore
 from kilim.kvstore.span import Span
 
 BATCH = 64
@@ -44,13 +44,20 @@ class EtcdHistory:
         last = self.span().last_seq if to_seq is None else to_seq
         return iter(()) if from_seq > last else self._each(self._log.read(from_seq, last))
 
+    def snapshot_seqs(self) -> list[int]:
+        return [one.seq for one in self._run(self._snapshots.examine())]
+
     def base(self, at_seq: int) -> Base | None:
         fitting = [manifest for manifest in self._run(self._snapshots.manifests()) if manifest.seq <= at_seq]
-        if not fitting:
-            return None
-        newest = fitting[-1]
-        records = (record for part in self._each(self._snapshots.read(newest)) for record in part)
-        return Base(newest.seq, newest.chain, newest.state_digest, records, newest.time_ns)
+        return self._open(fitting[-1]) if fitting else None
+
+    def snapshot(self, seq: int) -> Base | None:
+        manifest = self._run(self._snapshots.manifest(seq))
+        return self._open(manifest) if manifest is not None else None
+
+    def _open(self, manifest: SnapshotManifest) -> Base:
+        records = (record for part in self._each(self._snapshots.read(manifest)) for record in part)
+        return Base(manifest.seq, manifest.chain, manifest.state_digest, records, manifest.time_ns)
 
     def _run(self, asked: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(asked)

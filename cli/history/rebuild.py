@@ -80,7 +80,7 @@ def earliest_moment(source: HistorySource, up_to: int) -> Moment:
     oldest = moment_at(source, up_to)
     while (base := source.base(oldest.state.seq - 1)) is not None and base.seq >= first - 1:
         try:
-            oldest = _loaded(base)
+            oldest = loaded(base)
         except SnapshotBroken:
             break
     return oldest
@@ -114,7 +114,7 @@ def event_of(record: bytes) -> Event:
 
 
 def _folded_on(source: HistorySource, base: Base | None, to_seq: int) -> Moment:
-    moment = Moment(State(), CHAIN_START) if base is None else _loaded(base)
+    moment = Moment(State(), CHAIN_START) if base is None else loaded(base)
     first = source.span().first_seq
     if moment.state.seq < min(first - 1, to_seq):
         raise Trimmed(first)
@@ -129,7 +129,8 @@ def _folded_on(source: HistorySource, base: Base | None, to_seq: int) -> Moment:
     return Moment(state, chain)
 
 
-def _loaded(base: Base) -> Moment:
+def loaded(base: Base) -> Moment:
+    """Raises SnapshotBroken unless its records give its digest."""
     state = State()
     try:
         state.load(decode_records(base.records), base.seq)

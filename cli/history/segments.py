@@ -6,6 +6,7 @@ from pathlib import Path
 from kilim.cli.history.source import Base
 from kilim.kvstore.commit import Commit
 from kilim.kvstore.segments import SegmentDirectory
+from kilim.kvstore.snapshot import SnapshotManifest
 from kilim.kvstore.span import Span
 
 
@@ -21,10 +22,16 @@ class SegmentHistory:
     def commits(self, from_seq: int, to_seq: int | None = None) -> Iterator[Commit]:
         return self.directory.commits(from_seq, to_seq)
 
+    def snapshot_seqs(self) -> list[int]:
+        return [manifest.seq for manifest in self.directory.snapshots()]
+
     def base(self, at_seq: int) -> Base | None:
         fitting = [manifest for manifest in self.directory.snapshots() if manifest.seq <= at_seq]
-        if not fitting:
-            return None
-        newest = fitting[-1]
-        records = (record for part in self.directory.read_snapshot(newest) for record in part)
-        return Base(newest.seq, newest.chain, newest.state_digest, records, newest.time_ns)
+        return self._open(fitting[-1]) if fitting else None
+
+    def snapshot(self, seq: int) -> Base | None:
+        return next((self._open(one) for one in self.directory.snapshots() if one.seq == seq), None)
+
+    def _open(self, manifest: SnapshotManifest) -> Base:
+        records = (record for part in self.directory.read_snapshot(manifest) for record in part)
+        return Base(manifest.seq, manifest.chain, manifest.state_digest, records, manifest.time_ns)

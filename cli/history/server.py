@@ -49,16 +49,25 @@ class ServerHistory:
                 raise Trimmed(self._ask_span().first_seq) from refused
             raise
 
+    def snapshot_seqs(self) -> list[int]:
+        status = self._client.cluster("Status", pb.StatusRequest(this_replica_only=True))
+        return [one.seq for one in status.log.snapshots]
+
     def base(self, at_seq: int) -> Base | None:
-        if at_seq < 1:  # to the server 0 is the present state
-            return None
+        # To the server 0 is the present state.
+        return self._snapshot(pb.ReadSnapshotRequest(at_seq=at_seq)) if at_seq >= 1 else None
+
+    def snapshot(self, seq: int) -> Base | None:
+        return self._snapshot(pb.ReadSnapshotRequest(at_seq=seq, exact=True))
+
+    def _snapshot(self, request: pb.ReadSnapshotRequest) -> Base | None:
         try:
-            parts = self._client.log_parts("ReadSnapshot", pb.ReadSnapshotRequest(at_seq=at_seq))
+            parts = self._client.log_parts("ReadSnapshot", request)
         except Refused as refused:
             if refused.code in NO_SNAPSHOT:
                 return None
             if refused.code is grpc.StatusCode.DATA_LOSS:
-                raise SnapshotBroken(at_seq, str(refused)) from refused
+                raise SnapshotBroken(request.at_seq, refused.message) from refused
             raise
         if not parts:
             return None
@@ -70,6 +79,10 @@ class ServerHistory:
 
     def _ask_span(self) -> Span:
         status = self._client.cluster("Status", pb.StatusRequest(this_replica_only=True))
+        if self._stored:
+            for batch in self._client.log_stream("ReadCommits", pb.ReadCommitsRequest(stored=True), _after):
+                first = decode_commit(batch.commits[0])
+                return Span(first.first_seq, first.chain_before, status.seq, status.chain)
         first_seq = max(status.log.first_seq, 1)
         if first_seq == 1 or first_seq > status.seq:
             return Span(first_seq, CHAIN_START if first_seq == 1 else status.chain, status.seq, status.chain)

@@ -31,5 +31,11 @@ class HistorySource(Protocol):
     def commits(self, from_seq: int, to_seq: int | None = None) -> Iterator[Commit]:
         """From the commit that holds `from_seq` to the one that holds `to_seq` (default: the last there is)."""
 
+    def snapshot_seqs(self) -> list[int]:
+        """Of the snapshots that are there, also of those that turn out to be broken when they are read."""
+
     def base(self, at_seq: int) -> Base | None:
         """The newest complete snapshot with seq <= at_seq; None: there is none."""
+
+    def snapshot(self, seq: int) -> Base | None:
+        """That of `seq` itself; None: it is not there, any more. Raises SnapshotBroken, or its records do."""

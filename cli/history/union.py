@@ -42,6 +42,12 @@ class UnionHistory:
         if to_seq >= live_from:
             yield from self._live.commits(max(from_seq, live_from), to_seq)
 
+    def snapshot_seqs(self) -> list[int]:
+        return sorted({*self._segments.snapshot_seqs(), *self._live.snapshot_seqs()})
+
+    def snapshot(self, seq: int) -> Base | None:
+        return self._live.snapshot(seq) or self._segments.snapshot(seq)
+
     def base(self, at_seq: int) -> Base | None:
         live, old = self._live.base(at_seq), self._segments.base(at_seq)
         if live is None or (old is not None and old.seq > live.seq):

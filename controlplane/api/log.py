@@ -14,9 +14,9 @@ from kilim.controlplane.compaction import Compaction
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.snapshots import Snapshots
 from kilim.kvstore.commit import Commit, chain_next
-from kilim.kvstore.errors import KvError, SnapshotBroken, Unavailable
+from kilim.kvstore.errors import KvError, LogBroken, SnapshotBroken, Unavailable
 from kilim.kvstore.log import EventLog
-from kilim.kvstore.snapshots import SnapshotStore
+from kilim.kvstore.snapshots import SnapshotManifest, SnapshotStore
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import controlplane_pb2_grpc as rpc
 
@@ -62,7 +62,7 @@ class Log(rpc.LogServicer):
         async with answering(context):
             self._check_loaded()
             batch, size = api.CommitBatch(), 0
-            async for commit in self._held_or_stored(request):
+            async for commit in self._held_or_stored(request, context):
                 batch.commits.append(commit.encoded)
                 size += len(commit.encoded)
                 if size >= BATCH_BYTES:
@@ -71,12 +71,16 @@ class Log(rpc.LogServicer):
             if batch.commits:
                 yield batch
 
-    async def _held_or_stored(self, request: api.ReadCommitsRequest) -> AsyncIterator[Commit]:
-        cursor, last = request.from_seq or await self._first_seq(), request.to_seq or self._replica.seq
+    async def _held_or_stored(self, request: api.ReadCommitsRequest, context: Context) -> AsyncIterator[Commit]:
         if request.stored:
-            async for commit in self._log.read(cursor, request.to_seq or None):
-                yield commit
+            cursor = request.from_seq or (await self._log.start()).first_seq
+            try:
+                async for commit in self._log.read(cursor, request.to_seq or None):
+                    yield commit
+            except LogBroken as error:
+                await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
             return
+        cursor, last = request.from_seq or await self._first_seq(), request.to_seq or self._replica.seq
         while cursor <= min(last, self._replica.seq):
             async for commit in self._commits(cursor):
                 yield commit
@@ -94,38 +98,49 @@ class Log(rpc.LogServicer):
             yield commit
 
     async def ReadSnapshot(self, request: api.ReadSnapshotRequest, context: Context) -> AsyncIterator[api.SnapshotPart]:
-        """One that is broken is never given: the one before it is."""
+        """One that is broken is never given: the one before it is, unless exactly that one was asked for."""
         async with answering(context):
             self._check_loaded()
             if request.at_seq == 0:
                 for message in (await self._present.take())[1]:
                     yield api.SubscribeResponse.FromString(message).snapshot
                 return
-            parts = await self._newest_stored(request.at_seq)
+            find = self._stored_of(request.at_seq, context) if request.exact else self._newest_stored(request.at_seq)
+            parts = await find
         if not parts:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no snapshot at or before event {request.at_seq}")
+            which = "of" if request.exact else "at or before"
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no snapshot {which} event {request.at_seq}")
         for part in parts:
             yield part
 
     async def _newest_stored(self, at_seq: int) -> list[api.SnapshotPart]:
-        """Read to its end before any of it is passed on."""
         for manifest in reversed(await self._stored.manifests()):
-            if manifest.seq > at_seq:
-                continue
-            head = api.SnapshotPart(seq=manifest.seq, chain=manifest.chain, state_digest=manifest.state_digest)
-            head.time_ns = manifest.time_ns
-            parts = []
-            try:
-                async for records in self._stored.read(manifest):
-                    parts.append(api.SnapshotPart(records=records))
-                    parts[-1].MergeFrom(head)
-            except SnapshotBroken as error:
-                _logger.error("snapshot cannot be used, trying the one before", seq=error.seq, reason=error.reason)
-                continue
-            parts = parts or [head]
-            parts[-1].last = True
-            return parts
+            if manifest.seq <= at_seq:
+                try:
+                    return await self._parts(manifest)
+                except SnapshotBroken as error:
+                    _logger.error("snapshot cannot be used, trying the one before", seq=error.seq, reason=error.reason)
         return []
+
+    async def _stored_of(self, seq: int, context: Context) -> list[api.SnapshotPart]:
+        try:
+            manifest = await self._stored.manifest(seq)
+            return await self._parts(manifest) if manifest is not None else []
+        except SnapshotBroken as error:
+            await context.abort(grpc.StatusCode.DATA_LOSS, error.reason)
+
+    async def _parts(self, manifest: SnapshotManifest) -> list[api.SnapshotPart]:
+        """Read to its end before any of it is passed on."""
+        head = api.SnapshotPart(
+            seq=manifest.seq, chain=manifest.chain, state_digest=manifest.state_digest, time_ns=manifest.time_ns
+        )
+        parts = []
+        async for records in self._stored.read(manifest):
+            parts.append(api.SnapshotPart(records=records))
+            parts[-1].MergeFrom(head)
+        parts = parts or [head]
+        parts[-1].last = True
+        return parts
 
     async def Compact(self, request: api.CompactRequest, context: Context) -> api.CompactResponse:
         async with answering(context):

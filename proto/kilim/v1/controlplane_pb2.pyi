@@ -1200,20 +1200,25 @@ Global___ReadCommitsRequest: _TypeAlias = ReadCommitsRequest  # noqa: Y015
 
 @_typing.final
 class ReadSnapshotRequest(_message.Message):
-    """The newest complete snapshot in etcd with seq <= at_seq; at_seq 0: the present state of this replica."""
+    """The newest complete snapshot in etcd with seq <= at_seq that is not broken; at_seq 0: the present state of this replica.
+    exact: that of at_seq and no other; NOT_FOUND, or DATA_LOSS where it is broken.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AT_SEQ_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
     at_seq: _builtins.int
+    exact: _builtins.bool
     def __init__(
         self,
         *,
         at_seq: _builtins.int = ...,
+        exact: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "exact", b"exact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,7 +12,7 @@ import pytest
 from kilim.kvstore.commit import CHAIN_START, Commit, encode_commit
 from kilim.kvstore.errors import LogBroken, NoSegments, SnapshotBroken, Trimmed
 from kilim.kvstore.segments import SegmentDirectory, remove_leftovers, write_segments, write_snapshot
-from kilim.kvstore.snapshot import SnapshotManifest, encode_part, part_digest
+from kilim.kvstore.snapshot import SnapshotManifest, describe_parts
 from kilim.kvstore.span import Span
 
 
@@ -33,16 +33,7 @@ def _write(directory: Path, commits: Sequence[Commit], segment_bytes: int = 1 <<
 
 
 def _manifest(commit: Commit, parts: list[list[bytes]]) -> SnapshotManifest:
-    encoded = [encode_part(part) for part in parts]
-    return SnapshotManifest(
-        commit.last_seq,
-        commit.chain_after,
-        bytes(32),
-        17,
-        tuple(map(part_digest, encoded)),
-        sum(map(len, encoded)),
-        sum(map(len, parts)),
-    )
+    return describe_parts(commit.last_seq, commit.chain_after, bytes(32), 17, parts)
 
 
 PARTS = [[b"one", b"two"], [b"", b"three" * 100], [b"four"]]
