@@ -235,7 +235,8 @@ async def test_old_revisions_of_etcd_are_forgotten(
     monkeypatch.setattr("kilim.controlplane.keeper.COMPACT_EVERY_S", 0.1)
     async with EmbeddedEtcd(tmp_path / "etcd") as own, replica(own.endpoints, cluster, keep_every_s=0.05) as r:
         client = EtcdClient(own.endpoints)
-        await r.fill(10)
+        for turn in range(10):
+            await r.fill(1, f"one-by-one{turn}-")
         revision = (await client.get_range(b"\0", b"")).revision
         async with asyncio.timeout(20):
             while True:
