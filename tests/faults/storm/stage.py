@@ -6,7 +6,6 @@ and where two saw different commits at one place that is a finding.
 
 import asyncio
 import sys
-from collections.abc import Iterable
 from contextlib import aclosing
 
 from kilim.kvstore.client import EtcdClient
@@ -69,8 +68,12 @@ class StormStage(Stage):
                 self.archive.add(commit, "etcd's reader")
 
     async def verify(self) -> list[str]:
-        """What `kilim verify` has to say where it is not content."""
-        argv = (sys.executable, "-m", "kilim.cli.main", "verify", *self._servers())
+        """What `kilim verify` and `kilim log verify` have to say where they are not content."""
+        return [*await self._complaint("verify"), *await self._complaint("log", "verify")]
+
+    async def _complaint(self, *verb: str) -> list[str]:
+        servers = ",".join(replica.loopback for replica in self.lab.replicas)
+        argv = (sys.executable, "-m", "kilim.cli.main", *verb, "--server", servers)
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(*argv, stdout=pipe, stderr=pipe)
         try:
@@ -81,8 +84,4 @@ class StormStage(Stage):
                 child.kill()
                 await child.wait()
         said = (output + errors).decode(errors="replace").strip()
-        return [f"10: kilim verify ({child.returncode}): {said}"] if child.returncode else []
-
-    def _servers(self) -> Iterable[str]:
-        for replica in self.lab.replicas:
-            yield from ("--server", replica.loopback)
+        return [f"10: kilim {' '.join(verb)} exits {child.returncode}: {said}"] if child.returncode else []

@@ -42,7 +42,7 @@ async def test_a_storm_breaks_no_promise(stage: StormStage, seed: int, capsys: p
         await storm.rage(plan, nemesis)
         probed = await prober.stop()
         drops = await policy_drops(stage) - drops_before
-        history, wrongs = storm.history(), storm.wrong_at_rest()
+        history, wrongs = storm.history(), storm.wrong_at_rest() + await stage.verify()
         wrongs += find_wrongs(history) + probe_wrongs(probed, nemesis.injected, drops)
         with capsys.disabled():
             said = told(storm, history, probed, nemesis, await stage.replicas[0].status())
