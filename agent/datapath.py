@@ -12,10 +12,11 @@ from kilim.agent.api import KernelDump
 from kilim.agent.calls import Calls
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Counted, Flows
+from kilim.agent.metrics import Pressure
 from kilim.agent.tables import Kernel
 
 
-class DatapathTables(Kernel, KernelDump, Protocol):
+class DatapathTables(Kernel, KernelDump, Pressure, Protocol):
     """Written by the enforcement, read by whoever asks."""
 
 

@@ -41,6 +41,9 @@ class MemoryTables:
     def held_endpoints(self) -> frozenset[int]:
         return frozenset()
 
+    def pressure(self) -> dict[str, float]:
+        return {}
+
     def take_local_drift(self) -> list[DriftedRow]:
         return []
 

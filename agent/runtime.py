@@ -9,8 +9,9 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import structlog
 import uvloop
@@ -25,6 +26,7 @@ from kilim.agent.inbox import Inbox
 from kilim.agent.logs import configure_logs
 from kilim.agent.memory import settle_memory
 from kilim.agent.memory_tables import open_memory
+from kilim.agent.metrics import AgentMetrics, MetricsServer
 from kilim.agent.netlink.node import NoUnderlay
 from kilim.agent.read_back import ReadBack
 from kilim.agent.replica import Replica
@@ -118,6 +120,25 @@ class Agent:
 
     async def run(self, stop: asyncio.Event, when_synced: Callable[[], None] | None = None) -> None:
         datapath = self._datapath
+        metrics = MetricsServer(
+            self._settings.prometheus_serve_addr,
+            AgentMetrics(self.enforcement, self._subscription, self.read_back, datapath.tables, datapath.counters),
+        )
+        try:
+            metrics.start()
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(each, name=name) for name, each in self._work(when_synced).items()]
+                await stop.wait()
+                log.info("stopping; what is in the kernel stays", node=self._settings.node_name)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await metrics.stop()
+            self._cache.close()
+            await self._servers.close()
+
+    def _work(self, when_synced: Callable[[], None] | None) -> dict[str, Coroutine[Any, Any, None]]:
+        datapath, node = self._datapath, self._settings.node_name
         api = AgentApi(self.enforcement, self._subscription, datapath.flows, datapath.tables, datapath.counters)
         work = {
             "enforcement": self.enforcement.run(),
@@ -127,23 +148,12 @@ class Agent:
             "read back": self.read_back.run(),
         }
         work |= datapath.work()
-        work |= {f"reports to {server.address}": report_to(server, self._reports) for server in self._servers.all}
-        work |= {
-            f"tables for {server.address}": answer_for_tables(server, self._settings.node_name, self.read_back)
-            for server in self._servers.all
-        }
+        for server in self._servers.all:
+            work[f"reports to {server.address}"] = report_to(server, self._reports)
+            work[f"tables for {server.address}"] = answer_for_tables(server, node, self.read_back)
         if when_synced is not None:
             work["synced"] = self._tell_synced(when_synced)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(each, name=name) for name, each in work.items()]
-                await stop.wait()
-                log.info("stopping; what is in the kernel stays", node=self._settings.node_name)
-                for task in tasks:
-                    task.cancel()
-        finally:
-            self._cache.close()
-            await self._servers.close()
+        return work
 
     def _position(self) -> tuple[int, bytes]:
         return self.enforcement.position()

@@ -26,5 +26,6 @@ class Settings:
     mtu: int = 0
     datapath_mode: Literal["veth", "memory"] = "veth"  # memory: no kernel, no pods; for runs with many agents
     datapath_attach: Literal["auto", "tcx", "clsact"] = "auto"  # auto: tcx where the kernel has it
+    prometheus_serve_addr: str = ""  # HOST:PORT; empty: no metrics
     log_format: str = "auto"  # "json", "console"; auto: console on a terminal
     log_level: str = "info"

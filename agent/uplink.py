@@ -44,6 +44,7 @@ class Subscription:
         self._from_scratch = False
         self._lost_at: float | None = None
         self.server = ""
+        self.head_seq = 0  # of the log, as far as heard
 
     @property
     def connected(self) -> bool:
@@ -124,6 +125,7 @@ class Subscription:
             await self._inbox.put(CommitsArrived(commits), sum(map(len, commits)))
         elif which == "head":
             self._backoff.reset()
+            self.head_seq = message.head.seq
             await self._inbox.put(HeadArrived(message.head.seq, message.head.chain), 0)
         elif which == "snapshot":
             await self._inbox.put(SnapshotArrived(message.snapshot), message.ByteSize())

@@ -176,6 +176,9 @@ def _format(choice: str) -> str:
     "--datapath-attach", type=click.Choice(["auto", "tcx", "clsact"]), default="auto", show_default=True,
     help="How programs are attached. auto: by tcx where the kernel has it (6.6 or newer).",
 )  # fmt: skip
+@click.option(
+    "--prometheus-serve-addr", type=Address(), help="Serve metrics here, HOST:PORT, at /metrics. [default: nowhere]"
+)
 @log_format_option
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True,
@@ -189,7 +192,8 @@ def agent(context: click.Context, /, **flags: Any) -> None:
     from kilim.agent.runtime import run
     from kilim.agent.settings import Settings
 
-    context.exit(run(Settings(**{**flags, "log_format": _format(flags["log_format"])})) or 0)
+    flags |= {"log_format": _format(flags["log_format"]), "prometheus_serve_addr": flags["prometheus_serve_addr"] or ""}
+    context.exit(run(Settings(**flags)) or 0)
 
 
 @click.command(

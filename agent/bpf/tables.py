@@ -45,6 +45,14 @@ class KernelTables:
         self._unused = False
         return self._kernel.tables()
 
+    def pressure(self) -> dict[str, float]:
+        """By map how full it is, 0 to 1: by what we know of, retired rows included."""
+        kernel = self._kernel
+        policy = sum(map(len, kernel.policy.values())) + sum(len(each.keys) for each in self._retired)
+        counts = {"ipcache": len(kernel.ipcache), "endpoints": len(kernel.endpoints)}
+        counts |= {"subjects": len(kernel.subjects), "policy": policy}
+        return {name: count / self._maps[name].max_entries for name, count in counts.items()}
+
     def take_local_drift(self) -> list[DriftedRow]:
         """Rows whose local inputs the last `read_rows` found changed; they are right again after the next `write`."""
         drift, self._local_drift = self._local_drift, []

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from kilim.lab import api
 from kilim.lab.client import agent_status
 from kilim.lab.commands import agent_socket
 from kilim.lab.names import pin_dir
+from kilim.lab.netns import in_netns
 from kilim.lab.topology import Lab
 from kilim.model.address import format_ip, parse_ip
 from kilim.v1 import agent_pb2
 
+METRICS = "http://127.0.0.1:9962/metrics"
 KILIM = Path(sys.executable).parent / "kilim"
 PATIENCE_S = 30.0
 
@@ -105,5 +108,10 @@ def test_rows_changed_by_hand_are_named_and_repaired(lab: Lab) -> None:
     until(lambda: agent(lab, "node1").drift_repairs == before + 3)
     assert verified(lab) == {"node1": [], "node2": []}
     assert agent(lab, "node2").drift_repairs == 0
+    with in_netns(lab.netns("node1"), lambda: urllib.request.urlopen(METRICS, timeout=10)) as answer:
+        metrics = answer.read().decode()
+    assert 'kilim_table_drift_repairs_total{table="ipcache"} 2.0' in metrics
+    assert 'kilim_table_drift_repairs_total{table="endpoints"} 1.0' in metrics
+    assert 'cilium_bpf_map_pressure{map_name="ipcache"}' in metrics
     log = (lab.run_dir / "logs" / "node1.log").read_text()
     assert f"ipcache 203.0.113.9/32: found {far + 7} {tunnel}, wanted nothing" in log
