@@ -5,7 +5,7 @@ Only ratios of the same round are compared: the machine's speed drifts, and it d
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,6 +36,21 @@ def alternate(ours: Callable[[], float], rival: Callable[[], float], rounds: int
                 mine.append(ours())
             else:
                 theirs.append(rival())
+    return mine, theirs
+
+
+async def alternate_async(
+    ours: Callable[[], Awaitable[float]], rival: Callable[[], Awaitable[float]], rounds: int
+) -> tuple[list[float], list[float]]:
+    """`alternate` for what runs in an event loop."""
+    mine: list[float] = []
+    theirs: list[float] = []
+    for number in range(rounds):
+        for side in ("ours", "rival") if number % 2 == 0 else ("rival", "ours"):
+            if side == "ours":
+                mine.append(await ours())
+            else:
+                theirs.append(await rival())
     return mine, theirs
 
 
