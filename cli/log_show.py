@@ -5,6 +5,7 @@ that say it. Where nothing that is held leads to that state, `changes` is null: 
 """
 
 import json
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -116,14 +117,17 @@ def _last(history: HistorySource, last: str | None) -> int:
 def _print(history: HistorySource, shown: Shown, output: str | None) -> None:
     from kilim.cli.history.entries import HEADING, entries, entry_data, entry_lines
 
+    wide = output == "wide"
+    found = entries(history, shown.first, shown.last, shown.wanted, with_changes=output not in {None, "table"})
+    out = sys.stdout  # not flushed line by line, as click.echo would
     if output in {None, "table", "wide"}:
-        click.echo(HEADING)
-    for entry in entries(history, shown.first, shown.last, shown.wanted, with_changes=output not in {None, "table"}):
+        out.write(f"{HEADING}\n")
+    for entry in found:
         match output:
             case "json":
-                click.echo(json.dumps(entry_data(entry), ensure_ascii=False))
+                out.write(json.dumps(entry_data(entry), ensure_ascii=False) + "\n")
             case "yaml":
-                click.echo("---\n" + to_yaml(entry_data(entry)))
+                out.write(f"---\n{to_yaml(entry_data(entry))}\n")
             case _:
-                for line in entry_lines(entry, wide=output == "wide"):
-                    click.echo(line)
+                out.writelines(f"{line}\n" for line in entry_lines(entry, wide=wide))
+    out.flush()

@@ -74,16 +74,13 @@ def earliest_moment(source: HistorySource, up_to: int) -> Moment:
     first = source.span().first_seq
     if first == 1:
         return Moment(State(), CHAIN_START)
-    if first - 1 <= up_to:
-        with contextlib.suppress(Trimmed):
-            return moment_at(source, first - 1)
-    oldest = moment_at(source, up_to)
-    while (base := source.base(oldest.state.seq - 1)) is not None and base.seq >= first - 1:
-        try:
-            oldest = loaded(base)
-        except SnapshotBroken:
-            break
-    return oldest
+    for seq in sorted(source.snapshot_seqs()):
+        if first - 1 <= seq <= up_to:
+            with contextlib.suppress(SnapshotBroken):
+                base = source.snapshot(seq)
+                if base is not None:
+                    return loaded(base)
+    return moment_at(source, up_to)
 
 
 def steps(source: HistorySource, moment: Moment, to_seq: int, *, progress: bool = True) -> Iterator[Step]:

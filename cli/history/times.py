@@ -21,7 +21,7 @@ def format_time(time_ns: int) -> str:
         moment = _EPOCH + timedelta(milliseconds=milliseconds(time_ns))
     except OverflowError:
         return f"{time_ns}ns"
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.").rjust(20, "0") + f"{milliseconds(time_ns) % 1000:03}Z"
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_milliseconds(text: str) -> int:

@@ -43,6 +43,12 @@ class HeldHistory:
     def base(self, at_seq: int) -> Base | None:
         return next((base for base in sorted(self.bases, key=lambda b: -b.seq) if base.seq <= at_seq), None)
 
+    def snapshot_seqs(self) -> list[int]:
+        return [base.seq for base in self.bases]
+
+    def snapshot(self, seq: int) -> Base | None:
+        return next((base for base in self.bases if base.seq == seq), None)
+
 
 def base_at(commits: Sequence[Commit], last_seq: int) -> Base:
     """The snapshot of the end of the commit that ends there."""

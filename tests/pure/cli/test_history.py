@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from kilim.cli.failure import BadUsage, Failure
-from kilim.cli.history.rebuild import changes, moment_at, seq_at, state_at, steps
+from kilim.cli.history.rebuild import changes, earliest_moment, moment_at, seq_at, state_at, steps
 from kilim.cli.history.times import format_time, parse_milliseconds
 from kilim.kvstore.errors import LogBroken, Trimmed
 from kilim.model.state import State
@@ -41,6 +41,15 @@ def test_a_broken_snapshot_is_passed_over_and_named(capsys: pytest.CaptureFixtur
     assert source.asked == [(7, 10), (4, 10)]
     told = capsys.readouterr().err
     assert "snapshot 9 broken" in told and "snapshot 6 broken" in told
+
+
+def test_following_all_that_is_held_begins_at_its_oldest_whole_snapshot() -> None:
+    assert earliest_moment(HeldHistory(COMMITS, [base_at(COMMITS, 3)]), 8).state.seq == 0
+    bases = [dataclasses.replace(base_at(COMMITS, 3), state_digest=bytes(32)), base_at(COMMITS, 6), base_at(COMMITS, 9)]
+    assert earliest_moment(HeldHistory(COMMITS[1:], bases), 9).state.seq == 6
+    assert earliest_moment(HeldHistory(COMMITS[2:], [base_at(COMMITS, 3), base_at(COMMITS, 6)]), 6).state.seq == 6
+    with pytest.raises(Trimmed):
+        earliest_moment(HeldHistory(COMMITS[2:], [base_at(COMMITS, 3), base_at(COMMITS, 9)]), 8)
 
 
 def test_what_is_not_held_is_said() -> None:
