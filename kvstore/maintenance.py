@@ -1,14 +1,16 @@
 """How the etcd cluster is and what keeps it so: status of each member, compaction, defragmentation, alarms.
 
 Easy to get wrong: a quota alarm stays after space was made, and so do failing writes, until it is disarmed. Defragment
-one member at a time, the leader last: it takes no writes meanwhile (2.3 s at 700 MB).
+one member at a time, the leader last: it takes no writes meanwhile (2.3 s at 700 MB). Of an etcd with passwords only
+root may, everything else here takes no more than our own keys.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 
@@ -16,10 +18,12 @@ from kilim.etcd import rpc_pb2
 from kilim.kvstore.calls import ATTEMPT_S, Calls, Metadata, Repeat, describe_error
 from kilim.kvstore.endpoints import Endpoint
 from kilim.kvstore.errors import Rejected, Unavailable
-from kilim.kvstore.refusals import refusal
+from kilim.kvstore.refusals import Verdict, judge_error, refusal
 
 _PHYSICAL_COMPACTION_S = 60.0
 _DEFRAGMENT_S = 120.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +63,11 @@ class Maintenance:
         return list(await asyncio.gather(*(self._status_of(endpoint) for endpoint in self._calls.endpoints.all)))
 
     async def _status_of(self, endpoint: Endpoint) -> EndpointStatus:
+        async def ask(metadata: Metadata) -> rpc_pb2.StatusResponse:
+            return await endpoint.maintenance.Status(rpc_pb2.StatusRequest(), timeout=ATTEMPT_S, metadata=metadata)
+
         try:
-            metadata = await self._calls.metadata(endpoint)
-            answer = await endpoint.maintenance.Status(rpc_pb2.StatusRequest(), timeout=ATTEMPT_S, metadata=metadata)
+            answer = await self._ask_member(endpoint, ask)
         except grpc.aio.AioRpcError as error:
             return EndpointStatus(endpoint.name, error=describe_error(error))
         return EndpointStatus(
@@ -92,15 +98,31 @@ class Maintenance:
         await self._calls.call(attempt, Repeat.HARMLESS)
 
     async def defragment(self, endpoint_name: str) -> None:
-        """Blocks that member. Raises Unavailable when it does not finish in two minutes."""
+        """Blocks that member. Raises Unavailable when it does not finish in two minutes, Denied where we may not."""
         endpoint = self._endpoint(endpoint_name)
+        request = rpc_pb2.DefragmentRequest()
+
+        async def ask(metadata: Metadata) -> rpc_pb2.DefragmentResponse:
+            return await endpoint.maintenance.Defragment(request, timeout=_DEFRAGMENT_S, metadata=metadata)
+
         try:
-            metadata = await self._calls.metadata(endpoint)
-            await endpoint.maintenance.Defragment(rpc_pb2.DefragmentRequest(), timeout=_DEFRAGMENT_S, metadata=metadata)
+            await self._ask_member(endpoint, ask)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise Unavailable(describe_error(error)) from error
             raise refusal(error.code(), error.details() or "") from error
+
+    async def _ask_member(self, endpoint: Endpoint, ask: Callable[[Metadata], Awaitable[T]]) -> T:
+        """That one and no other; with a new token where it does not know ours, as after its restart."""
+        token = self._calls.current_token()
+        try:
+            return await ask(await self._calls.metadata(endpoint))
+        except grpc.aio.AioRpcError as error:
+            verdict = judge_error(error.code(), error.details() or "")
+            if verdict is not Verdict.TOKEN or not self._calls.has_credentials():
+                raise
+        await self._calls.renew_token(endpoint, token)
+        return await ask(await self._calls.metadata(endpoint))
 
     def _endpoint(self, name: str) -> Endpoint:
         for endpoint in self._calls.endpoints.all:

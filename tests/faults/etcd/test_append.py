@@ -8,7 +8,6 @@ from typing import Protocol
 
 import pytest
 
-from kilim.kvstore import embedded
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.embedded import EmbeddedEtcd
 from kilim.kvstore.errors import Conflict, NoSpace, OutcomeUnknown, Unavailable
@@ -112,9 +111,8 @@ async def test_no_etcd_at_all_is_surely_not_applied(tmp_path: Path) -> None:
     await client.close()
 
 
-async def test_a_full_etcd_says_so_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "QUOTA_BYTES", 3 << 20)
-    async with EmbeddedEtcd(tmp_path) as etcd:
+async def test_a_full_etcd_says_so_and_recovers(tmp_path: Path) -> None:
+    async with EmbeddedEtcd(tmp_path, quota_bytes=3 << 20) as etcd:
         client = EtcdClient(etcd.endpoints)
         log = EventLog(client)
         _, head = await log.append(await log.head(), [b"kept"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kilim.kvstore import embedded, trim
+from kilim.kvstore import trim
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.commit import CHAIN_START
 from kilim.kvstore.embedded import EmbeddedEtcd
@@ -142,10 +142,9 @@ async def test_kill_9_under_appends_trims_and_readers(
     assert left == crowd.wrote[start.first_seq - 1 :]
 
 
-async def test_what_works_in_a_full_etcd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_works_in_a_full_etcd(tmp_path: Path) -> None:
     """Deleting snapshots does, trimming does not: it writes. So space is made first."""
-    monkeypatch.setattr(embedded, "QUOTA_BYTES", 4 << 20)
-    async with EmbeddedEtcd(tmp_path) as etcd:
+    async with EmbeddedEtcd(tmp_path, quota_bytes=4 << 20) as etcd:
         client = EtcdClient(etcd.endpoints)
         log, store = EventLog(client), SnapshotStore(client)
         head = await log.head()
