@@ -3,7 +3,7 @@ BIN  := .venv/bin
 PY    = $(shell deploy/dev/find_python.sh)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo sudo --preserve-env=CI,TERM,COLUMNS,KILIM_LAB)
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight demo lab lab-down test check bench bpf proto format clean
+.PHONY: help setup preflight demo lab lab-down test faults-nightly check bench bpf proto format clean
 
 help:            ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ lab-down: setup  ## remove the cluster of `make lab` and every trace of it
 
 test: preflight setup    ## all suites, by tox
 	@$(SUDO) $(BIN)/tox
+
+faults-nightly: preflight setup  ## hours of faults: SEEDS=1,2,3 (default: ten of the day), ROUNDS=60 of each
+	@$(SUDO) env KILIM_FAULT_SEEDS=$(or $(SEEDS),$(shell date +%y%m%d | sed 's/.*/&0,&1,&2,&3,&4,&5,&6,&7,&8,&9/')) \
+		KILIM_FAULT_ROUNDS=$(or $(ROUNDS),60) $(BIN)/tox -e faults
 
 check: setup     ## lint, format, types, import contracts, generated code, shape of the house
 	@deploy/dev/check.sh
