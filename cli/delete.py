@@ -37,7 +37,7 @@ def delete(
     """Delete resources by file or by name; all that is given, or none of it."""
     if bool(words) == bool(files):
         raise BadUsage("give either -f FILE or KIND NAME")
-    refs = _refs_of_files(files) if files else _refs_of_words(words, namespace)
+    refs = refs_of_files(files) if files else _refs_of_words(words, namespace)
     client = connect(servers)
     request = pb.DeleteRequest(refs=refs, actor=actor(), ignore_not_found=ignore_not_found, dry_run=dry_run == "server")
     response = client.resources("Delete", request)
@@ -60,7 +60,7 @@ def _refs_of_words(words: tuple[str, ...], namespace: str | None) -> list[pb.Res
     return refs
 
 
-def _refs_of_files(files: tuple[str, ...]) -> list[pb.ResourceRef]:
+def refs_of_files(files: tuple[str, ...]) -> list[pb.ResourceRef]:
     return [_ref_of(document) for document in read_documents(files)]
 
 

@@ -17,6 +17,7 @@ SECTIONS = {
         "log": ("kilim.cli.log:log", "The event log"),
         "replay": ("kilim.cli.replay:replay", "The tables of a node as of any event"),
         "why": ("kilim.cli.why:why", "Why a connection is allowed or denied, and since which event"),
+        "simulate": ("kilim.cli.simulate:simulate", "Whose verdict would change if manifests were applied"),
         "endpoint": ("kilim.cli.listing:endpoint", "Endpoints: the pods that Kilim connects"),
         "identity": ("kilim.cli.listing:identity", "Identities: numbers for sets of labels"),
         "policy": ("kilim.cli.listing:policy", "Policies of all namespaces"),

@@ -23,7 +23,7 @@ from kilim.model.state import State
 from kilim.model.tables import EGRESS, INGRESS
 from kilim.v1 import events_pb2 as pb
 
-OTHER_NODES = "nodes that a pod does not run on"
+OTHER_NODES = "remote-node"  # as Cilium calls it: nodes that the pod does not run on
 WORLD_PREFIX = Cidr(0, 0)
 
 

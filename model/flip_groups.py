@@ -1,0 +1,128 @@
+"""Pairs whose verdict changes, put together for readers: the same ports, the same direction of change, the same cause.
+
+A visitor would get wrong: a group is all of `sources` to all of `destinations`; a pod among both is not meant as its
+own peer. The causes are the changed policies that take part, or, where none does, those that close the direction.
+"""
+
+from dataclasses import dataclass
+
+from kilim.model.comparison import Comparison, Pair
+from kilim.model.l4_set import EVERYTHING, L4Set, Range, without
+from kilim.model.reach import Reach
+from kilim.model.rules import Origin, PolicyRules
+from kilim.model.state import policy_key
+from kilim.model.tables import EGRESS, ENFORCE_EGRESS, ENFORCE_INGRESS, INGRESS
+from kilim.model.verdict import matching_key
+
+_SAMPLE_OF_OTHERS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FlipGroup:
+    """Ends by their places in `Comparison.ends`. `pairs`: of single pods, prefixes counted as one."""
+
+    sources: tuple[int, ...]
+    destinations: tuple[int, ...]
+    ranges: L4Set
+    allowed: bool  # afterwards
+    causes: tuple[str, ...]
+    pairs: int
+
+
+_Alike = tuple[L4Set, bool, tuple[str, ...]]
+
+
+def flip_groups(comparison: Comparison) -> list[FlipGroup]:
+    """Those that begin to be denied first, then by destination and source."""
+    sources: dict[tuple[_Alike, int], set[int]] = {}
+    for pair in comparison.pairs():
+        for alike in _flips(comparison, pair):
+            sources.setdefault((alike, pair.destination), set()).add(pair.source)
+    destinations: dict[tuple[_Alike, frozenset[int]], set[int]] = {}
+    for (alike, destination), places in sources.items():
+        destinations.setdefault((alike, frozenset(places)), set()).add(destination)
+    groups = [
+        FlipGroup(tuple(sorted(ones)), tuple(sorted(others)), *alike, _count(comparison, ones, others))
+        for (alike, ones), others in destinations.items()
+    ]
+    return sorted(
+        (group for group in groups if group.pairs),
+        key=lambda group: (group.allowed, group.destinations, group.sources, group.ranges),
+    )
+
+
+def _count(comparison: Comparison, sources: frozenset[int], destinations: set[int]) -> int:
+    size = {number: len(comparison.ends[number].names) for number in {*sources, *destinations}}
+    to_oneself = sum(size[number] for number in sources & destinations if comparison.ends[number].is_ours)
+    return sum(size[one] for one in sources) * sum(size[other] for other in destinations) - to_oneself
+
+
+def _flips(comparison: Comparison, pair: Pair) -> list[_Alike]:
+    """By which direction denies (afterwards, or denied before), as that is where the cause is."""
+    found: list[_Alike] = []
+    for allowed, more, less, reach in (
+        (False, pair.before, pair.after, comparison.new),
+        (True, pair.after, pair.before, comparison.old),
+    ):
+        left = without(more, less)
+        for way in (EGRESS, INGRESS):
+            denied = without(left, _one_way(comparison, reach, pair, way)) if left else ()
+            if denied:
+                causes = _causes(comparison, pair, way, denied[0], allowed)
+                found.append((reach.shared(denied), allowed, causes))
+                left = without(left, denied)
+    return found
+
+
+def _one_way(comparison: Comparison, reach: Reach, pair: Pair, way: int) -> L4Set:
+    subject, peer = _ends(comparison, pair, way, reach is comparison.new)
+    own = comparison.ends[pair.source if way == EGRESS else pair.destination]
+    return reach.one_way(subject, way, peer) if own.is_ours else EVERYTHING
+
+
+def _ends(comparison: Comparison, pair: Pair, way: int, now: bool) -> tuple[int, int]:
+    """(subject, peer) of a direction."""
+    one, other = comparison.ends[pair.source], comparison.ends[pair.destination]
+    sender, receiver = (one.after, other.after) if now else (one.before, other.before)
+    return (sender, receiver) if way == EGRESS else (receiver, sender)
+
+
+def _causes(comparison: Comparison, pair: Pair, way: int, sample: Range, allowed: bool) -> tuple[str, ...]:
+    """One sample is enough: who takes part is a matter of the subject, and which rule of the row."""
+    new, old = comparison.new, comparison.old
+    subject, peer = _ends(comparison, pair, way, True)
+    before, _ = _ends(comparison, pair, way, False)
+    closing = {policy_key(*_key(rules)): rules for rules in _closing(new, subject, way)}
+    closed = {policy_key(*_key(rules)): rules for rules in _closing(old, before, way)}
+    rules = _rules_for(new, subject, way, peer, sample) if allowed else ()
+    if rules:
+        changed = [each for each in rules if policy_key(*each[:3]) in comparison.changed_policies]
+        return tuple(str(each) for each in changed or rules)
+    changed_now = sorted(key for key in closing.keys() & comparison.changed_policies)
+    gone = sorted(closed.keys() & comparison.changed_policies - closing.keys())
+    if changed_now or gone:
+        return (*(_name(closing[key]) for key in changed_now), *(f"without {_name(closed[key])}" for key in gone))
+    return tuple(_name(rules) for rules in closing.values())
+
+
+def _closing(reach: Reach, subject: int, way: int) -> list[PolicyRules]:
+    flag = ENFORCE_INGRESS if way == INGRESS else ENFORCE_EGRESS
+    policies = reach.facts.policies_of(subject) if reach.facts.knows(subject) else ()
+    return [policy for policy in policies if policy.flags & flag]
+
+
+def _rules_for(reach: Reach, subject: int, way: int, peer: int, sample: Range) -> tuple[Origin, ...]:
+    found = reach.resolution(subject)
+    origins: dict[Origin, None] = {}
+    for each in (peer, 0):
+        key = matching_key(found.rows, way, each, sample.protocol or _SAMPLE_OF_OTHERS, sample.first)
+        origins.update(dict.fromkeys(found.provenance.get(key, ()) if key is not None else ()))
+    return tuple(origins)
+
+
+def _key(rules: PolicyRules) -> tuple[str, str, str]:
+    return rules.kind, rules.namespace, rules.name
+
+
+def _name(rules: PolicyRules) -> str:
+    return f"{rules.kind} {rules.namespace}/{rules.name}" if rules.namespace else f"{rules.kind} {rules.name}"
