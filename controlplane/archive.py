@@ -41,10 +41,13 @@ class Archive:
         """What is there, looked at once, and again after a failure."""
         if self._opened:
             return
-        span = await asyncio.to_thread(self._find)
-        self.seq, self._chain = span
-        if self.seq == 0:
-            await self._begin()
+        self.seq = 0  # nothing is trimmed that rests on what has not been looked at
+        seq, chain = await asyncio.to_thread(self._find)
+        if seq == 0:
+            seq, chain = await self._begin()
+        else:
+            await self._check_end(seq, chain)
+        self.seq, self._chain = seq, chain
         self._opened = True
         _logger.info("archive opened", directory=str(self._directory), seq=self.seq)
 
@@ -86,17 +89,37 @@ class Archive:
             return 0, CHAIN_START
         return span.last_seq, span.chain
 
-    async def _begin(self) -> None:
+    async def _begin(self) -> tuple[int, bytes]:
         """An archive of a log that was trimmed before begins with the snapshot that the log begins with."""
         start = await self._log.start()
-        if start.first_seq == 1:
-            return
-        manifest = await self._snapshots.manifest(start.first_seq - 1)
-        if manifest is None:
-            raise KvError(f"archive {self._directory} cannot begin: no snapshot at event {start.first_seq - 1}")
-        parts = [part async for part in self._snapshots.read(manifest)]
-        await asyncio.to_thread(write_snapshot, self._directory, manifest, parts)
-        self.seq, self._chain = manifest.seq, manifest.chain
+        if start.first_seq > 1:
+            manifest = await self._snapshots.manifest(start.first_seq - 1)
+            if manifest is None:
+                raise KvError(f"archive {self._directory} cannot begin: no snapshot at event {start.first_seq - 1}")
+            parts = [part async for part in self._snapshots.read(manifest)]
+            await asyncio.to_thread(write_snapshot, self._directory, manifest, parts)
+        return start.first_seq - 1, start.chain_before
+
+    async def _check_end(self, seq: int, chain: bytes) -> None:
+        """What it ends with is of this log; a gap after it is seen when it is extended."""
+        held = await self._log.span()
+        if seq > held.last_seq:
+            raise KvError(
+                f"archive {self._directory} ends at event {seq}, the log already at {held.last_seq}: it is of another "
+                "log, or this one was restored from less; give a new directory"
+            )
+        expected = held.chain if seq == held.last_seq else held.chain_before
+        if held.first_seq - 1 < seq < held.last_seq:
+            async with contextlib.aclosing(self._log.read(seq + 1, seq + 1)) as commits:
+                expected = (await anext(commits)).chain_before
+        if seq >= held.first_seq - 1 and chain != expected:
+            raise self._of_another_log(seq)
+
+    def _of_another_log(self, seq: int) -> LogBroken:
+        return LogBroken(
+            seq,
+            f"the chain of archive {self._directory} is another one there: it is of another log; give a new directory",
+        )
 
     async def _write(self, commits: list[Commit]) -> None:
         path = await asyncio.to_thread(write_segment, self._directory, commits)

@@ -110,8 +110,6 @@ class Keeper:
             if isinstance(one, SnapshotBroken):
                 _logger.error("snapshot is deleted: nobody can use it", seq=one.seq, reason=one.reason)
                 await self._snapshots.delete(one.seq)
-        if self.archive is not None:
-            await self.archive.open()
         if self._oldest[0] != self.start.first_seq or not self._oldest[1]:
             self._oldest = (self.start.first_seq, await self._time_of(self.start.first_seq))
 
@@ -130,13 +128,15 @@ class Keeper:
 
     async def trim(self) -> None:
         """As far as the snapshots that there are let it. Needs next to no space in etcd, and makes some."""
-        await self._archive()
-        plan = self._plan()
-        if plan.trim_to:
-            await self._trim(plan.trim_to)
-        for seq in plan.delete:
-            await self._snapshots.delete(seq)
-        self.manifests = [manifest for manifest in self.manifests if manifest.seq not in plan.delete]
+        try:
+            await self._archive()
+        finally:  # what is archived already may go all the same
+            plan = self._plan()
+            if plan.trim_to:
+                await self._trim(plan.trim_to)
+            for seq in plan.delete:
+                await self._snapshots.delete(seq)
+            self.manifests = [manifest for manifest in self.manifests if manifest.seq not in plan.delete]
 
     def spare(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Snapshots that can go in need, and in greater need."""
@@ -185,8 +185,10 @@ class Keeper:
         _logger.info("log trimmed", first_seq=self.start.first_seq, snapshot_seq=base.seq)
 
     async def _archive(self) -> None:
-        if self.archive is not None and (to_seq := self._plan().archive_to):
-            await self.archive.extend(to_seq)
+        if self.archive is not None:
+            await self.archive.open()
+            if to_seq := self._plan().archive_to:
+                await self.archive.extend(to_seq)
 
     async def keep_reserve(self) -> None:
         """Not while etcd is as full as it was when it refused: the room is for others then."""

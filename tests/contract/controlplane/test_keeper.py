@@ -229,6 +229,25 @@ async def test_an_archive_with_a_gap_stops_trimming_and_says_so(
         assert archive.snapshots()[0].seq == archive.span().first_seq - 1
 
 
+async def test_the_archive_of_another_log_is_not_continued(etcd: EmbeddedEtcd, cluster: str, tmp_path: Path) -> None:
+    for other, events in (("longer", 60), ("shorter", 3)):
+        folder = tmp_path / other
+        async with replica(etcd.endpoints, f"{cluster}-{other}", keep_every_s=0.05, log_archive_dir=folder) as r:
+            await r.fill(events, other)
+            await r.log.Compact(api.CompactRequest(), timeout=60)
+    async with replica(etcd.endpoints, cluster) as r:
+        await r.fill(20)
+    for other, words in (("longer", "the log already at 20"), ("shorter", "it is of another log")):
+        async with replica(
+            etcd.endpoints, cluster, keep_every_s=0.05, loaded=False, log_archive_dir=tmp_path / other
+        ) as r:
+            status = await r.until(lambda status: status.log.error != "")
+            assert words in status.log.error
+            await set_small(r)
+            await fill_slowly(r, 12, other)  # snapshots go on, but nothing goes that is not archived
+            assert (await r.status()).log.first_seq == 1
+
+
 async def test_old_revisions_of_etcd_are_forgotten(
     tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
