@@ -83,7 +83,7 @@ class ClusterAddresses:
         if part.ip != ip:
             ips = {each for each in (part.ip, ip) if each is not None}
             if part.endpoints:  # their tunnels lead elsewhere now; seldom enough to search for them
-                ips.update(at for at in self._claims if any(claim.node is part for claim in self._claims_of(at)))
+                ips.update(self._addresses_on(part))
             with self._reweighed((each, HOST_LENGTH) for each in ips):
                 if part.ip is not None:
                     self._nodes_at[part.ip].discard(part)
@@ -120,6 +120,13 @@ class ClusterAddresses:
     def _claims_of(self, ip: int) -> tuple[Claim, ...]:
         held = self._claims.get(ip, ())
         return (held,) if isinstance(held, Claim) else held
+
+    def _addresses_on(self, part: OwnPart) -> list[int]:
+        return [
+            ip
+            for ip, held in self._claims.items()
+            if (held.node is part if isinstance(held, Claim) else any(claim.node is part for claim in held))
+        ]
 
     # --- sums
 
