@@ -115,6 +115,7 @@ class _Snapshots:
                 self._take(source, seq, span)
             except SnapshotBroken as broken:
                 findings.add(broken, name)
+        self._last = max(self._digests, default=0)  # nothing is folded beyond it
 
     def _take(self, source: HistorySource, seq: int, span: Span) -> None:
         base = source.snapshot(seq)
@@ -134,7 +135,7 @@ class _Snapshots:
                 Landmarks([self._claims.pop(seq)]).check(commit)
             except LogBroken as broken:
                 self._findings.add(SnapshotBroken(seq, f"event {broken.seq} {broken.reason}"), self._name)
-        if self._state is None:
+        if self._state is None or commit.first_seq > self._last:
             return
         for seq, record in enumerate(commit.records, commit.first_seq):
             if seq <= self._state.seq:
