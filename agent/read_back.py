@@ -67,9 +67,12 @@ class ReadBack:
         try:
             await self._run()
         finally:
-            for task in self._readings:
-                task.cancel()
-            await asyncio.gather(*self._readings, return_exceptions=True)
+            await self.close()
+
+    async def close(self) -> None:
+        for task in self._readings:
+            task.cancel()
+        await asyncio.gather(*self._readings, return_exceptions=True)
 
     async def _run(self) -> None:
         read_at = tried_at = time.monotonic()

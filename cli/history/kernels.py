@@ -17,8 +17,9 @@ from kilim.cli.history.source import HistorySource
 from kilim.cli.history.times import format_time
 from kilim.cli.nodes import digest_text
 from kilim.cli.table import table as text_table
-from kilim.model.rows import KEY_CELLS, TABLES, RowChange, RowKey, RowValue, cells, differences, rows_of
-from kilim.model.tables import Tables, unpack_rows
+from kilim.model.digest import Multiset
+from kilim.model.rows import KEY_CELLS, TABLES, RowChange, RowKey, RowValue, cells, differences
+from kilim.model.tables import ROW_BYTES, Tables, hash_rows, unpack_rows
 from kilim.v1 import controlplane_pb2 as pb
 from kilim.v1.events_pb2 import Event
 
@@ -33,7 +34,19 @@ class Held:
     node: str
     seq: int
     agent_digest: bytes
-    tables: Tables
+    packed: dict[str, bytes]  # by table; much smaller than the rows themselves
+
+    def digest(self) -> bytes:
+        running = Multiset()
+        for table, rows in self.packed.items():
+            running.add(hash_rows(table, rows))
+        return running.digest()
+
+    def tables(self) -> Tables:
+        tables = Tables()
+        for table, rows in self.packed.items():
+            unpack_rows(table, rows, tables)
+        return tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +85,18 @@ class NodeResult:
 
 def read_held(client: Client, node: str) -> Held:
     """Raises Failure, naming why not."""
-    tables, part = Tables(), pb.TablesPart()
+    packed: dict[str, list[bytes]] = {table: [] for table in TABLES}
+    part = pb.TablesPart()
     for part in client.cluster_parts("ReadTables", pb.ReadTablesRequest(node=node), READ_S):
         if part.error:
             raise Failure(f"its kernel could not be read: {part.error}")
         if part.table:
-            try:
-                unpack_rows(part.table, part.rows, tables)
-            except ValueError as error:
-                raise Failure(f"it sent what are no rows: {error}") from None
+            if part.table not in packed or len(part.rows) % ROW_BYTES[part.table]:
+                raise Failure(f'it sent what are no rows: {len(part.rows)} bytes of table "{part.table}"')
+            packed[part.table].append(part.rows)
     if not part.last:
         raise Failure("its answer ended before the last part")
-    return Held(node, part.seq, part.table_digest, tables)
+    return Held(node, part.seq, part.table_digest, {table: b"".join(rows) for table, rows in packed.items()})
 
 
 def compare(source: HistorySource, held: Sequence[Held]) -> Iterator[NodeResult]:
@@ -102,8 +115,8 @@ def _compare_node(source: HistorySource, moment: Moment, held: Held) -> NodeResu
     result = NodeResult(
         held.node,
         held.seq,
-        sum(len(rows_of(held.tables, table)) for table in TABLES),
-        held.tables.digest(),
+        sum(len(rows) // ROW_BYTES[table] for table, rows in held.packed.items()),
+        held.digest(),
         held.agent_digest,
         wanted.table_digest,
     )
@@ -111,7 +124,7 @@ def _compare_node(source: HistorySource, moment: Moment, held: Held) -> NodeResu
         _, _, events = follow_node(source, earliest_moment(source, held.seq), held.node, held.seq)
         result.differing = [
             Differing(change, events.of(change.table, change.key), events.after_seq)
-            for change in differences(held.tables, wanted.tables)
+            for change in differences(held.tables(), wanted.tables)
         ]
     return result
 

@@ -1,6 +1,7 @@
 """What somebody else changes in the maps is found, named, counted and repaired; a reading is of one moment, whatever is
 written while it goes on."""
 
+import asyncio
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -16,12 +17,13 @@ from kilim.agent.enforcement import Enforcement
 from kilim.agent.inbox import Inbox
 from kilim.agent.read_back import ReadBack
 from kilim.agent.replica import Replica
+from kilim.kvstore.commit import encode_commit
 from kilim.model.nouns import Policy, policy_to_pb
 from kilim.model.tables import ALLOW, Tables, TablesDelta, unpack_rows
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import events_pb2 as pb
 from tests.kernel.rig import INGRESS, LO, Rig, row
-from tests.pure.agent.commits import NODE, endpoint_added, identity_allocated, log_of, node_joined
+from tests.pure.agent.commits import NODE, endpoint_added, endpoint_removed, identity_allocated, log_of, node_joined
 
 POD = 0x0A010001  # 10.1.0.1, the only one on this node
 ALLOW_80 = (
@@ -30,8 +32,8 @@ ALLOW_80 = (
 )
 
 
-def web_policy() -> bytes:
-    policy = Policy("NetworkPolicy", "default", "web", ALLOW_80)
+def web_policy(port: int = 80) -> bytes:
+    policy = Policy("NetworkPolicy", "default", "web", ALLOW_80.replace("80", str(port)))
     return pb.Event(policy_replaced=pb.PolicyReplaced(policy=policy_to_pb(policy))).SerializeToString()
 
 
@@ -172,6 +174,43 @@ async def test_a_kernel_that_is_right_costs_no_repair(node: Node) -> None:
     assert not node.enforcement.drift_repairs
     assert node.reports[-1].kernel_digest == node.reports[-1].table_digest
     assert node.reports[-1].kernel_seq == node.enforcement.replica.seq == 7
+
+
+async def test_an_endpoint_that_waits_for_its_interface_is_no_drift(node: Node) -> None:
+    late = endpoint_added("late", POD + 16)
+    replica = node.enforcement.replica
+    commit = encode_commit(replica.seq + 1, replica.chain, [late])
+    await node.enforcement._follow([commit])
+    assert node.tables.held_endpoints == {POD + 16}
+    await node.read_back._check()
+    assert not node.enforcement.drift_repairs
+    assert node.reports[-1].kernel_digest != node.reports[-1].table_digest  # it is not there, after all
+
+
+async def test_nothing_that_the_agent_writes_itself_is_taken_for_drift(node: Node) -> None:
+    chance, enforcement = random.Random(5), node.enforcement
+    node.tables.write(TablesDelta(ipcache={(0x0B000000 + n, 32): (n, 0) for n in range(20_000)}), 8, {})
+    enforcement.repair()
+    enforcement.drift_repairs.clear()
+    seen = []
+
+    async def look() -> None:
+        while True:
+            seen.append(await node.read_back.read())
+
+    looking = asyncio.create_task(look())
+    while len(seen) < 20:
+        for _ in range(chance.randrange(6)):
+            port, number = chance.randrange(80, 90), chance.randrange(50)
+            records = [web_policy(port), endpoint_added(f"p{number}", 0x0A010100 + number, "node2", 301)]
+            records += [endpoint_removed(f"p{chance.randrange(50)}")]
+            await enforcement._follow([encode_commit(enforcement.replica.seq + 1, enforcement.replica.chain, records)])
+            node.tables.sweep(0.0)
+        await asyncio.sleep(0)
+    looking.cancel()
+    await asyncio.gather(looking, node.read_back.close(), return_exceptions=True)
+    assert all(moment.is_clean and moment.digest == moment.table_digest for moment in seen)
+    assert len({moment.seq for moment in seen}) > 3
 
 
 @pytest.mark.parametrize("seed", range(6))
