@@ -16,6 +16,7 @@ from kilim.model.l4_set import EVERYTHING, LAST_PORT, OTHERS, L4Set, Range
 from kilim.model.protocols import PROTOCOL_NAMES
 
 MOST_NAMES = 4  # of one namespace in a line; -o json has them all
+MOST_NAMESPACES = 4
 WORDS = {True: "allowed", False: "denied"}
 
 
@@ -47,6 +48,8 @@ class EndNames:
             if meant:
                 whole = meant == members and len(members) > 1
                 texts.append(f"{namespace}/" + ("*" if whole else _listed(self._names(namespace, meant))))
+        if len(texts) > MOST_NAMESPACES:
+            texts[MOST_NAMESPACES:] = [f"{len(texts) - MOST_NAMESPACES} more namespaces"]
         return ", ".join([*texts, *names])
 
     def listed(self, places: Sequence[int]) -> list[str]:

@@ -72,6 +72,7 @@ class _Subject:
         for key, verdict in rows.items():
             self.of_peer.setdefault((key.direction, key.peer), {})[key] = verdict
         self.sets: dict[tuple[int, int], L4Set] = {}
+        self.named: dict[int, set[int]] = {}
 
 
 class Reach:
@@ -101,9 +102,12 @@ class Reach:
             each.sets[at] = self.shared(allowed_by(rows, direction, at[1]))
         return each.sets[at]
 
-    def named_peers(self, subject: int, direction: int) -> set[int]:
+    def named_peers(self, subject: int, direction: int) -> AbstractSet[int]:
         """Those that rows of the subject speak of; to it, all others are alike."""
-        return {peer for way, peer in self._subject(subject).of_peer if way == direction}
+        each = self._subject(subject)
+        if direction not in each.named:
+            each.named[direction] = {peer for way, peer in each.of_peer if way == direction}
+        return each.named[direction]
 
     def meet(self, one: L4Set, other: L4Set) -> L4Set:
         key = (id(one), id(other))  # shared sets live as long as this does
