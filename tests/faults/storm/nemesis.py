@@ -24,6 +24,7 @@ from tests.faults.storm.schedule import (
     ETCD_FOLLOWER,
     ETCD_LEADER,
     ETCD_MAJORITY,
+    EVERYTHING,
     FILL,
     KILL,
     PAUSE,
@@ -32,7 +33,7 @@ from tests.faults.storm.schedule import (
     Fault,
 )
 
-COMPACTIONS = 4
+COMPACTIONS, COMPACTION_S = 4, 0.5
 FULL_S, GROWTH_MOST, GROWTH_BYTES = 4.0, 24, 512 << 10
 HEALED_S = 2.0  # neighbours and tunnels of an unplugged node find one another again
 
@@ -57,14 +58,18 @@ class Nemesis:
         if not victims:
             return  # all of that role are being hurt already
         self._hurt.update(victims)
-        began_ns, note = time.monotonic_ns(), ""
+        began_ns = held_from_ns = time.monotonic_ns()
+        note = ""
         try:
-            note = await self._hold(fault, victims)
+            note = await self._do(fault, victims)
+            held_from_ns = time.monotonic_ns()
+            await asyncio.sleep(fault.hold_s)
         finally:
+            held_ns = (held_from_ns, time.monotonic_ns())
             await self._undo(fault, victims)
             self._hurt.difference_update(victims)
             ended_ns = time.monotonic_ns() + (int(HEALED_S * 1e9) if fault.kind == UNPLUG else 0)
-            self.injected.append(Injected(fault.kind, tuple(victims), began_ns, ended_ns, note))
+            self.injected.append(Injected(fault.kind, tuple(victims), began_ns, ended_ns, note, held_ns))
 
     async def _victims(self, fault: Fault) -> list[str]:
         lab = self.stage.lab
@@ -76,8 +81,10 @@ class Nemesis:
                 free = [name for name in lab.agent_processes if name not in self._hurt]
             case "two of three etcd members":
                 return members[:2] if len(members) > 2 else []
+            case "everything":
+                return [] if self._hurt else [*members, *self.stage.replica_names, *lab.agent_processes]
             case _:
-                assert fault.role in (ETCD_LEADER, ETCD_FOLLOWER, ETCD_MAJORITY, REPLICA, AGENT)
+                assert fault.role in (ETCD_LEADER, ETCD_FOLLOWER, ETCD_MAJORITY, REPLICA, AGENT, EVERYTHING)
                 leader = await self._leader()
                 free = [name for name in members if (name == leader) == (fault.role == ETCD_LEADER)]
         return [free[fault.pick % len(free)]] if free else []
@@ -89,8 +96,9 @@ class Nemesis:
         except LabError:
             return ""
 
-    async def _hold(self, fault: Fault, victims: list[str]) -> str:
-        lab, note = self.stage.lab, ""
+    async def _do(self, fault: Fault, victims: list[str]) -> str:
+        """What there is to say about it."""
+        lab = self.stage.lab
         match fault.kind:
             case "kill":
                 self.stage.kill(*victims)
@@ -102,16 +110,15 @@ class Nemesis:
                 await asyncio.to_thread(faults.partition, lab, victims[0])
             case "clock":
                 faults.set_clock(lab, victims[0], fault.offset_s)
-                note = f"{fault.offset_s:+} s"
+                return f"{fault.offset_s:+} s"
             case "fill":
                 await asyncio.to_thread(faults.fill_disk, lab, victims[0])
                 await self._grow(victims[0])
                 return "etcd runs on" if pid_of(lab.name, victims[0]) else "etcd ended"
             case _:
                 assert fault.kind in (KILL, PAUSE, CUT, UNPLUG, CLOCK, FILL, COMPACT)
-                return await self._compact(fault.hold_s)
-        await asyncio.sleep(fault.hold_s)
-        return note
+                return await self._compact()
+        return ""
 
     def _cut(self, victim: str) -> None:
         """A server off the underlay; of a node the agent alone is cut off from the replicas, its pods are not."""
@@ -152,7 +159,7 @@ class Nemesis:
         with suppress(LabError):
             await wait_until(member, lambda: pid_of(lab.name, member) is None, FULL_S)
 
-    async def _compact(self, hold_s: float) -> str:
+    async def _compact(self) -> str:
         """To the head revision, under everybody who follows."""
         client = EtcdClient([f"http://{member.loopback}" for member in self.stage.lab.etcd])
         done = []
@@ -165,7 +172,7 @@ class Nemesis:
                     done.append(str(revision))
                 except KvError as error:
                     done.append(type(error).__name__)
-                await asyncio.sleep(hold_s / COMPACTIONS)
+                await asyncio.sleep(COMPACTION_S)
         finally:
             await client.close()
         return f"compacted to {', '.join(done)}"

@@ -40,6 +40,7 @@ class Pair:
     allowed: bool
     done: int = 0
     lost: int = 0
+    syns_ns: list[int] = field(default_factory=list)  # when each denied one sent its SYN
 
 
 @dataclass(slots=True, eq=False)
@@ -172,6 +173,7 @@ class Prober:
                 self._note_probe(probe, failure)
         elif failure:
             self.denied_syns += resent + 1
+            pair.syns_ns.append(probe.began_ns)
         else:
             self._note_probe(probe, "a denied connection was answered")
 
@@ -232,7 +234,7 @@ def main() -> None:
                 "cpu_share": (time.process_time() - began_cpu) / spent_s,
                 "late_ticks": prober.late_ticks,
                 "denied_syns": prober.denied_syns,
-                "pairs": [[p.source, p.target, p.allowed, p.done, p.lost] for p in pairs],
+                "pairs": [[p.source, p.target, p.allowed, p.done, p.lost, p.syns_ns] for p in pairs],
                 "wrong": prober.wrong,
             }
         )

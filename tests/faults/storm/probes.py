@@ -49,7 +49,7 @@ class Probed:
     cpu_share: float
     late_ticks: int
     denied_syns: int
-    pairs: list[tuple[str, str, bool, int, int]]  # source, target, allowed, done, lost packets
+    pairs: list[tuple[str, str, bool, int, int, list[int]]]  # source, target, allowed, done, lost packets, denied SYNs
     wrong: list[dict[str, Any]]
 
     @property
@@ -126,14 +126,29 @@ def probe_wrongs(probed: Probed, injected: Sequence[Injected], policy_drops: int
     """`policy_drops`: packets that the nodes counted as dropped by policy meanwhile. A connection between nodes may
     fail while one of them was unplugged; a leak is never excused."""
     found = [f"9: {wrong}" for wrong in probed.wrong if not (wrong.get("allowed") and _unplugged(wrong, injected))]
-    if policy_drops > probed.denied_syns:
-        found.append(f"9: policy dropped {policy_drops} packets, only {probed.denied_syns} were denied: {probed}")
+    due = probed.denied_syns - lost_in_the_wire(probed, injected)
+    if policy_drops > due:
+        found.append(f"9: policy dropped {policy_drops} packets, only {due} were denied and came so far: {probed}")
     return found
 
 
+def lost_in_the_wire(probed: Probed, injected: Sequence[Injected]) -> int:
+    """SYNs that were to be dropped at the server on the other node, and surely never came there."""
+    unplugged = [each.held_ns for each in injected if each.fault == "unplug"]
+    return sum(
+        any(start < sent < end for start, end in unplugged)
+        for source, target, _, _, _, syns_ns in probed.pairs
+        for sent in syns_ns
+        if _across(source, target) and target.startswith("server")
+    )
+
+
 def _unplugged(wrong: dict[str, Any], injected: Sequence[Injected]) -> bool:
-    across = wrong["source"].rpartition("-")[2] != wrong["target"].rpartition("-")[2]
-    return across and any(
+    return _across(wrong["source"], wrong["target"]) and any(
         each.fault == "unplug" and each.began_ns < wrong["ended_ns"] and wrong["began_ns"] < each.ended_ns
         for each in injected
     )
+
+
+def _across(source: str, target: str) -> bool:
+    return source.rpartition("-")[2] != target.rpartition("-")[2]

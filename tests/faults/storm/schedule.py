@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-ETCD_LEADER, ETCD_FOLLOWER, ETCD_MAJORITY, REPLICA, AGENT = (
-    "the leader of etcd", "a follower of etcd", "two of three etcd members", "a replica", "an agent",
+ETCD_LEADER, ETCD_FOLLOWER, ETCD_MAJORITY, REPLICA, AGENT, EVERYTHING = (
+    "the leader of etcd", "a follower of etcd", "two of three etcd members", "a replica", "an agent", "everything",
 )  # fmt: skip
 KILL, PAUSE, CUT, UNPLUG, FILL, COMPACT, CLOCK = "kill", "pause", "cut", "unplug", "fill", "compact", "clock"
 
@@ -16,6 +16,7 @@ KILL, PAUSE, CUT, UNPLUG, FILL, COMPACT, CLOCK = "kill", "pause", "cut", "unplug
 DECK = (
     *((kind, role) for kind in (KILL, PAUSE, CUT) for role in (ETCD_LEADER, ETCD_FOLLOWER, REPLICA, AGENT)),
     (KILL, ETCD_MAJORITY),
+    (KILL, EVERYTHING),
     (UNPLUG, AGENT),
     (FILL, ETCD_LEADER),
     (FILL, ETCD_FOLLOWER),
