@@ -34,6 +34,7 @@ from tests.faults.storm.schedule import (
 )
 
 COMPACTIONS, COMPACTION_S = 4, 0.5
+LEADER_S = 10.0
 FULL_S, GROWTH_MOST, GROWTH_BYTES = 4.0, 24, 512 << 10
 HEALED_S = 2.0  # neighbours and tunnels of an unplugged node find one another again
 
@@ -90,11 +91,14 @@ class Nemesis:
         return [free[fault.pick % len(free)]] if free else []
 
     async def _leader(self) -> str:
-        """Empty where nobody leads now."""
-        try:
-            return await faults.etcd_leader(self.stage.lab)
-        except LabError:
-            return ""
+        """Empty where nobody comes to lead."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEADER_S):
+                while True:
+                    with suppress(LabError):
+                        return await faults.etcd_leader(self.stage.lab)
+                    await asyncio.sleep(0.1)
+        return ""
 
     async def _do(self, fault: Fault, victims: list[str]) -> str:
         """What there is to say about it."""

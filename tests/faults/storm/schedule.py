@@ -53,7 +53,8 @@ def planned(seed: int, count: int) -> list[Fault]:
         kind, role = next(cards)
         clock = chance.choice(_HOURS) * 3600 + chance.randrange(-600, 600) if kind == CLOCK else 0
         wait_s, hold_s = round(chance.uniform(0.1, 1.2), 2), round(chance.uniform(0.6, 3.0), 2)
-        together = bool(faults) and not faults[-1].together and chance.random() < 0.2
+        joins = chance.random() < 0.2 and bool(faults) and not faults[-1].together
+        together = joins and not {role, faults[-1].role} & {EVERYTHING, ETCD_MAJORITY}
         faults.append(Fault(kind, role, chance.randrange(6), wait_s, hold_s, clock, together))
     return faults
 
