@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import grpc
 
 from kilim.cli.client import Client, Refused
+from kilim.cli.failure import Failure
 from kilim.cli.history.source import Base
 from kilim.kvstore.commit import CHAIN_START, Commit, decode_commit
 from kilim.kvstore.cursor import Cursor
@@ -48,6 +49,8 @@ class ServerHistory:
             if refused.code is grpc.StatusCode.OUT_OF_RANGE:
                 raise Trimmed(self._ask_span().first_seq) from refused
             raise
+        if cursor.next_seq <= last and not self._stored:  # the one that was asked first has failed, perhaps
+            raise Failure(f"the server has events up to {cursor.next_seq - 1}, not yet up to {last}: try again")
 
     def snapshot_seqs(self) -> list[int]:
         status = self._client.cluster("Status", pb.StatusRequest(this_replica_only=True))

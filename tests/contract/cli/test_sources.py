@@ -113,3 +113,24 @@ async def test_sources_that_are_none(tmp_path: Path) -> None:
     assert status == 2 and "does not exist" in stderr
     both = await kilim(*replay, "--server", "127.0.0.1:1", "--etcd-endpoints", "http://127.0.0.1:1")
     assert both == (2, "", "error: give either --server or --etcd-endpoints\n")
+
+
+def damage_the_second(directory: Path) -> Path:
+    path = sorted(directory.iterdir())[1]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+async def test_a_bit_that_is_not_what_was_written_is_one_line(etcd: EmbeddedEtcd, cluster: str, tmp_path: Path) -> None:
+    client = EtcdClient(etcd.endpoints)
+    async with replica(etcd.endpoints, cluster) as r:
+        await shop(r)
+        await export(EventLog(client, cluster), tmp_path)
+    await client.close()
+    path = damage_the_second(tmp_path)
+    for verb in (*VERBS, ["log", "show"], ["log", "show", "-o", "json"]):
+        status, _, stderr = await kilim(*verb, "--segments", str(tmp_path))
+        assert (status, stderr.count("\n")) == (1, 1), verb
+        assert stderr.startswith("error: ") and path.name in stderr
