@@ -59,7 +59,7 @@ class ReadBack:
         if self._next is None:
             self._next = asyncio.create_task(self._take_turn(), name="reading")
             self._readings.add(self._next)
-            self._next.add_done_callback(self._readings.discard)
+            self._next.add_done_callback(self._forget)
         return await asyncio.shield(self._next)
 
     async def run(self) -> None:
@@ -77,7 +77,9 @@ class ReadBack:
     async def _run(self) -> None:
         read_at = tried_at = time.monotonic()
         while True:
-            await asyncio.sleep(min(_LOOK_S, max(read_at + self.period_s() - time.monotonic(), 0.0)))
+            left_s = read_at + self.period_s() - time.monotonic()
+            is_failing = "kernel" in self._enforcement.errors
+            await asyncio.sleep(_LOOK_S if is_failing else min(_LOOK_S, max(left_s, 0.0)))
             now = time.monotonic()
             if "kernel" in self._enforcement.errors:
                 if now - tried_at >= _RETRY_S:
@@ -103,13 +105,21 @@ class ReadBack:
             moment = await self.read()
             self._enforcement.take_reading(moment.digest, moment.seq)
             if not moment.is_clean and "kernel" not in self._enforcement.errors:
+                started_at = time.thread_time()
                 self._enforcement.repair()
+                repair_s = time.thread_time() - started_at
                 moment = await self.read()
                 self._enforcement.take_reading(moment.digest, moment.seq)
+                self.took_s += repair_s
         except NotInSync:
             pass
         except OSError as error:
             log.warning("the kernel's rows could not be read back", reason=error.strerror or str(error))
+
+    def _forget(self, reading: asyncio.Task[Moment]) -> None:
+        self._readings.discard(reading)
+        if not reading.cancelled():
+            reading.exception()  # who asked has it, or is gone
 
     async def _take_turn(self) -> Moment:
         async with self._turn:
@@ -160,4 +170,9 @@ class _Took:
             finally:
                 self.seconds += time.thread_time() - started_at
 
-        return await asyncio.to_thread(timed)
+        working = asyncio.ensure_future(asyncio.to_thread(timed))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await asyncio.wait([working])  # nobody closes the maps under its hands
+            raise
