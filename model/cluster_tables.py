@@ -10,11 +10,11 @@ from weakref import WeakValueDictionary
 
 from kilim.model import nouns
 from kilim.model.cluster_addresses import ClusterAddresses, OwnPart
+from kilim.model.compile import rule_changes
 from kilim.model.digest import digest_of
 from kilim.model.nouns import NamedPort
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import resolve_rows
-from kilim.model.rules import compile_policy
 from kilim.model.state import Change, State
 from kilim.model.tables import PolicyKey, PolicyRows, hash_policy_row, hash_subject
 from kilim.v1 import events_pb2 as pb
@@ -114,8 +114,8 @@ class ClusterTables:
             self._stale |= self._policies.set_identity(number, old, new)
             self._addresses.set_cidr(number, None if old is None else old.cidr, None if new is None else new.cidr)
         elif change.table == "policy":
-            rules = None if change.new is None else compile_policy(nouns.decode_policy(change.new))
-            self._stale |= self._policies.set_policy(str(change.key), rules)
+            for key, rules in rule_changes(change):
+                self._stale |= self._policies.set_policy(key, rules)
         elif change.table == "node":
             self._addresses.set_node(str(change.key), None if change.new is None else nouns.decode_node(change.new).ip)
 

@@ -8,16 +8,17 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-from kilim.model.identity import ANY_PEER, Identity
+from kilim.model.compile import compile_policy
+from kilim.model.identity import ANY_PEER, RESERVED, Identity
 from kilim.model.labels import label_map
 from kilim.model.nouns import NamedPort
-from kilim.model.rules import Peer, PolicyRules, compile_policy, peer_matches
+from kilim.model.rules import Peer, PolicyRules, peer_matches
 from kilim.model.state import State
 
 
 class Facts(Protocol):
     def knows(self, identity: int) -> bool:
-        """Whether the log has this identity, so that its labels are known."""
+        """Whether its labels are known: the log has this identity, or it is reserved."""
 
     def policies_of(self, subject: int) -> Sequence[PolicyRules]:
         """Those that select the subject, in the order of their keys."""
@@ -37,8 +38,8 @@ class StateFacts:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._identities: dict[int, Identity] = dict(state.identities)
-        self._policies = [compile_policy(state.policies[key]) for key in sorted(state.policies)]
+        self._identities: dict[int, Identity] = RESERVED | dict(state.identities)
+        self._policies = [part for key in sorted(state.policies) for part in compile_policy(state.policies[key])]
         self._selected: dict[Peer, frozenset[int]] = {}
 
     def knows(self, identity: int) -> bool:

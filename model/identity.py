@@ -43,17 +43,26 @@ class Identity:
         """The prefix of a CIDR identity; None for all others."""
         if self.id < FIRST_CIDR:
             return None
-        for label in self.labels:
-            if label.startswith("cidr:"):
-                try:
-                    return parse_cidr(label[5:])
-                except ValueError:
-                    return None
+        return next((membership_of(label) for label in self.labels if label.startswith("cidr:")), None)
+
+
+def membership_label(cidr: Cidr) -> str:
+    """Of an endpoint whose address lies in a prefix that a policy names."""
+    return f"cidr:{cidr}"
+
+
+def membership_of(label: str) -> Cidr | None:
+    """The prefix of such a label; None for any other."""
+    if not label.startswith("cidr:"):
+        return None
+    try:
+        return parse_cidr(label[5:])
+    except ValueError:
         return None
 
 
 def cidr_labels(cidr: Cidr) -> tuple[str, ...]:
-    return (f"cidr:{cidr}", "reserved:world")
+    return (membership_label(cidr), "reserved:world")
 
 
 RESERVED = {number: Identity(number, (f"reserved:{name}",)) for number, name in RESERVED_NAMES.items()}

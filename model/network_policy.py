@@ -7,21 +7,35 @@ after that: the datapath is IPv4-only, so they select nothing yet.
 Defaulting of policyTypes, where none are given:
 1. Ingress always.  2. Egress if there is at least one egress rule.
 A section whose direction is not among the policyTypes counts for nothing.
+
+What it becomes:
+1. Subjects are the pods of its namespace that its podSelector selects.
+2. A podSelector alone selects in the policy's namespace; a namespaceSelector selects pods by their namespace's labels;
+   both together must both hold. Only identities with a namespace label are pods, so no other is ever selected.
+3. An ipBlock selects the CIDR identities inside `cidr` and outside every `except`, and the pods whose addresses are; an
+   IPv6 one selects nobody.
 """
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from kilim.model.address import Cidr, parse_cidr
 from kilim.model.fields import Object, child, read_integer, read_list, read_object, read_text
 from kilim.model.invalid import Invalid
+from kilim.model.labels import NAMESPACE, NAMESPACE_LABELS_PREFIX
 from kilim.model.names import check_port_name, check_port_number, invalid_value, unsupported_value
+from kilim.model.nouns import Policy
 from kilim.model.protocols import PROTOCOLS
-from kilim.model.selector import Selector, parse_selector
+from kilim.model.rules import CidrPeer, PolicyRules, Port, PortName, PortRange, Rule, unique
+from kilim.model.rules import Peer as InnerPeer
+from kilim.model.selector import EXISTS, IN, Requirement, Selector, parse_selector, selector_of
+from kilim.model.tables import ALLOW, EGRESS, ENFORCE_EGRESS, ENFORCE_INGRESS, INGRESS
 
 INGRESS_TYPE = "Ingress"
 EGRESS_TYPE = "Egress"
+POD_LABELS_PREFIX = "k8s:"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -187,3 +201,55 @@ def _parse_port_range(fields: Object, path: str) -> tuple[int | str | None, int 
             raise invalid_value(end_path, end_port, "must be greater than or equal to `port`")
         check_port_number(end_port, end_path)
     return number, end_port
+
+
+def compile_network_policy(policy: Policy, manifest: Mapping[str, object]) -> tuple[PolicyRules, ...]:
+    """See the list at the top. Raises `Invalid`."""
+    spec = parse_network_policy_spec(manifest.get("spec"))
+    flags = 0
+    rules: list[Rule] = []
+    for direction, flag, section in ((INGRESS, ENFORCE_INGRESS, spec.ingress), (EGRESS, ENFORCE_EGRESS, spec.egress)):
+        if section is not None:
+            flags |= flag
+            rules += [_compile_rule(policy.namespace, direction, i, rule) for i, rule in enumerate(section)]
+    subjects = selector_of([in_namespace(policy.namespace), *prefixed(POD_LABELS_PREFIX, spec.pods)])
+    return (PolicyRules(policy.kind, policy.namespace, policy.name, subjects, flags, tuple(rules)),)
+
+
+def _compile_rule(namespace: str, direction: int, index: int, rule: PolicyRule) -> Rule:
+    peers: list[InnerPeer] | None = None
+    if rule.peers is not None:
+        peers = []
+        for peer in rule.peers:
+            if isinstance(peer, PodPeer):
+                peers.append(_compile_pod_peer(namespace, peer))
+            elif peer.cidr is not None:
+                peers.append(CidrPeer(peer.cidr, peer.excepts, pods=True))
+    ports = None if rule.ports is None else unique(_compile_port(port) for port in rule.ports)
+    return Rule(direction, index, ALLOW, None if peers is None else unique(peers), ports)
+
+
+def _compile_pod_peer(namespace: str, peer: PodPeer) -> Selector:
+    if peer.namespaces is None:
+        requirements = [in_namespace(namespace)]
+    else:
+        requirements = [Requirement(NAMESPACE, EXISTS), *prefixed(NAMESPACE_LABELS_PREFIX, peer.namespaces)]
+    if peer.pods is not None:
+        requirements += prefixed(POD_LABELS_PREFIX, peer.pods)
+    return selector_of(requirements)
+
+
+def _compile_port(port: PortMatch) -> Port:
+    if isinstance(port.port, str):
+        return PortName(port.protocol, port.port)
+    if port.port is None:
+        return PortRange(port.protocol, 0, 65535)
+    return PortRange(port.protocol, port.port, port.port if port.end_port is None else port.end_port)
+
+
+def in_namespace(namespace: str) -> Requirement:
+    return Requirement(NAMESPACE, IN, (namespace,))
+
+
+def prefixed(prefix: str, selector: Selector) -> list[Requirement]:
+    return [Requirement(prefix + each.key, each.operator, each.values) for each in selector.requirements]

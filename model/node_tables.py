@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator
 
 from kilim.model import nouns
 from kilim.model.addresses import Addresses
+from kilim.model.compile import rule_changes
 from kilim.model.nouns import NamedPort
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import resolve_rows
-from kilim.model.rules import compile_policy
 from kilim.model.state import Change, State
 from kilim.model.tables import PolicyRows, Tables, TablesDelta, TablesDigest
 from kilim.v1 import events_pb2 as pb
@@ -73,8 +73,8 @@ class NodeTables:
             elif change.table == "identity":
                 self._change_identity(change)
             elif change.table == "policy":
-                rules = None if change.new is None else compile_policy(nouns.decode_policy(change.new))
-                self._stale |= self._policies.set_policy(str(change.key), rules)
+                for key, rules in rule_changes(change):
+                    self._stale |= self._policies.set_policy(key, rules)
             elif change.table == "node":
                 ip = None if change.new is None else nouns.decode_node(change.new).ip
                 self._addresses.set_node(str(change.key), ip)

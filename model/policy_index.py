@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from kilim.model.address import Cidr
-from kilim.model.identity import ANY_PEER, Identity
+from kilim.model.identity import ANY_PEER, RESERVED, Identity
 from kilim.model.labels import NAMESPACE, label_map
 from kilim.model.nouns import NamedPort
 from kilim.model.rules import CidrPeer, Peer, PolicyRules, peer_matches
@@ -61,6 +61,8 @@ class PolicyIndex:
         self._subjects: dict[int, _Subject] = {}
         self._ports: dict[int, dict[NamedPort, int]] = {}  # identity -> port -> how many endpoints offer it
         self._users_of_names: set[str] = set()  # policies that name ports
+        for number in RESERVED:
+            self.set_identity(number, None, None)
 
     # --- Facts
 
@@ -75,6 +77,10 @@ class PolicyIndex:
 
     def named_ports(self, identity: int) -> AbstractSet[NamedPort]:
         return self._ports.get(identity, {}).keys()
+
+    def port_counts(self, identity: int) -> Mapping[NamedPort, int]:
+        """How many endpoints of an identity offer each named port."""
+        return self._ports.get(identity, {})
 
     def identities_with_ports(self) -> Iterable[int]:
         return self._ports.keys() - {ANY_PEER}
@@ -103,17 +109,20 @@ class PolicyIndex:
     def track(self, subject: int, identity: Identity | None) -> None:
         """Start to follow the policies of a subject; `identity` is None where the log does not know it."""
         self._subjects[subject] = _Subject()
-        self._relabel(subject, identity)
+        self._relabel(subject, identity or RESERVED.get(subject))
 
     def untrack(self, subject: int) -> None:
         self._relabel(subject, None)
         del self._subjects[subject]
 
     def set_identity(self, number: int, old: Identity | None, new: Identity | None) -> set[int]:
+        """None: the log has it not; it may still be a reserved one."""
         affected: set[int] = set()
+        old, new = old or RESERVED.get(number), new or RESERVED.get(number)
         old_tokens, new_tokens = set(_tokens_of(old)), set(_tokens_of(new))
         for token in old_tokens:
-            _discard(self._with_token, token, number)
+            if number in self._with_token.get(token, NOTHING):
+                _discard(self._with_token, token, number)
         for token in new_tokens:
             self._with_token.setdefault(token, set()).add(number)
         self._known.discard(number)
@@ -237,7 +246,11 @@ class PolicyIndex:
 
     def _evaluate(self, peer: Peer) -> set[int]:
         if isinstance(peer, CidrPeer):
-            return {number for number, cidr in self._cidrs.items() if peer.selects(cidr)} - {ANY_PEER}
+            found = {number for number, cidr in self._cidrs.items() if peer.selects(cidr)}
+            if peer.pods:
+                outside = (self._with_token.get(key, NOTHING) for key in peer.outsider_keys)
+                found |= self._with_token.get(peer.member_key, NOTHING) - self._cidrs.keys() - NOTHING.union(*outside)
+            return found - {ANY_PEER}
         positive = sorted((self._having(each) for each in peer.requirements if _is_positive(each)), key=len)
         found = set.intersection(*map(set, positive)) if positive else set(self._known)
         for requirement in peer.requirements:
@@ -266,7 +279,7 @@ def _tokens_of(identity: Identity | None) -> Iterator[str]:
 def _filing_tokens(peer: Peer) -> list[str]:
     """The values of the first In, rather on pod labels than on the namespace; else the first key that must exist."""
     if isinstance(peer, CidrPeer):
-        return [PREFIX]
+        return [PREFIX, peer.member_key] if peer.pods else [PREFIX]
     equal = [each for each in peer.requirements if each.operator == IN]
     if equal:
         chosen = next((each for each in equal if each.key != NAMESPACE), equal[0])

@@ -7,13 +7,14 @@ plane sees to; ends that are not endpoints (nodes, prefixes, the world) close no
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
-from kilim.model.identity import ANY_PEER
+from kilim.model.compile import compile_policy, part_key
+from kilim.model.identity import ANY_PEER, RESERVED
 from kilim.model.l4_set import EVERYTHING, NOTHING, L4Set, allowed_by, both
 from kilim.model.labels import NAMESPACE, label_map
 from kilim.model.nouns import NamedPort, decode_identity, decode_policy
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import Resolution, resolve, resolve_rows
-from kilim.model.rules import Peer, PolicyRules, compile_policy
+from kilim.model.rules import Peer, PolicyRules
 from kilim.model.state import State
 from kilim.model.tables import EGRESS, ENFORCE_EGRESS, ENFORCE_INGRESS, INGRESS, PolicyRows
 from kilim.v1 import events_pb2 as pb
@@ -24,7 +25,7 @@ class StateRules:
 
     def __init__(self, state: State) -> None:
         self._index = PolicyIndex()
-        self.labels: dict[int, dict[str, str]] = {}
+        self.labels = {number: label_map(each.labels) for number, each in RESERVED.items()}
         self.policies: dict[str, PolicyRules] = {}
         self._of_namespace: dict[str, list[PolicyRules]] = {}
         for number, data in state.identities.data.items():
@@ -32,10 +33,10 @@ class StateRules:
             self._index.set_identity(number, None, identity)
             self.labels[number] = label_map(identity.labels)
         for key in sorted(state.policies.data):
-            rules = compile_policy(decode_policy(state.policies.data[key]))
-            self._index.set_policy(key, rules)
-            self.policies[key] = rules
-            self._of_namespace.setdefault(rules.namespace, []).append(rules)
+            for number, rules in enumerate(compile_policy(decode_policy(state.policies.data[key]))):
+                self._index.set_policy(part_key(key, number), rules)
+                self.policies[part_key(key, number)] = rules
+                self._of_namespace.setdefault(rules.namespace, []).append(rules)
         if self._index.needs_ports:
             for data in state.endpoints.data.values():
                 endpoint = pb.Endpoint.FromString(data)
@@ -49,7 +50,7 @@ class StateRules:
     def policies_of(self, subject: int) -> Sequence[PolicyRules]:
         labels = self.labels[subject]
         own = self._of_namespace.get(labels.get(NAMESPACE, ""), [])
-        of_all = self._of_namespace.get("", []) if labels.get(NAMESPACE) else []
+        of_all = self._of_namespace.get("", []) if own is not self._of_namespace.get("") else []
         return [policy for policy in (*own, *of_all) if policy.subjects.matches(labels)]
 
     def selected(self, peer: Peer) -> AbstractSet[int]:

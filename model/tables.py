@@ -19,8 +19,12 @@ INGRESS = 0
 EGRESS = 1
 ENFORCE_INGRESS = 1
 ENFORCE_EGRESS = 2
+ADMIN = 0  # tiers, in the order in which they speak
+NORMAL = 1
+BASELINE = 2
 ALLOW = 1
 DENY = 2
+PASS = 3  # on to the next tier; never in NORMAL
 ANY_PROTOCOL = 0
 
 K = TypeVar("K")

@@ -10,13 +10,14 @@ Easy to get wrong: exact rows can grow where the bound shrinks (a rule that cove
 once is remembered before covering: that never grows by more than the bound grew since.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kilim.controlplane.decide.widths import PortWidths, Weight
-from kilim.model.nouns import NamedPort, decode_identity, decode_policy
+from kilim.model.compile import rule_changes
+from kilim.model.nouns import NamedPort, decode_identity
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import HOST_ROWS, wanted_rows, without_covered
-from kilim.model.rules import Peer, compile_policy
+from kilim.model.rules import Peer
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
 
@@ -56,6 +57,10 @@ class PolicyBounds:
         held = self._nodes.get(node)
         return 0 if held is None else len(held.endpoints_of)
 
+    def port_counts(self, identity: int) -> Mapping[NamedPort, int]:
+        """How many endpoints of an identity offer each named port."""
+        return self._index.port_counts(identity)
+
     def look_ups(self) -> object:
         """All that must be as before when a change is undone."""
         rows = {name: (each.rows, dict(each.endpoints_of)) for name, each in self._nodes.items()}
@@ -72,14 +77,13 @@ class PolicyBounds:
         self._weigh_subject(number, 1)
 
     def change_policy(self, change: Change) -> None:
-        key = str(change.key)
-        rules = None if change.new is None else compile_policy(decode_policy(change.new))
-        self._weigh_policy(key, -1)
-        self._weights.pop(key, None)
-        self._index.set_policy(key, rules)
-        if rules is not None:
-            self._weights[key] = self._widths.weigh(rules)
-            self._weigh_policy(key, 1)
+        for key, rules in rule_changes(change):
+            self._weigh_policy(key, -1)
+            self._weights.pop(key, None)
+            self._index.set_policy(key, rules)
+            if rules is not None:
+                self._weights[key] = self._widths.weigh(rules)
+                self._weigh_policy(key, 1)
 
     def change_endpoint(self, old: pb.Endpoint | None, new: pb.Endpoint | None) -> None:
         if new is not None:

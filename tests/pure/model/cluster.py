@@ -6,6 +6,7 @@ Identities are allocated here in the plainest way: one number per label set and 
 from collections.abc import Mapping
 
 from kilim.model.address import Cidr, parse_ip
+from kilim.model.compile import cidrs_of
 from kilim.model.fold import fold_event
 from kilim.model.identity import FIRST_CIDR, FIRST_CLUSTER_LOCAL, Identity, cidr_labels
 from kilim.model.labels import security_labels, sorted_pairs
@@ -22,7 +23,6 @@ from kilim.model.nouns import (
     policy_to_pb,
 )
 from kilim.model.resource import parse_manifest
-from kilim.model.rules import cidrs_of
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from kilim.model.address import parse_cidr, parse_ip
 from kilim.model.comparison import OTHER_NODES, Comparison
+from kilim.model.compile import cidrs_of
 from kilim.model.desired import desired_tables
 from kilim.model.identity import Identity
 from kilim.model.l4_set import EVERYTHING, allowed_by, both, contains, without
@@ -22,7 +23,6 @@ from kilim.model.nouns import (
     policy_to_pb,
 )
 from kilim.model.resolve import without_covered
-from kilim.model.rules import cidrs_of
 from kilim.model.state import State
 from kilim.model.tables import ALLOW, DENY, INGRESS, PolicyKey, PolicyRows
 from kilim.model.verdict import ALLOWED, judge_rows, verdict

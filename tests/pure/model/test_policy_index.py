@@ -5,12 +5,13 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kilim.model.compile import compile_policy
 from kilim.model.facts import StateFacts
 from kilim.model.fold import fold_event
 from kilim.model.identity import Identity
 from kilim.model.nouns import Policy, identity_to_pb
 from kilim.model.policy_index import PolicyIndex
-from kilim.model.rules import PolicyRules, compile_policy
+from kilim.model.rules import PolicyRules
 from kilim.model.state import State
 from kilim.v1 import events_pb2 as pb
 from tests.pure.model.histories import identities, peers
@@ -19,7 +20,7 @@ from tests.pure.model.histories import identities, peers
 def rules_of(manifest_peers: list[dict[str, object]]) -> PolicyRules:
     rules = [{"from": [peer]} for peer in manifest_peers]
     manifest = json.dumps({"spec": {"podSelector": {}, "ingress": rules}})
-    return compile_policy(Policy("NetworkPolicy", "x", "p", manifest))
+    return compile_policy(Policy("NetworkPolicy", "x", "p", manifest))[0]
 
 
 some = st.lists(identities, min_size=6, max_size=14)

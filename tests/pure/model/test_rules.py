@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilim.model.address import parse_cidr
+from kilim.model.compile import cidrs_of, compile_policy
 from kilim.model.identity import FIRST_CIDR, RESERVED, Identity, cidr_labels
 from kilim.model.labels import label_map, security_labels
 from kilim.model.nouns import Policy
 from kilim.model.resource import parse_manifest
-from kilim.model.rules import CidrPeer, PolicyRules, cidrs_of, compile_policy, peer_matches, port_prefixes
+from kilim.model.rules import CidrPeer, PolicyRules, peer_matches, port_prefixes
 
 
 def policy(spec: object, namespace: str = "x") -> Policy:
@@ -22,7 +23,7 @@ def policy(spec: object, namespace: str = "x") -> Policy:
 
 
 def compiled(spec: object) -> PolicyRules:
-    return compile_policy(policy(spec))
+    return compile_policy(policy(spec))[0]
 
 
 def pod(namespace: str, team: str, **labels: str) -> Identity:
@@ -81,11 +82,11 @@ def test_prefixes_to_allocate() -> None:
 
 @pytest.mark.parametrize("manifest", ["", "7", "{", '{"spec":{"podSelector":[]}}', "[" * 100_000])
 def test_what_cannot_be_read_closes_its_namespace(manifest: str) -> None:
-    rules = compile_policy(Policy("NetworkPolicy", "x", "p", manifest))
+    (rules,) = compile_policy(Policy("NetworkPolicy", "x", "p", manifest))
     assert (rules.flags, rules.rules) == (3, ())
     assert rules.subjects.matches(label_map(pod("x", "a").labels))
     assert not rules.subjects.matches(label_map(pod("y", "a").labels))
-    assert compile_policy(Policy("New", "", "p", manifest)).subjects.matches(label_map(pod("y", "a").labels))
+    assert compile_policy(Policy("New", "", "p", manifest))[0].subjects.matches(label_map(pod("y", "a").labels))
 
 
 @given(st.integers(0, 65535), st.integers(0, 65535))
