@@ -173,13 +173,14 @@ class Writer:
         """Never awaits, so the state is the same before and after."""
         while True:
             outcomes = decide_batch(self._replica.view, [waiting.command for waiting in batch])
-            decided: list[tuple[_Answered, list[bytes]]] = []
+            decided: list[tuple[_Answered, list[bytes], int]] = []
             for waiting, outcome in zip(batch, outcomes, strict=True):
                 records = _records(outcome, waiting.actor)
-                too_large = check_size(waiting.command, records)
+                preparations = outcome.preparations if isinstance(outcome, Decided) else 0
+                too_large = check_size(waiting.command, records, preparations)
                 if too_large is not None and not waiting.answer.done():  # who asked may have given up
                     waiting.answer.set_exception(too_large)
-                decided.append(((waiting, outcome), records))
+                decided.append(((waiting, outcome), records, preparations))
             remaining = [waiting for waiting in batch if not waiting.answer.done()]
             if len(remaining) == len(batch):
                 return pack(decided)

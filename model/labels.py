@@ -13,6 +13,7 @@ NAMESPACE_LABELS_PREFIX = "k8s:io.cilium.k8s.namespace.labels."
 SERVICE_ACCOUNT = "k8s:io.cilium.k8s.policy.serviceaccount"
 CLUSTER = "k8s:io.cilium.k8s.policy.cluster"
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+NAMED_PORTS = "kilim:named-ports"
 
 
 def sorted_pairs(labels: Mapping[str, str]) -> LabelPairs:
@@ -36,6 +37,11 @@ def security_labels(
     labels.add(f"{SERVICE_ACCOUNT}={service_account or 'default'}")
     labels.add(f"{CLUSTER}={cluster}")
     return tuple(sorted(labels))
+
+
+def named_ports_label(ports: Iterable[tuple[str, int, int]]) -> str:
+    """(name, port, protocol) of each, for endpoints that offer others than those that are like them otherwise."""
+    return f"{NAMED_PORTS}=" + ",".join(f"{name}:{port}/{protocol}" for name, port, protocol in sorted(ports))
 
 
 def _is_derived(key: str) -> bool:

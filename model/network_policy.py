@@ -211,20 +211,20 @@ def compile_network_policy(policy: Policy, manifest: Mapping[str, object]) -> tu
     for direction, flag, section in ((INGRESS, ENFORCE_INGRESS, spec.ingress), (EGRESS, ENFORCE_EGRESS, spec.egress)):
         if section is not None:
             flags |= flag
-            rules += [_compile_rule(policy.namespace, direction, i, rule) for i, rule in enumerate(section)]
+            rules += [_compile_rule(policy, direction, i, rule) for i, rule in enumerate(section)]
     subjects = selector_of([in_namespace(policy.namespace), *prefixed(POD_LABELS_PREFIX, spec.pods)])
     return (PolicyRules(policy.kind, policy.namespace, policy.name, subjects, flags, tuple(rules)),)
 
 
-def _compile_rule(namespace: str, direction: int, index: int, rule: PolicyRule) -> Rule:
+def _compile_rule(policy: Policy, direction: int, index: int, rule: PolicyRule) -> Rule:
     peers: list[InnerPeer] | None = None
     if rule.peers is not None:
         peers = []
         for peer in rule.peers:
             if isinstance(peer, PodPeer):
-                peers.append(_compile_pod_peer(namespace, peer))
+                peers.append(_compile_pod_peer(policy.namespace, peer))
             elif peer.cidr is not None:
-                peers.append(CidrPeer(peer.cidr, peer.excepts, pods=True))
+                peers.append(CidrPeer(peer.cidr, peer.excepts, pods=not policy.cidrs_exclude_pods))
     ports = None if rule.ports is None else unique(_compile_port(port) for port in rule.ports)
     return Rule(direction, index, ALLOW, None if peers is None else unique(peers), ports)
 

@@ -43,12 +43,16 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy object as applied; `manifest_json` has sorted keys and no white space."""
+    """A policy object as applied; `manifest_json` has sorted keys and no white space.
+
+    `cidrs_exclude_pods`: what the setting says of the kinds whose CIDRs select pods too, so that its events say it all.
+    """
 
     kind: str
     namespace: str
     name: str
     manifest_json: str
+    cidrs_exclude_pods: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,13 @@ def endpoint_to_pb(endpoint: Endpoint) -> pb.Endpoint:
 
 
 def policy_to_pb(policy: Policy) -> pb.Policy:
-    return pb.Policy(kind=policy.kind, namespace=policy.namespace, name=policy.name, manifest_json=policy.manifest_json)
+    return pb.Policy(
+        kind=policy.kind,
+        namespace=policy.namespace,
+        name=policy.name,
+        manifest_json=policy.manifest_json,
+        cidrs_exclude_pods=policy.cidrs_exclude_pods,
+    )
 
 
 def namespace_to_pb(namespace: Namespace) -> pb.Namespace:
@@ -170,7 +180,7 @@ def decode_endpoint_identity(data: bytes) -> int:
 
 def decode_policy(data: bytes) -> Policy:
     m = pb.Policy.FromString(data)
-    return Policy(m.kind, m.namespace, m.name, m.manifest_json)
+    return Policy(m.kind, m.namespace, m.name, m.manifest_json, m.cidrs_exclude_pods)
 
 
 def decode_namespace(data: bytes) -> Namespace:

@@ -15,10 +15,12 @@ from kilim.controlplane.decide.command import (
     ReleaseIdentities,
     RemoveEndpoint,
     Result,
+    WithdrawMemberships,
 )
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.endpoint import decide_register_endpoint, decide_remove_endpoint
 from kilim.controlplane.decide.identity import decide_release
+from kilim.controlplane.decide.membership import decide_withdraw
 from kilim.controlplane.decide.node import decide_register_node
 from kilim.controlplane.decide.objects import decide_apply, decide_delete
 from kilim.controlplane.decide.refusal import Refusal
@@ -30,10 +32,14 @@ from kilim.v1 import events_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What happens, and the answer once it has. No events: it is so already."""
+    """What happens, and the answer once it has. No events: it is so already.
+
+    The first `preparations` of the events mean nothing before the others stand.
+    """
 
     result: Result
     events: tuple[pb.Event, ...]
+    preparations: int = 0
 
 
 Outcome = Decided | Refusal
@@ -51,7 +57,7 @@ def decide_batch(view: View, commands: Sequence[Command]) -> list[Outcome]:
                 result = _decide(draft, command)
                 check_subjects_and_policy(draft)
                 changes += draft.changes
-                outcomes.append(Decided(result, tuple(draft.events)))
+                outcomes.append(Decided(result, tuple(draft.events), draft.preparations))
             except Refusal as refusal:
                 view.undo(draft.changes)
                 outcomes.append(refusal)
@@ -79,6 +85,9 @@ def _decide(draft: Draft, command: Command) -> Result:
         case ReleaseIdentities():
             draft.cause = "identity without endpoints"
             return decide_release(draft, command)
+        case WithdrawMemberships():
+            draft.cause = "prefix that no policy names"
+            return decide_withdraw(draft, command)
         case ChangeSetting():
             draft.cause = f"setting {command.name}"
             return decide_change_setting(draft, command)

@@ -6,6 +6,7 @@ anything that was read from a state.
 
 from dataclasses import dataclass
 
+from kilim.model.address import Cidr
 from kilim.model.labels import LabelPairs
 from kilim.model.nouns import Namespace, Pod, Policy
 
@@ -83,6 +84,13 @@ class ReleaseIdentities:
 
 
 @dataclass(frozen=True, slots=True)
+class WithdrawMemberships:
+    """Of `prefixes` that no policy names: the labels of some of the endpoints inside them."""
+
+    prefixes: tuple[Cidr, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeSetting:
     """An empty value: the default again."""
 
@@ -91,7 +99,14 @@ class ChangeSetting:
 
 
 Command = (
-    RegisterNode | ApplyObjects | DeleteObjects | RegisterEndpoint | RemoveEndpoint | ReleaseIdentities | ChangeSetting
+    RegisterNode
+    | ApplyObjects
+    | DeleteObjects
+    | RegisterEndpoint
+    | RemoveEndpoint
+    | ReleaseIdentities
+    | WithdrawMemberships
+    | ChangeSetting
 )
 
 

@@ -2,6 +2,7 @@
 
 from google.protobuf.message import Message
 
+from kilim.controlplane.decide.prefixes import PrefixTable
 from kilim.controlplane.decide.view import View
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
@@ -20,6 +21,8 @@ class Draft:
         self.cause = cause
         self.events: list[pb.Event] = []
         self.changes: list[Change] = []
+        self.preparations = 0  # events at the beginning that mean nothing before the others stand
+        self.prefixes_to_come = PrefixTable()  # of policies that this command brings
 
     @property
     def state(self) -> State:

@@ -10,9 +10,10 @@ from dataclasses import replace
 from kilim.controlplane.decide.capacity import check_endpoints, check_ipcache
 from kilim.controlplane.decide.command import Accepted, EndpointRegistered, RegisterEndpoint, RemoveEndpoint
 from kilim.controlplane.decide.draft import Draft
-from kilim.controlplane.decide.identity import identity_for
+from kilim.controlplane.decide.identity import identity_of_endpoint
 from kilim.controlplane.decide.refusal import Code, Refusal, invalid
 from kilim.model.address import parse_ip
+from kilim.model.identity import membership_label
 from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE_NAME_LABEL, LabelPairs, security_labels
 from kilim.model.names import check_dns_label, check_dns_subdomain, check_labels
@@ -80,13 +81,22 @@ def put_endpoint(draft: Draft, wanted: Endpoint, labels_of_namespace: LabelPairs
     labels = security_labels(
         wanted.labels, wanted.namespace, labels_of_namespace, wanted.service_account, draft.view.defaults.cluster
     )
-    wanted = replace(wanted, identity=identity_for(draft, labels))
+    labels = (*labels, *_memberships(draft, wanted.ip))
     before = draft.state.endpoints.get(key)
+    wanted = replace(wanted, identity=identity_of_endpoint(draft, labels, wanted.named_ports, before))
     if before is None:
         draft.emit(pb.EndpointAdded(endpoint=endpoint_to_pb(wanted)))
     elif before != wanted:
         draft.emit(pb.EndpointUpdated(endpoint=endpoint_to_pb(wanted)))
     return wanted.identity
+
+
+def _memberships(draft: Draft, ip: int) -> list[str]:
+    """Labels for the prefixes that policies name and that contain the address."""
+    named, to_come = draft.view.pod_prefixes, draft.prefixes_to_come
+    if not named and not to_come:
+        return []
+    return [membership_label(cidr) for cidr in {*named.containing(ip), *to_come.containing(ip)}]
 
 
 def _checked_ip(draft: Draft, command: RegisterEndpoint, key: str) -> int:

@@ -1,4 +1,12 @@
-"""Identities: the number for a set of labels, allocated by the log so that two allocations cannot race."""
+"""Identities: the number for a set of labels, allocated by the log so that two allocations cannot race.
+
+A port name in a policy means what each pod has under it, and policy is by identity: so endpoints of one identity offer
+the same named ports. Which identity an endpoint gets, first that holds:
+ 1. that of its labels, if other endpoints have it and all of them offer the same;
+ 2. that of its labels and a label that says its named ports, if other endpoints have it;
+ 3. that of its labels, if no other endpoint has it;
+ 4. as 2, allocated.
+"""
 
 from collections.abc import Iterable
 
@@ -9,8 +17,38 @@ from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.controlplane.decide.view import FreeNumbers
 from kilim.model.address import Cidr
 from kilim.model.identity import FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL, Identity, cidr_labels
-from kilim.model.nouns import identity_to_pb
+from kilim.model.labels import named_ports_label
+from kilim.model.nouns import Endpoint, NamedPort, identity_to_pb
 from kilim.v1 import events_pb2 as pb
+
+
+def identity_of_endpoint(
+    draft: Draft, labels: Iterable[str], ports: tuple[NamedPort, ...], before: Endpoint | None
+) -> int:
+    """`before` is the endpoint as it is now: it does not count among the others."""
+    plain = tuple(sorted(labels))
+    others = _others(draft, plain, before)
+    if others and _offer(draft, plain, before) == dict.fromkeys(ports, others):
+        return draft.state.identity_of_labels[plain]
+    split = tuple(sorted((*plain, named_ports_label(ports))))
+    return identity_for(draft, split if others or _others(draft, split, before) else plain)
+
+
+def _others(draft: Draft, labels: tuple[str, ...], before: Endpoint | None) -> int:
+    number = draft.state.identity_of_labels.get(labels)
+    if number is None:
+        return 0
+    own = before is not None and before.identity == number
+    return len(draft.state.endpoints_of_identity.get(number, ())) - own
+
+
+def _offer(draft: Draft, labels: tuple[str, ...], before: Endpoint | None) -> dict[NamedPort, int]:
+    """How many other endpoints of an identity offer each named port."""
+    number = draft.state.identity_of_labels[labels]
+    counts = dict(draft.view.bounds.port_counts(number))
+    for port in before.named_ports if before is not None and before.identity == number else ():
+        counts[port] -= 1
+    return {port: count for port, count in counts.items() if count}
 
 
 def identity_for(draft: Draft, labels: tuple[str, ...]) -> int:

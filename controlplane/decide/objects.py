@@ -1,14 +1,24 @@
 """Objects as people apply and delete them, several at once: all or none, each noun by its own room."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from kilim.controlplane.decide.command import ApplyObjects, DeleteObjects, Object, ObjectResult, ObjectsChanged, Ref
+from kilim.controlplane.decide.command import (
+    ApplyObjects,
+    DeleteObjects,
+    Document,
+    Object,
+    ObjectResult,
+    ObjectsChanged,
+    Ref,
+)
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.identity import release_unnamed
+from kilim.controlplane.decide.membership import let_go_of_pods
 from kilim.controlplane.decide.namespace import decide_namespace, decide_remove_namespace
 from kilim.controlplane.decide.node import decide_remove_node
 from kilim.controlplane.decide.pod import decide_pod, decide_remove_pod
-from kilim.controlplane.decide.policy import decide_policy, decide_remove_policy
+from kilim.controlplane.decide.policy import decide_policy, decide_remove_policy, prepare_policy
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.address import Cidr
 from kilim.model.nouns import Namespace, Pod, Policy
@@ -21,16 +31,27 @@ def decide_apply(draft: Draft, command: ApplyObjects) -> ObjectsChanged:
     results: list[ObjectResult] = []
     dropped: list[Cidr] = []
     for document in command.documents:
-        kind, namespace, name = object_names(document.object)
-        draft.cause = _called(kind, namespace, name)
-        try:
+        if isinstance(document.object, Policy):
+            with _about(draft, document):
+                prepare_policy(draft, document.object)
+    draft.preparations = len(draft.events)
+    for document in command.documents:
+        with _about(draft, document):
             action, gone = _apply(draft, document.object)
-        except Refusal as refusal:
-            raise Refusal(refusal.code, f"{draft.cause}: {refusal.message}").at(document.source) from refusal
         dropped += gone
-        results.append(ObjectResult(kind, namespace, name, action))
-    release_unnamed(draft, dropped)
+        results.append(ObjectResult(*object_names(document.object), action))
+    _let_go(draft, dropped)
     return ObjectsChanged(tuple(results))
+
+
+@contextmanager
+def _about(draft: Draft, document: Document) -> Iterator[None]:
+    """Events and refusals say which object they are about."""
+    draft.cause = _called(*object_names(document.object))
+    try:
+        yield
+    except Refusal as refusal:
+        raise Refusal(refusal.code, f"{draft.cause}: {refusal.message}").at(document.source) from refusal
 
 
 def decide_delete(draft: Draft, command: DeleteObjects) -> ObjectsChanged:
@@ -43,8 +64,14 @@ def decide_delete(draft: Draft, command: DeleteObjects) -> ObjectsChanged:
             raise Refusal(Code.NOT_FOUND, f"{draft.cause}: not found").at(ref.source)
         dropped += gone
         results.append(ObjectResult(ref.kind, ref.namespace, ref.name, "deleted" if found else "not found"))
-    release_unnamed(draft, dropped)
+    _let_go(draft, dropped)
     return ObjectsChanged(tuple(results))
+
+
+def _let_go(draft: Draft, cidrs: list[Cidr]) -> None:
+    """What policies have ceased to name, unless others name it."""
+    release_unnamed(draft, cidrs)
+    let_go_of_pods(draft, cidrs)
 
 
 def object_names(noun: Object) -> tuple[str, str, str]:

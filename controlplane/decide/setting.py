@@ -1,14 +1,19 @@
-"""Settings of the cluster: which there are, what they may be, and what holds where none is set."""
+"""Settings of the cluster: which there are, what they may be, and what holds where none is set.
+
+Easy to get wrong: a setting that policies bear in themselves is changed in them first, so that a change that was cut
+off is completed by repeating it.
+"""
 
 from collections.abc import Callable
 
 from kilim.controlplane.decide.command import Accepted, ChangeSetting
 from kilim.controlplane.decide.draft import Draft
+from kilim.controlplane.decide.policy import follow_cidr_match_mode
 from kilim.controlplane.decide.refusal import Code, Refusal, invalid
 from kilim.controlplane.decide.view import View
 from kilim.model.address import Cidr, parse_cidr
 from kilim.model.nouns import Setting, setting_to_pb
-from kilim.model.settings import NUMBER_SETTINGS
+from kilim.model.settings import NUMBER_SETTINGS, PODS, POLICY_CIDR_MATCH_MODE, WORD_SETTINGS
 from kilim.model.state import State
 from kilim.v1 import events_pb2 as pb
 
@@ -45,6 +50,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
     CLUSTER_POOL: check_pool,
     IDENTITY_GRACE: _check_seconds,
     **{name: setting.parse for name, setting in NUMBER_SETTINGS.items()},
+    **{name: setting.parse for name, setting in WORD_SETTINGS.items()},
 }
 
 
@@ -59,5 +65,7 @@ def decide_change_setting(draft: Draft, command: ChangeSetting) -> Accepted:
             raise invalid(f"setting {command.name}", str(error)) from error
     before = draft.state.settings.get(command.name)
     if (before.value if before else "") != command.value:
+        if command.name == POLICY_CIDR_MATCH_MODE.name:
+            follow_cidr_match_mode(draft, command.value or PODS)
         draft.emit(pb.SettingChanged(setting=setting_to_pb(Setting(command.name, command.value))))
     return Accepted()

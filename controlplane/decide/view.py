@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from kilim.controlplane.decide.bounds import PolicyBounds
 from kilim.controlplane.decide.limits import Limits
+from kilim.controlplane.decide.prefixes import Bearers, PrefixTable, pod_prefixes
 from kilim.model.address import Cidr, parse_cidr
+from kilim.model.compile import cidrs_of
 from kilim.model.fold import fold_event, fold_record
 from kilim.model.identity import FIRST_CIDR, FIRST_CLUSTER_LOCAL, LAST_CIDR, LAST_CLUSTER_LOCAL
 from kilim.model.nouns import decode_node, decode_policy
-from kilim.model.rules import cidrs_of
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
 
@@ -62,6 +63,8 @@ class View:
         self.node_at: dict[int, str] = {}
         self.cidrs_of_node: dict[str, tuple[Cidr, ...]] = {}
         self.cidr_uses: dict[Cidr, int] = {}
+        self.pod_prefixes = PrefixTable()
+        self.bearers = Bearers()
         self.local_numbers = FreeNumbers(FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL)
         self.cidr_numbers = FreeNumbers(FIRST_CIDR, LAST_CIDR)
         self.bounds = PolicyBounds(state, defaults.limits.policy, defaults.limits.subjects)
@@ -99,6 +102,7 @@ class View:
         elif change.table == "identity":
             for numbers in (self.local_numbers, self.cidr_numbers):
                 numbers.follow(int(change.key), change.old is not None, change.new is not None)
+            self.bearers.follow(int(change.key), change.old, change.new)
             self.bounds.change_identity(change)
         elif change.table == "node":
             self._follow_node(str(change.key), change.old, change.new)
@@ -138,7 +142,10 @@ class View:
         for value, step in ((old, -1), (new, 1)):
             if value is None:
                 continue
-            for cidr in cidrs_of(decode_policy(value)):
+            policy = decode_policy(value)
+            for prefix in pod_prefixes(policy):
+                self.pod_prefixes.count(prefix, step)
+            for cidr in cidrs_of(policy):
                 uses = self.cidr_uses.get(cidr, 0) + step
                 if uses > 0:
                     self.cidr_uses[cidr] = uses

@@ -589,6 +589,7 @@ class Policy(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     MANIFEST_JSON_FIELD_NUMBER: _builtins.int
+    CIDRS_EXCLUDE_PODS_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """"NetworkPolicy" """
     namespace: _builtins.str
@@ -596,6 +597,8 @@ class Policy(_message.Message):
     name: _builtins.str
     manifest_json: _builtins.str
     """the object as applied, JSON with sorted keys and no white space"""
+    cidrs_exclude_pods: _builtins.bool
+    """policy-cidr-match-mode was "none": its CIDRs select nothing inside the cluster"""
     def __init__(
         self,
         *,
@@ -603,10 +606,11 @@ class Policy(_message.Message):
         namespace: _builtins.str = ...,
         name: _builtins.str = ...,
         manifest_json: _builtins.str = ...,
+        cidrs_exclude_pods: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "manifest_json", b"manifest_json", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidrs_exclude_pods", b"cidrs_exclude_pods", "kind", b"kind", "manifest_json", b"manifest_json", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

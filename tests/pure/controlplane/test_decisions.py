@@ -10,18 +10,19 @@ from hypothesis import strategies as st
 
 import kilim.controlplane.decide
 from kilim.controlplane.decide.batch import Decided
-from kilim.controlplane.decide.command import Command, ReleaseIdentities, RemoveEndpoint
+from kilim.controlplane.decide.command import ChangeSetting, Command, ReleaseIdentities, RemoveEndpoint
 from kilim.controlplane.decide.endpoint import namespace_labels
 from kilim.controlplane.decide.view import Defaults, View
+from kilim.model.compile import cidrs_of
 from kilim.model.identity import FIRST_CIDR, cidr_labels
-from kilim.model.labels import security_labels
-from kilim.model.nouns import Namespace, Pod
-from kilim.model.rules import cidrs_of
+from kilim.model.labels import named_ports_label, security_labels
+from kilim.model.nouns import NamedPort, Namespace, Pod
 from kilim.model.snapshot import decode_records, encode_parts, freeze
 from tests.pure.controlplane.worlds import World, apply, delete, endpoint, look_ups, node, policy
 
 NAMES = ("a", "b", "c")
-CIDRS = ("10.0.0.0/8", "10.1.0.0/16", "172.16.0.0/12")
+CIDRS = ("10.0.0.0/8", "172.16.0.0/12", "10.244.0.0/24", "0.0.0.0/0")
+PORTS = st.sampled_from(((), (NamedPort("http", 80, 6),), (NamedPort("http", 8080, 6),)))
 name, label, number = st.sampled_from(NAMES), st.sampled_from(("x", "y")), st.integers(1, 4)
 
 commands: st.SearchStrategy[Command] = st.one_of(
@@ -32,8 +33,10 @@ commands: st.SearchStrategy[Command] = st.one_of(
     ),
     st.builds(lambda n, on: RemoveEndpoint(f"node{on}", "shop", n), name, st.integers(1, 2)),
     st.builds(lambda value: apply(Namespace("shop", (("team", value),))), label),
-    st.builds(lambda n, value: apply(Pod("shop", n, (("app", value),))), name, label),
+    st.builds(lambda n, value, ports: apply(Pod("shop", n, (("app", value),), "", ports)), name, label, PORTS),
     st.builds(lambda n, cidrs: apply(policy(n, *cidrs)), name, st.lists(st.sampled_from(CIDRS), max_size=2)),
+    st.builds(lambda n, cidr: apply(policy(n, cidr, excepts=("10.244.0.2/31",))), name, st.sampled_from(CIDRS[2:4])),
+    st.builds(lambda mode: ChangeSetting("policy-cidr-match-mode", mode), st.sampled_from(("none", "pods", ""))),
     st.builds(lambda kind, n: delete(kind, n, "shop"), st.sampled_from(("Pod", "NetworkPolicy")), name),
     st.builds(lambda n: delete("Node", f"node{n}"), number),
     st.just(delete("Namespace", "shop")),
@@ -63,13 +66,19 @@ def check(world: World) -> None:
     endpoints = list(state.endpoints.values())
     assert len({each.ip for each in endpoints}) == len(endpoints)
     assert len({(each.node, each.endpoint_id) for each in endpoints}) == len(endpoints)
+    policies = state.policies.values()
+    prefixes = {cidr for each in policies if not each.cidrs_exclude_pods for cidr in cidrs_of(each) if cidr.prefix_len}
+    offered: dict[int, tuple[NamedPort, ...]] = {}
     for each in endpoints:
         assert each.node in state.nodes
         pod = state.pods.get(f"{each.namespace}/{each.name}")
         assert pod is None or pod.labels == each.labels
         labels = namespace_labels(state, each.namespace)
         expected = security_labels(each.labels, each.namespace, labels, each.service_account, "default")
-        assert state.identities[each.identity].labels == expected
+        expected += tuple(f"cidr:{cidr}" for cidr in prefixes if cidr.contains_ip(each.ip))
+        found = state.identities[each.identity].labels
+        assert set(found) - {named_ports_label(each.named_ports)} == set(expected)
+        assert each.named_ports == offered.setdefault(each.identity, each.named_ports)
     named = {cidr_labels(cidr) for each in state.policies.values() for cidr in cidrs_of(each)}
     assert {each.labels for each in state.identities.values() if each.id >= FIRST_CIDR} == named
     assert len(state.identity_of_labels) == len(state.identities)
@@ -80,7 +89,7 @@ def check(world: World) -> None:
 def test_decisions_are_pure() -> None:
     """They import the model, the messages, one another, and of the standard library what cannot touch the world."""
     allowed = ("kilim.model.", "kilim.v1", "kilim.controlplane.decide.", "google.protobuf.message")
-    harmless = {"collections.abc", "dataclasses", "enum", "typing"}
+    harmless = {"collections.abc", "contextlib", "dataclasses", "enum", "typing"}
     for path in Path(kilim.controlplane.decide.__path__[0]).glob("*.py"):
         for statement in ast.walk(ast.parse(path.read_text())):
             assert not isinstance(statement, ast.Import), path

@@ -12,7 +12,7 @@ from kilim.controlplane.writer import Answer, Writer, _Waiting
 async def test_who_gave_up_on_what_is_too_large_does_not_fail_the_others(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     refusal = Refusal(Code.INVALID, "too large")
     monkeypatch.setattr(
-        "kilim.controlplane.writer.check_size", lambda command, _: refusal if command.name == "large" else None
+        "kilim.controlplane.writer.check_size", lambda command, *_: refusal if command.name == "large" else None
     )
     writer = Writer(Replica(Defaults("default", "10.244.0.0/16")), None)  # type: ignore[arg-type]
     batch = []

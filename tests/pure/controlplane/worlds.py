@@ -66,6 +66,8 @@ def look_ups(view: View) -> tuple[object, ...]:
         dict(view.node_at),
         dict(view.cidrs_of_node),
         dict(view.cidr_uses),
+        dict(view.pod_prefixes.items()),
+        {cidr: set(numbers) for cidr, numbers in view.bearers.items()},
         (view.local_numbers.taken, view.local_numbers.lowest(view.state)),
         (view.cidr_numbers.taken, view.cidr_numbers.lowest(view.state)),
         view.bounds.look_ups(),

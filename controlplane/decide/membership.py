@@ -1,0 +1,77 @@
+"""Pods in the prefixes that policies name: a label of their identity for each, given before the policy, gone after it.
+
+Easy to get wrong:
+1. The labels mean nothing before the policy stands. A policy over very many pods takes several commits; cut off in
+   between, the repeated command still finds its prefixes unnamed and labels the rest.
+2. When the last policy that names a prefix has gone, its label means nothing again. Small changes take it away at once;
+   of large ones the rest goes after a while, by `WithdrawMemberships`, which also mends what was cut off for good.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from kilim.controlplane.decide.command import Accepted, WithdrawMemberships
+from kilim.controlplane.decide.draft import Draft
+from kilim.controlplane.decide.endpoint import namespace_labels, put_endpoint
+from kilim.controlplane.decide.prefixes import PrefixTable, pod_prefixes
+from kilim.controlplane.decide.view import View
+from kilim.model.address import Cidr
+from kilim.model.nouns import Policy
+
+AT_ONCE = 500  # events; well below what a commit holds
+_FEW = 1024  # addresses that are looked up one by one
+
+
+def admit_pods(draft: Draft, policy: Policy) -> None:
+    """Label the pods in those prefixes of a policy that no other names."""
+    named = draft.view.pod_prefixes
+    fresh = [each for each in pod_prefixes(policy) if each not in named and each not in draft.prefixes_to_come]
+    for prefix in fresh:
+        draft.prefixes_to_come.count(prefix, 1)
+    for ip in sorted(set(_addresses_in(draft.view, fresh))):
+        _put(draft, draft.view.endpoint_at[ip])
+
+
+def let_go_of_pods(draft: Draft, prefixes: Iterable[Cidr]) -> None:
+    """Take the labels away that no policy needs any more, of as many endpoints as leave the change small."""
+    draft.prefixes_to_come = PrefixTable()
+    for prefix in sorted(set(prefixes)):
+        if prefix in draft.view.pod_prefixes:
+            continue
+        for number in sorted(draft.view.bearers.of(prefix)):
+            for key in sorted(draft.state.endpoints_of_identity.get(number, ())):
+                if len(draft.events) >= AT_ONCE:
+                    return
+                _put(draft, key)
+
+
+def unneeded_prefixes(view: View) -> list[Cidr]:
+    """Prefixes that endpoints have labels of and no policy names; sorted."""
+    users = view.state.endpoints_of_identity
+    return sorted(
+        prefix
+        for prefix, numbers in view.bearers.items()
+        if prefix not in view.pod_prefixes and any(number in users for number in numbers)
+    )
+
+
+def decide_withdraw(draft: Draft, command: WithdrawMemberships) -> Accepted:
+    let_go_of_pods(draft, command.prefixes)
+    return Accepted()
+
+
+def _put(draft: Draft, key: str) -> None:
+    endpoint = draft.state.endpoints[key]
+    put_endpoint(draft, endpoint, namespace_labels(draft.state, endpoint.namespace))
+
+
+def _addresses_in(view: View, prefixes: Iterable[Cidr]) -> Iterator[int]:
+    wide = []
+    for prefix in prefixes:
+        size = 1 << (32 - prefix.prefix_len)
+        if size > _FEW:
+            wide.append(prefix)
+        else:
+            yield from (ip for ip in range(prefix.ip, prefix.ip + size) if ip in view.endpoint_at)
+    for prefix in wide:
+        first, last = prefix.ip, prefix.ip | (0xFFFFFFFF >> prefix.prefix_len)
+        yield from (ip for ip in view.endpoint_at if first <= ip <= last)

@@ -1,0 +1,79 @@
+"""Which prefixes policies name for pods, how often, and which of them contain an address.
+
+Easy to get wrong: 0.0.0.0/0 is not among them. It contains every pod, so nobody needs a label to be found by it.
+"""
+
+from collections.abc import Iterator
+
+from kilim.model.address import Cidr, prefix_mask
+from kilim.model.compile import peers_of
+from kilim.model.identity import FIRST_CIDR, membership_of
+from kilim.model.nouns import Policy, decode_identity
+from kilim.model.rules import CidrPeer
+
+
+class PrefixTable:
+    """One step per length that occurs and address asked for, however many prefixes there are."""
+
+    def __init__(self) -> None:
+        self._uses: dict[int, dict[int, int]] = {}  # prefix_len -> ip -> uses
+
+    def __contains__(self, cidr: Cidr) -> bool:
+        return cidr.ip in self._uses.get(cidr.prefix_len, ())
+
+    def __bool__(self) -> bool:
+        return bool(self._uses)
+
+    def items(self) -> Iterator[tuple[Cidr, int]]:
+        for prefix_len, prefixes in self._uses.items():
+            for ip, uses in prefixes.items():
+                yield Cidr(ip, prefix_len), uses
+
+    def count(self, cidr: Cidr, step: int) -> None:
+        prefixes = self._uses.setdefault(cidr.prefix_len, {})
+        prefixes[cidr.ip] = prefixes.get(cidr.ip, 0) + step
+        if not prefixes[cidr.ip]:
+            del prefixes[cidr.ip]
+            if not prefixes:
+                del self._uses[cidr.prefix_len]
+
+    def containing(self, ip: int) -> list[Cidr]:
+        masked = ((ip & prefix_mask(prefix_len), prefix_len) for prefix_len in self._uses)
+        return [Cidr(*each) for each in masked if each[0] in self._uses[each[1]]]
+
+
+class Bearers:
+    """Which identities of endpoints say by a label that their addresses lie in a prefix."""
+
+    def __init__(self) -> None:
+        self._of: dict[Cidr, set[int]] = {}
+
+    def of(self, cidr: Cidr) -> set[int]:
+        return self._of.get(cidr, set())
+
+    def items(self) -> Iterator[tuple[Cidr, set[int]]]:
+        yield from self._of.items()
+
+    def follow(self, number: int, old: bytes | None, new: bytes | None) -> None:
+        for value, comes in ((old, False), (new, True)):
+            if value is None or number >= FIRST_CIDR or b"cidr:" not in value:
+                continue
+            for label in decode_identity(value).labels:
+                cidr = membership_of(label)
+                if cidr is None:
+                    continue
+                if comes:
+                    self._of.setdefault(cidr, set()).add(number)
+                else:
+                    self._of[cidr].discard(number)
+                    if not self._of[cidr]:
+                        del self._of[cidr]
+
+
+def pod_prefixes(policy: Policy) -> tuple[Cidr, ...]:
+    """Those that make the identities of the pods inside them, sorted."""
+    prefixes: set[Cidr] = set()
+    for peer in peers_of(policy):
+        if isinstance(peer, CidrPeer) and peer.pods:
+            prefixes.update(each for each in (peer.cidr, *peer.excepts) if each.prefix_len)
+    return tuple(sorted(prefixes))
