@@ -8,16 +8,21 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from kilim.model.address import Cidr
+from kilim.model.cidr_group import CIDR_GROUP, group_of
+from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE, compile_cilium_policy
 from kilim.model.labels import NAMESPACE
 from kilim.model.network_policy import compile_network_policy, in_namespace
 from kilim.model.nouns import Policy, decode_policy
-from kilim.model.rules import CidrPeer, Peer, PolicyRules
+from kilim.model.rules import CidrPeer, GroupPeer, Peer, PolicyRules
 from kilim.model.selector import EXISTS, Requirement, selector_of
 from kilim.model.state import Change
 from kilim.model.tables import ENFORCE_EGRESS, ENFORCE_INGRESS
 
 _COMPILERS: dict[str, Callable[[Policy, Mapping[str, object]], tuple[PolicyRules, ...]]] = {
     "NetworkPolicy": compile_network_policy,
+    CILIUM_NETWORK_POLICY: compile_cilium_policy,
+    CLUSTERWIDE: compile_cilium_policy,
+    CIDR_GROUP: lambda policy, manifest: (),  # no rules: what it says is in labels of identities
 }
 
 
@@ -35,10 +40,14 @@ def compile_policy(policy: Policy) -> tuple[PolicyRules, ...]:
 
 def cidrs_of(policy: Policy) -> tuple[Cidr, ...]:
     """The prefixes that need an identity of their own: every cidr and except of the directions that count, sorted."""
+    if policy.kind == CIDR_GROUP:
+        return group_of(policy).prefixes
     cidrs: set[Cidr] = set()
     for peer in peers_of(policy):
         if isinstance(peer, CidrPeer):
-            cidrs.update((peer.cidr, *peer.excepts))
+            cidrs.add(peer.cidr)
+        if isinstance(peer, CidrPeer | GroupPeer):
+            cidrs.update(peer.excepts)
     return tuple(sorted(cidrs))
 
 

@@ -14,10 +14,11 @@ from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from kilim.model.address import Cidr
+from kilim.model.cidr_group import GROUP_LABEL
 from kilim.model.identity import ANY_PEER, RESERVED, Identity
 from kilim.model.labels import NAMESPACE, label_map
 from kilim.model.nouns import NamedPort
-from kilim.model.rules import CidrPeer, Peer, PolicyRules, peer_matches
+from kilim.model.rules import CidrPeer, GroupPeer, Peer, PolicyRules, peer_matches
 from kilim.model.selector import DOES_NOT_EXIST, EXISTS, IN, Requirement
 from kilim.model.tables import EGRESS, INGRESS
 
@@ -52,6 +53,7 @@ class PolicyIndex:
         self._on_reselected = on_reselected
         self._known: set[int] = set()
         self._cidrs: dict[int, Cidr] = {}
+        self._grouped: dict[int, Identity] = {}  # identities of prefixes that are in a group of CIDRs
         self._with_token: dict[str, set[int]] = {}
         self._policies: dict[str, PolicyRules] = {}
         self._subjects_of_policy: dict[str, set[int]] = {}
@@ -127,10 +129,13 @@ class PolicyIndex:
             self._with_token.setdefault(token, set()).add(number)
         self._known.discard(number)
         self._cidrs.pop(number, None)
+        self._grouped.pop(number, None)
         if new is not None:
             self._known.add(number)
             if new.cidr is not None:
                 self._cidrs[number] = new.cidr
+                if any(label.startswith(GROUP_LABEL) for label in new.labels):
+                    self._grouped[number] = new
         for peer in {peer for token in old_tokens | new_tokens for peer in self._filed.get(token, ())}:
             selection = self._selections[peer]
             selects = new is not None and number != ANY_PEER and peer_matches(peer, new)
@@ -245,6 +250,8 @@ class PolicyIndex:
                     _discard(self._filed, token, peer)
 
     def _evaluate(self, peer: Peer) -> set[int]:
+        if isinstance(peer, GroupPeer):
+            return {number for number, identity in self._grouped.items() if peer_matches(peer, identity)}
         if isinstance(peer, CidrPeer):
             found = {number for number, cidr in self._cidrs.items() if peer.selects(cidr)}
             if peer.pods:
@@ -278,6 +285,8 @@ def _tokens_of(identity: Identity | None) -> Iterator[str]:
 
 def _filing_tokens(peer: Peer) -> list[str]:
     """The values of the first In, rather on pod labels than on the namespace; else the first key that must exist."""
+    if isinstance(peer, GroupPeer):
+        return [PREFIX]
     if isinstance(peer, CidrPeer):
         return [PREFIX, peer.member_key] if peer.pods else [PREFIX]
     equal = [each for each in peer.requirements if each.operator == IN]

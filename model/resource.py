@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kilim.model.cidr_group import CIDR_GROUP, parse_cidr_group_spec
+from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE, parse_cilium_specs
 from kilim.model.fields import Object, read_any_object, read_object, read_text, read_text_map
 from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE_NAME_LABEL, sorted_pairs
@@ -27,6 +29,7 @@ NETWORK_POLICY = "NetworkPolicy"
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _ANNOTATIONS_LIMIT_BYTES = 256 * 1024
+_CILIUM = ("cilium.io/v2", "cilium.io/v2alpha1")
 _OBJECT_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
 _KEPT_METADATA = ("name", "namespace", "labels", "annotations")
 _DROPPED_METADATA = (
@@ -59,15 +62,29 @@ class _Metadata(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    api_version: str
+    api_versions: tuple[str, ...]  # the one to be used first
     namespaced: bool
     check_name: Callable[[str, str], None]
     noun: Callable[[_Metadata, Object, str], Policy | Namespace | Pod]
+    fields: tuple[str, ...] = _OBJECT_FIELDS
 
 
 def _network_policy(metadata: _Metadata, fields: Object, manifest_json: str) -> Policy:
     parse_network_policy_spec(fields.get("spec"))
     return Policy(NETWORK_POLICY, metadata.namespace, metadata.name, manifest_json)
+
+
+def _cilium_policy(kind: str) -> Callable[[_Metadata, Object, str], Policy]:
+    def noun(metadata: _Metadata, fields: Object, manifest_json: str) -> Policy:
+        parse_cilium_specs(fields, metadata.namespace)
+        return Policy(kind, metadata.namespace, metadata.name, manifest_json)
+
+    return noun
+
+
+def _cidr_group(metadata: _Metadata, fields: Object, manifest_json: str) -> Policy:
+    parse_cidr_group_spec(fields.get("spec"))
+    return Policy(CIDR_GROUP, "", metadata.name, manifest_json)
 
 
 def _namespace(metadata: _Metadata, fields: Object, _: str) -> Namespace:
@@ -81,9 +98,14 @@ def _pod(metadata: _Metadata, fields: Object, _: str) -> Pod:
 
 
 KINDS = {
-    "NetworkPolicy": _Kind("networking.k8s.io/v1", True, check_dns_subdomain, _network_policy),
-    "Namespace": _Kind("v1", False, check_dns_label, _namespace),
-    "Pod": _Kind("v1", True, check_dns_subdomain, _pod),
+    "NetworkPolicy": _Kind(("networking.k8s.io/v1",), True, check_dns_subdomain, _network_policy),
+    "Namespace": _Kind(("v1",), False, check_dns_label, _namespace),
+    "Pod": _Kind(("v1",), True, check_dns_subdomain, _pod),
+    **{
+        kind: _Kind(_CILIUM[:1], namespaced, check_dns_subdomain, _cilium_policy(kind), (*_OBJECT_FIELDS, "specs"))
+        for kind, namespaced in ((CILIUM_NETWORK_POLICY, True), (CLUSTERWIDE, False))
+    },
+    CIDR_GROUP: _Kind(_CILIUM, False, check_dns_subdomain, _cidr_group),
 }
 
 
@@ -92,7 +114,7 @@ def parse_manifest(obj: object) -> Resource:
     fields = read_any_object(obj, "")
     name = read_text(fields.get("kind"), "kind")
     kind = _kind_of(name, read_text(fields.get("apiVersion"), "apiVersion"))
-    read_object(fields, "", _OBJECT_FIELDS)
+    read_object(fields, "", kind.fields)
     metadata = _parse_metadata(fields.get("metadata"), kind)
     if name == "Namespace":
         metadata.labels[NAMESPACE_NAME_LABEL] = metadata.name
@@ -110,12 +132,13 @@ def _kind_of(name: str, api_version: str) -> _Kind:
     if not name:
         raise Invalid("kind", "Required value")
     if kind is None:
-        supported = ", ".join(f"{KINDS[each].api_version} {each}" for each in sorted(KINDS))
+        supported = ", ".join(f"{KINDS[each].api_versions[0]} {each}" for each in sorted(KINDS))
         raise Invalid("kind", f"{json.dumps(name)[:120]} is not supported; supported: {supported}")
     if not api_version:
         raise Invalid("apiVersion", "Required value")
-    if api_version != kind.api_version:
-        raise Invalid("apiVersion", f"{json.dumps(api_version)[:120]} has no {name}; it must be {kind.api_version}")
+    if api_version not in kind.api_versions:
+        supported = " or ".join(kind.api_versions)
+        raise Invalid("apiVersion", f"{json.dumps(api_version)[:120]} has no {name}; it must be {supported}")
     return kind
 
 

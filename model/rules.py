@@ -5,11 +5,12 @@ goes for `ports`. In NORMAL rules add up and deny wins, and `flags` isolate; in 
 matches counts, by priority of the policies (0 first), then by its number, and `flags` are 0.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from kilim.model.address import Cidr
+from kilim.model.cidr_group import groups_in
 from kilim.model.identity import Identity, membership_label
 from kilim.model.labels import NAMESPACE, label_map
 from kilim.model.selector import Selector
@@ -39,6 +40,18 @@ class CidrPeer(NamedTuple):
         return tuple(membership_label(each) for each in self.excepts)
 
 
+class GroupPeer(NamedTuple):
+    """Prefixes that are in a group of CIDRs which `groups` selects by its labels and name, and outside `excepts`."""
+
+    groups: Selector
+    excepts: tuple[Cidr, ...]
+
+    def selects(self, cidr: Cidr, labels: Mapping[str, str]) -> bool:
+        """`labels` are those of the identity of the prefix."""
+        inside = any(self.groups.matches(group) for group in groups_in(labels))
+        return inside and not any(each.contains(cidr) for each in self.excepts)
+
+
 class PortRange(NamedTuple):
     """Ports `first`..`last` of a protocol; 0..65535 is all of them."""
 
@@ -54,7 +67,7 @@ class PortName(NamedTuple):
     name: str
 
 
-Peer = Selector | CidrPeer
+Peer = Selector | CidrPeer | GroupPeer
 Port = PortRange | PortName
 
 
@@ -102,9 +115,11 @@ class PolicyRules:
 def peer_matches(peer: Peer, identity: Identity) -> bool:
     """Whether the peer of a rule selects an identity."""
     labels = label_map(identity.labels)
-    if not isinstance(peer, CidrPeer):
+    if isinstance(peer, Selector):
         return peer.matches(labels)
     cidr = identity.cidr
+    if isinstance(peer, GroupPeer):
+        return cidr is not None and peer.selects(cidr, labels)
     if cidr is not None:
         return peer.selects(cidr)
     return peer.pods and peer.member_key in labels and not any(key in labels for key in peer.outsider_keys)

@@ -8,12 +8,12 @@ Canonical form, so that equal meaning is mostly equal value:
 2. Values are sorted without repeats; requirements are sorted without repeats.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from kilim.model.fields import child, read_list, read_object, read_text, read_text_map
 from kilim.model.invalid import Invalid
-from kilim.model.names import check_label_value, check_labels, check_qualified_name, invalid_value
+from kilim.model.names import check_label_value, check_qualified_name, invalid_value
 
 IN = "In"
 NOT_IN = "NotIn"
@@ -49,20 +49,29 @@ def selector_of(requirements: Iterable[Requirement]) -> Selector:
     return Selector(tuple(sorted(canonical)))
 
 
-def parse_selector(value: object, path: str) -> Selector:
-    """A LabelSelector of a manifest. Raises `Invalid`."""
+def plain_key(text: str, path: str) -> str:
+    check_qualified_name(text, path)
+    return text
+
+
+def parse_selector(value: object, path: str, read_key: Callable[[str, str], str] = plain_key) -> Selector:
+    """A LabelSelector of a manifest. `read_key` checks a key at its path and says what it is called inside. Raises
+    `Invalid`."""
     fields = read_object(value, path, ("matchLabels", "matchExpressions"))
     match_labels_path = child(path, "matchLabels")
     match_labels = read_text_map(fields.get("matchLabels"), match_labels_path)
-    check_labels(match_labels, match_labels_path)
-    requirements = [Requirement(key, IN, (text,)) for key, text in match_labels.items()]
+    requirements = []
+    for key in sorted(match_labels):
+        name = read_key(key, match_labels_path)
+        check_label_value(match_labels[key], match_labels_path)
+        requirements.append(Requirement(name, IN, (match_labels[key],)))
     expressions_path = child(path, "matchExpressions")
     for number, expression in enumerate(read_list(fields.get("matchExpressions"), expressions_path)):
-        requirements.append(_parse_expression(expression, f"{expressions_path}[{number}]"))
+        requirements.append(_parse_expression(expression, f"{expressions_path}[{number}]", read_key))
     return selector_of(requirements)
 
 
-def _parse_expression(value: object, path: str) -> Requirement:
+def _parse_expression(value: object, path: str, read_key: Callable[[str, str], str]) -> Requirement:
     fields = read_object(value, path, ("key", "operator", "values"))
     key_path, operator_path, values_path = (child(path, name) for name in ("key", "operator", "values"))
     key = read_text(fields.get("key"), key_path)
@@ -78,7 +87,7 @@ def _parse_expression(value: object, path: str) -> Requirement:
             raise Invalid(values_path, "Forbidden: may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
     else:
         raise invalid_value(operator_path, operator, "not a valid selector operator")
-    check_qualified_name(key, key_path)
+    name = read_key(key, key_path)
     for number, text in enumerate(values):
         check_label_value(text, f"{values_path}[{number}]")
-    return Requirement(key, operator, tuple(values))
+    return Requirement(name, operator, tuple(values))

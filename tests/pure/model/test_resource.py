@@ -85,7 +85,7 @@ def pod_with_ports(*ports: object) -> dict[str, object]:
     [
         (["x"], "", "must be an object, not a list"),
         ({}, "kind", "Required value"),
-        (policy(kind="Deployment"), "kind", 'is not supported; supported: v1 Namespace, networking.k8s.io/'),
+        (policy(kind="Deployment"), "kind", 'is not supported; supported: cilium.io/v2 CiliumCIDRGroup, cilium.io/'),
         (policy(kind=["NetworkPolicy"]), "kind", "must be a string, not a list"),
         (policy(apiVersion=None), "apiVersion", "Required value"),
         (policy(apiVersion="v1"), "apiVersion", "it must be networking.k8s.io/v1"),

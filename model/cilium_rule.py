@@ -1,0 +1,233 @@
+"""One rule of a CiliumNetworkPolicy's sections: who (layer 3) and what (layer 4), both of which must hold.
+
+A visitor would get wrong: an empty rule `{}` selects nobody, unlike in a NetworkPolicy; it is there to isolate.
+
+What a rule selects, first that holds:
+1. Nobody, if one of its lists of peers is there but empty, or if it has neither peers nor ports nor types.
+2. Its peers; of one list only, as two in a rule may not be combined.
+3. Without a list of peers: anybody at all, on its ports.
+CIDRs select prefixes outside the cluster, never endpoints or nodes; IPv6 ones select nobody, as the datapath is IPv4.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kilim.model.cidr_group import GROUP_NAME, read_prefix
+from kilim.model.cilium_layer7 import NOT_YET, check_dns_name
+from kilim.model.cilium_ports import parse_icmps, parse_to_ports
+from kilim.model.cilium_selector import check_node_selector, parse_peer_selector
+from kilim.model.fields import Object, child, read_list, read_object, read_text, read_text_map
+from kilim.model.identity import RESERVED_NAMES
+from kilim.model.invalid import Invalid
+from kilim.model.labels import CLUSTER
+from kilim.model.names import check_dns_label, check_dns_subdomain, invalid_value, unsupported_value
+from kilim.model.rules import CidrPeer, GroupPeer, Peer, Port, unique
+from kilim.model.selector import EXISTS, IN, Requirement, Selector, parse_selector, selector_of
+
+NOT_SUPPORTED = "not supported"
+_AUTHENTICATION = ("disabled", "required", "test-always-fail")
+_EVERYBODY = "all"
+_ENTITIES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "world": ("reserved:world",),
+    "world-ipv4": ("reserved:world",),  # as long as there is no IPv6, the world is IPv4
+    "world-ipv6": ("reserved:world-ipv6",),
+    "cluster": (CLUSTER, *(f"reserved:{name}" for name in RESERVED_NAMES.values() if not name.startswith("world"))),
+    **{name: (f"reserved:{name}",) for name in RESERVED_NAMES.values() if not name.startswith("world")},
+}
+
+_Peers = tuple[Peer, ...] | None  # None: anybody at all
+
+
+class Matches(NamedTuple):
+    """As in the inner form: None is any, () is nobody and nothing."""
+
+    peers: _Peers
+    ports: tuple[Port, ...] | None
+
+
+class _Context(NamedTuple):
+    namespace: str
+    refused: list[Invalid]
+
+
+def parse_cilium_rule(value: object, path: str, section: str, namespace: str, refused: list[Invalid]) -> Matches:
+    """`namespace` is empty in a clusterwide policy. What is right but not enforced goes to `refused`. Raises
+    `Invalid`."""
+    side = "from" if section.startswith("ingress") else "to"
+    fields = read_object(value, path, _known(section, side))
+    context = _Context(namespace, refused)
+    found: dict[str, _Peers] = {}
+    for name, parse in _PEERS.items():
+        if side + name in fields and side + name in _known(section, side):
+            found[side + name] = parse(
+                read_list(fields[side + name], child(path, side + name)), child(path, side + name), context
+            )
+    filled = [name for name in found if fields[name]]
+    if len(filled) > 1:
+        raise Invalid(child(path, filled[1]), f"Forbidden: may not be combined with `{filled[0]}` in one rule")
+    _check_requires(fields, path, side, context)
+    _check_authentication(fields, path, refused)
+    ports = _parse_ports(fields, path, section, refused)
+    if len(filled) < len(found) or (not found and ports is None):
+        return Matches((), ports)
+    return Matches(found[filled[0]] if filled else None, ports)
+
+
+def _known(section: str, side: str) -> list[str]:
+    names = ["Endpoints", "Entities", "CIDR", "CIDRSet", "Nodes", "Groups", "Requires"]
+    names += ["Services"] if side == "to" else []
+    names += ["FQDNs"] if section == "egress" else []
+    others = ["toPorts", "icmps", *([] if section.endswith("Deny") else ["authentication"])]
+    return [side + name for name in names] + others
+
+
+def _parse_ports(fields: Object, path: str, section: str, refused: list[Invalid]) -> tuple[Port, ...] | None:
+    ports = parse_to_ports(fields.get("toPorts"), child(path, "toPorts"), section, refused)
+    types = parse_icmps(fields.get("icmps"), child(path, "icmps"))
+    if ports is not None and types is not None:
+        raise Invalid(child(path, "icmps"), "Forbidden: may not be combined with `toPorts` in one rule")
+    return types if ports is None else ports
+
+
+def _check_requires(fields: Object, path: str, side: str, context: _Context) -> None:
+    name = f"{side}Requires"
+    items = read_list(fields.get(name), child(path, name))
+    for number, item in enumerate(items):
+        parse_peer_selector(item, f"{child(path, name)}[{number}]", context.namespace)
+    if items:
+        context.refused.append(Invalid(child(path, name), f"{NOT_SUPPORTED}: deprecated; write a policy that denies"))
+
+
+def _check_authentication(fields: Object, path: str, refused: list[Invalid]) -> None:
+    if "authentication" not in fields:
+        return
+    where = child(path, "authentication")
+    inner = read_object(fields["authentication"], where, ("mode",))
+    mode = read_text(inner.get("mode"), child(where, "mode"))
+    if mode not in _AUTHENTICATION:
+        raise unsupported_value(child(where, "mode"), mode, _AUTHENTICATION)
+    if mode != "disabled":
+        refused.append(Invalid(where, NOT_YET))
+
+
+# --- lists of peers: items, their path -> what they select
+
+
+def _endpoints(items: list[object], path: str, context: _Context) -> _Peers:
+    return unique(parse_peer_selector(item, f"{path}[{i}]", context.namespace) for i, item in enumerate(items))
+
+
+def _entities(items: list[object], path: str, _: _Context) -> _Peers:
+    names = [read_text(item, f"{path}[{i}]") for i, item in enumerate(items)]
+    for number, name in enumerate(names):
+        if name not in _ENTITIES and name != _EVERYBODY:
+            raise unsupported_value(f"{path}[{number}]", name, (*_ENTITIES, _EVERYBODY))
+    if _EVERYBODY in names:
+        return None
+    return unique(selector_of([Requirement(label, EXISTS)]) for name in names for label in _ENTITIES[name])
+
+
+def _cidrs(items: list[object], path: str, _: _Context) -> _Peers:
+    found = (read_prefix(item, f"{path}[{i}]", bare=True) for i, item in enumerate(items))
+    return unique(CidrPeer(cidr, ()) for cidr in found if cidr is not None)
+
+
+def _cidr_sets(items: list[object], path: str, _: _Context) -> _Peers:
+    found = [_parse_cidr_set(item, f"{path}[{i}]") for i, item in enumerate(items)]
+    return unique(peer for peer in found if peer is not None)
+
+
+def _parse_cidr_set(value: object, path: str) -> Peer | None:
+    fields = read_object(value, path, ("cidr", "cidrGroupRef", "cidrGroupSelector", "except"))
+    if sum(name in fields for name in ("cidr", "cidrGroupRef", "cidrGroupSelector")) != 1:
+        raise Invalid(path, "must have one of `cidr`, `cidrGroupRef` and `cidrGroupSelector`")
+    block = read_prefix(fields["cidr"], child(path, "cidr")) if "cidr" in fields else None
+    except_path = child(path, "except")
+    excepts = set()
+    for number, item in enumerate(read_list(fields.get("except"), except_path)):
+        inner = read_prefix(item, f"{except_path}[{number}]")
+        if "cidr" in fields and (inner is None) != (block is None):
+            raise invalid_value(f"{except_path}[{number}]", item, "must be of the same family as `cidr`")
+        if block is not None and inner is not None and not block.contains(inner):
+            raise invalid_value(f"{except_path}[{number}]", item, "must be within `cidr`")
+        excepts.add(inner)
+    outside = tuple(sorted(each for each in excepts if each is not None))
+    if "cidr" in fields:
+        return None if block is None else CidrPeer(block, outside)
+    if "cidrGroupSelector" in fields:
+        return GroupPeer(parse_selector(fields["cidrGroupSelector"], child(path, "cidrGroupSelector")), outside)
+    name = read_text(fields["cidrGroupRef"], child(path, "cidrGroupRef"))
+    check_dns_subdomain(name, child(path, "cidrGroupRef"))
+    return GroupPeer(Selector((Requirement(GROUP_NAME, IN, (name,)),)), outside)
+
+
+def _nodes(items: list[object], path: str, context: _Context) -> _Peers:
+    for number, item in enumerate(items):
+        check_node_selector(item, f"{path}[{number}]")
+    return _refuse(items, path, context, NOT_YET)
+
+
+def _groups(items: list[object], path: str, context: _Context) -> _Peers:
+    for number, item in enumerate(items):
+        aws_path = child(f"{path}[{number}]", "aws")
+        known = ("labels", "securityGroupsIds", "securityGroupsNames", "region")
+        aws = read_object(read_object(item, f"{path}[{number}]", ("aws",)).get("aws"), aws_path, known)
+        read_text_map(aws.get("labels"), child(aws_path, "labels"))
+        read_text(aws.get("region"), child(aws_path, "region"))
+        for name in ("securityGroupsIds", "securityGroupsNames"):
+            for index, text in enumerate(read_list(aws.get(name), child(aws_path, name))):
+                read_text(text, f"{child(aws_path, name)}[{index}]")
+    return _refuse(items, path, context, f"{NOT_SUPPORTED}: groups of a cloud are not known here; write CIDRs")
+
+
+def _services(items: list[object], path: str, context: _Context) -> _Peers:
+    for number, item in enumerate(items):
+        _check_service(item, f"{path}[{number}]")
+    return _refuse(items, path, context, NOT_YET)
+
+
+def _check_service(value: object, path: str) -> None:
+    fields = read_object(value, path, ("k8sService", "k8sServiceSelector"))
+    if len(fields) != 1:
+        raise Invalid(path, "must have one of `k8sService` and `k8sServiceSelector`")
+    service_path, selector_path = child(path, "k8sService"), child(path, "k8sServiceSelector")
+    if "k8sService" in fields:
+        service = read_object(fields["k8sService"], service_path, ("serviceName", "namespace"))
+        check_dns_label(
+            read_text(service.get("serviceName"), child(service_path, "serviceName")),
+            child(service_path, "serviceName"),
+        )
+        namespace, namespace_path = service.get("namespace"), child(service_path, "namespace")
+    else:
+        chosen = read_object(fields["k8sServiceSelector"], selector_path, ("selector", "namespace"))
+        if "selector" not in chosen:
+            raise Invalid(child(selector_path, "selector"), "Required value")
+        check_node_selector(chosen["selector"], child(selector_path, "selector"))
+        namespace, namespace_path = chosen.get("namespace"), child(selector_path, "namespace")
+    if read_text(namespace, namespace_path):
+        check_dns_label(read_text(namespace, namespace_path), namespace_path)
+
+
+def _names(items: list[object], path: str, context: _Context) -> _Peers:
+    for number, item in enumerate(items):
+        check_dns_name(item, f"{path}[{number}]")
+    return _refuse(items, path, context, NOT_YET)
+
+
+def _refuse(items: list[object], path: str, context: _Context, rule: str) -> _Peers:
+    if items:
+        context.refused.append(Invalid(path, rule))
+    return ()
+
+
+_PEERS: dict[str, Callable[[list[object], str, _Context], _Peers]] = {
+    "Endpoints": _endpoints,
+    "Entities": _entities,
+    "CIDR": _cidrs,
+    "CIDRSet": _cidr_sets,
+    "Nodes": _nodes,
+    "Groups": _groups,
+    "Services": _services,
+    "FQDNs": _names,
+}
