@@ -11,12 +11,13 @@ the same named ports. Which identity an endpoint gets, first that holds:
 from collections.abc import Iterable
 
 from kilim.controlplane.decide.capacity import check_ipcache
+from kilim.controlplane.decide.cidr_look_up import GroupChange
 from kilim.controlplane.decide.command import Accepted, ReleaseIdentities
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.controlplane.decide.view import FreeNumbers
 from kilim.model.address import Cidr
-from kilim.model.identity import FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL, Identity, cidr_labels
+from kilim.model.identity import FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL, Identity
 from kilim.model.labels import named_ports_label
 from kilim.model.nouns import Endpoint, NamedPort, identity_to_pb
 from kilim.v1 import events_pb2 as pb
@@ -57,19 +58,19 @@ def identity_for(draft: Draft, labels: tuple[str, ...]) -> int:
     return known if known is not None else _allocate(draft, draft.view.local_numbers, labels)
 
 
-def identity_for_cidr(draft: Draft, cidr: Cidr) -> int:
-    labels = cidr_labels(cidr)
-    known = draft.state.identity_of_labels.get(labels)
+def identity_for_cidr(draft: Draft, cidr: Cidr, changed: GroupChange | None = None) -> int:
+    """`changed`: a group of CIDRs that this command changes."""
+    known = draft.view.cidr_groups.identity_at.get(cidr)
     if known is not None:
         return known
     check_ipcache(draft, 1)
-    return _allocate(draft, draft.view.cidr_numbers, labels)
+    return _allocate(draft, draft.view.cidr_numbers, draft.view.cidr_groups.labels(cidr, changed))
 
 
 def release_unnamed(draft: Draft, cidrs: Iterable[Cidr]) -> None:
     """Release the identities of those CIDRs that no policy names any more."""
     for cidr in sorted(set(cidrs)):
-        number = draft.state.identity_of_labels.get(cidr_labels(cidr))
+        number = draft.view.cidr_groups.identity_at.get(cidr)
         if number is not None and cidr not in draft.view.cidr_uses:
             draft.emit(pb.IdentityReleased(id=number))
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from kilim.controlplane.decide.cidr_groups import decide_cidr_group, decide_remove_cidr_group
 from kilim.controlplane.decide.command import (
     ApplyObjects,
     DeleteObjects,
@@ -21,10 +22,12 @@ from kilim.controlplane.decide.pod import decide_pod, decide_remove_pod
 from kilim.controlplane.decide.policy import decide_policy, decide_remove_policy, prepare_policy
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.address import Cidr
+from kilim.model.cidr_group import CIDR_GROUP
+from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE
 from kilim.model.nouns import Namespace, Pod, Policy
 
-POLICY_KINDS = ("NetworkPolicy",)
-DELETABLE_KINDS = (*POLICY_KINDS, "Namespace", "Pod", "Node")
+POLICY_KINDS = ("NetworkPolicy", CILIUM_NETWORK_POLICY, CLUSTERWIDE)
+DELETABLE_KINDS = (*POLICY_KINDS, CIDR_GROUP, "Namespace", "Pod", "Node")
 
 
 def decide_apply(draft: Draft, command: ApplyObjects) -> ObjectsChanged:
@@ -91,6 +94,8 @@ def _called(kind: str, namespace: str, name: str) -> str:
 
 def _apply(draft: Draft, noun: Object) -> tuple[str, Iterable[Cidr]]:
     match noun:
+        case Policy(kind="CiliumCIDRGroup"):
+            return decide_cidr_group(draft, noun)
         case Policy():
             return decide_policy(draft, noun)
         case Namespace():
@@ -107,6 +112,8 @@ def _delete(draft: Draft, ref: Ref) -> tuple[bool, Iterable[Cidr]]:
             return decide_remove_pod(draft, ref.namespace, ref.name), ()
         case "Node":
             return decide_remove_node(draft, ref.name), ()
+        case "CiliumCIDRGroup":
+            return decide_remove_cidr_group(draft, ref.name)
         case kind if kind in POLICY_KINDS:
             return decide_remove_policy(draft, kind, ref.namespace, ref.name)
         case kind:

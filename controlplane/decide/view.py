@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kilim.controlplane.decide.bounds import PolicyBounds
+from kilim.controlplane.decide.cidr_look_up import CidrGroups
 from kilim.controlplane.decide.limits import Limits
 from kilim.controlplane.decide.prefixes import Bearers, PrefixTable, pod_prefixes
 from kilim.model.address import Cidr, parse_cidr
@@ -63,6 +64,7 @@ class View:
         self.node_at: dict[int, str] = {}
         self.cidrs_of_node: dict[str, tuple[Cidr, ...]] = {}
         self.cidr_uses: dict[Cidr, int] = {}
+        self.cidr_groups = CidrGroups()
         self.pod_prefixes = PrefixTable()
         self.bearers = Bearers()
         self.local_numbers = FreeNumbers(FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL)
@@ -103,11 +105,13 @@ class View:
             for numbers in (self.local_numbers, self.cidr_numbers):
                 numbers.follow(int(change.key), change.old is not None, change.new is not None)
             self.bearers.follow(int(change.key), change.old, change.new)
+            self.cidr_groups.follow_identity(change)
             self.bounds.change_identity(change)
         elif change.table == "node":
             self._follow_node(str(change.key), change.old, change.new)
         elif change.table == "policy":
             self._follow_policy(change.old, change.new)
+            self.cidr_groups.follow_policy(change.old, change.new)
             self.bounds.change_policy(change)
 
     def _follow_endpoint(self, key: str, old: bytes | None, new: bytes | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -13,12 +14,15 @@ from kilim.controlplane.decide.batch import Decided
 from kilim.controlplane.decide.command import ChangeSetting, Command, ReleaseIdentities, RemoveEndpoint
 from kilim.controlplane.decide.endpoint import namespace_labels
 from kilim.controlplane.decide.view import Defaults, View
+from kilim.model.address import Cidr
+from kilim.model.cidr_group import CIDR_GROUP
 from kilim.model.compile import cidrs_of
 from kilim.model.identity import FIRST_CIDR, cidr_labels
 from kilim.model.labels import named_ports_label, security_labels
 from kilim.model.nouns import NamedPort, Namespace, Pod
 from kilim.model.snapshot import decode_records, encode_parts, freeze
-from tests.pure.controlplane.worlds import World, apply, delete, endpoint, look_ups, node, policy
+from kilim.model.state import State
+from tests.pure.controlplane.worlds import World, apply, cidr_group, delete, endpoint, look_ups, node, policy
 
 NAMES = ("a", "b", "c")
 CIDRS = ("10.0.0.0/8", "172.16.0.0/12", "10.244.0.0/24", "0.0.0.0/0")
@@ -36,6 +40,11 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(lambda n, value, ports: apply(Pod("shop", n, (("app", value),), "", ports)), name, label, PORTS),
     st.builds(lambda n, cidrs: apply(policy(n, *cidrs)), name, st.lists(st.sampled_from(CIDRS), max_size=2)),
     st.builds(lambda n, cidr: apply(policy(n, cidr, excepts=("10.244.0.2/31",))), name, st.sampled_from(CIDRS[2:4])),
+    st.builds(
+        lambda n, cidrs, value: apply(cidr_group(n, *cidrs, site=value)),
+        name, st.lists(st.sampled_from(CIDRS), max_size=3), label,
+    ),
+    st.builds(lambda n: delete("CiliumCIDRGroup", n), name),
     st.builds(lambda mode: ChangeSetting("policy-cidr-match-mode", mode), st.sampled_from(("none", "pods", ""))),
     st.builds(lambda kind, n: delete(kind, n, "shop"), st.sampled_from(("Pod", "NetworkPolicy")), name),
     st.builds(lambda n: delete("Node", f"node{n}"), number),
@@ -66,7 +75,7 @@ def check(world: World) -> None:
     endpoints = list(state.endpoints.values())
     assert len({each.ip for each in endpoints}) == len(endpoints)
     assert len({(each.node, each.endpoint_id) for each in endpoints}) == len(endpoints)
-    policies = state.policies.values()
+    policies = [each for each in state.policies.values() if each.kind != CIDR_GROUP]
     prefixes = {cidr for each in policies if not each.cidrs_exclude_pods for cidr in cidrs_of(each) if cidr.prefix_len}
     offered: dict[int, tuple[NamedPort, ...]] = {}
     for each in endpoints:
@@ -79,11 +88,19 @@ def check(world: World) -> None:
         found = state.identities[each.identity].labels
         assert set(found) - {named_ports_label(each.named_ports)} == set(expected)
         assert each.named_ports == offered.setdefault(each.identity, each.named_ports)
-    named = {cidr_labels(cidr) for each in state.policies.values() for cidr in cidrs_of(each)}
+    named = {labels_of(state, cidr) for each in state.policies.values() for cidr in cidrs_of(each)}
     assert {each.labels for each in state.identities.values() if each.id >= FIRST_CIDR} == named
     assert len(state.identity_of_labels) == len(state.identities)
     parts = encode_parts(freeze(state), part_bytes=200)
     assert list(decode_records(record for part in parts for record in part)) == list(state.records())
+
+
+def labels_of(state: State, cidr: Cidr) -> tuple[str, ...]:
+    groups = [each for each in state.policies.values() if each.kind == CIDR_GROUP]
+    inside = [each for each in groups if any(prefix.contains(cidr) for prefix in cidrs_of(each))]
+    sites = [json.loads(each.manifest_json)["metadata"]["labels"]["site"] for each in inside]
+    found = (f"cidrgroup:{each.name}=site={site}" for each, site in zip(inside, sites, strict=True))
+    return tuple(sorted((*cidr_labels(cidr), *found)))
 
 
 def test_decisions_are_pure() -> None:

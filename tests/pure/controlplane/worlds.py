@@ -68,6 +68,7 @@ def look_ups(view: View) -> tuple[object, ...]:
         dict(view.cidr_uses),
         dict(view.pod_prefixes.items()),
         {cidr: set(numbers) for cidr, numbers in view.bearers.items()},
+        dict(view.cidr_groups.identity_at),
         (view.local_numbers.taken, view.local_numbers.lowest(view.state)),
         (view.cidr_numbers.taken, view.cidr_numbers.lowest(view.state)),
         view.bounds.look_ups(),
@@ -90,6 +91,19 @@ def apply(*objects: Object) -> ApplyObjects:
 
 def delete(kind: str, name: str, namespace: str = "", ignore_not_found: bool = False) -> DeleteObjects:
     return DeleteObjects((Ref(kind, namespace, name, "t.yaml"),), ignore_not_found)
+
+
+def cidr_group(name: str, *cidrs: str, **labels: str) -> Policy:
+    noun = parse_manifest(
+        {
+            "apiVersion": "cilium.io/v2",
+            "kind": "CiliumCIDRGroup",
+            "metadata": {"name": name, "labels": labels},
+            "spec": {"externalCIDRs": list(cidrs)},
+        }
+    ).noun
+    assert isinstance(noun, Policy)
+    return noun
 
 
 def policy(name: str, *cidrs: str, excepts: tuple[str, ...] = ()) -> Policy:
