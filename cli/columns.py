@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kilim.cli.kinds import Kind
@@ -61,6 +62,38 @@ def _identity_labels(item: dict[str, Any]) -> list[str]:
     return list((item.get("spec") or {}).get("labels") or [])
 
 
+def cilium_specs(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """A cilium.io policy has one, or several, or both."""
+    return [*([item["spec"]] if item.get("spec") else []), *(item.get("specs") or [])]
+
+
+def default_deny(spec: dict[str, Any]) -> list[str]:
+    """The directions in which a spec isolates what it selects."""
+    wanted = spec.get("enableDefaultDeny") or {}
+    ruled = {way: bool(spec.get(way) or spec.get(f"{way}Deny")) for way in ("ingress", "egress")}
+    return [way.capitalize() for way, by_rules in ruled.items() if wanted.get(way, by_rules)]
+
+
+def _cilium_rules(way: str, item: dict[str, Any]) -> int:
+    return sum(len(spec.get(way) or []) for spec in cilium_specs(item))
+
+
+_CILIUM_POLICY = (
+    Column(
+        "ENDPOINT-SELECTOR",
+        lambda item: "; ".join(selector_text(spec.get("endpointSelector")) for spec in cilium_specs(item)),
+    ),
+    Column("DEFAULT-DENY", lambda item: sorted({way for spec in cilium_specs(item) for way in default_deny(spec)})),
+    *(
+        Column(header, partial(_cilium_rules, section), wide=True)
+        for header, section in (
+            ("INGRESS RULES", "ingress"),
+            ("INGRESS DENY", "ingressDeny"),
+            ("EGRESS RULES", "egress"),
+            ("EGRESS DENY", "egressDeny"),
+        )
+    ),
+)
 CILIUM_OWN = "k8s:io.cilium.k8s."  # of the namespace, the service account and the cluster: long, and much alike
 NAME = Column("NAME", at("metadata.name"))
 NAMESPACE = Column("NAMESPACE", at("metadata.namespace"))
@@ -72,6 +105,9 @@ OF_KIND: dict[str, tuple[Column, ...]] = {
         Column("INGRESS RULES", lambda item: len(at("spec.ingress")(item) or []), wide=True),  # type: ignore[arg-type]
         Column("EGRESS RULES", lambda item: len(at("spec.egress")(item) or []), wide=True),  # type: ignore[arg-type]
     ),
+    "CiliumNetworkPolicy": _CILIUM_POLICY,
+    "CiliumClusterwideNetworkPolicy": _CILIUM_POLICY,
+    "CiliumCIDRGroup": (LABELS, Column("CIDRS", at("spec.externalCIDRs"))),
     "Namespace": (LABELS,),
     "Pod": (
         LABELS,

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from kilim.cli.cilium_lines import cilium_policy_lines
 from kilim.cli.client import connect, server_option
 from kilim.cli.columns import policy_types, selector_text
 from kilim.cli.command import Command
@@ -37,8 +38,12 @@ def describe_object(item: dict[str, Any]) -> list[str]:
         lines.append(_pair("Namespace", metadata["namespace"]))
     lines.append(_pair("Kind", item.get("kind")))
     lines += _labels("Labels", metadata.get("labels") or {})
-    body = _policy(item) if item.get("kind") == "NetworkPolicy" else _generic(item)
-    return lines + body
+    match item.get("kind"):
+        case "NetworkPolicy":
+            return lines + _policy(item)
+        case "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy":
+            return lines + cilium_policy_lines(item)
+    return lines + _generic(item)
 
 
 def _pair(title: str, value: Any) -> str:

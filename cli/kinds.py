@@ -20,6 +20,14 @@ class Kind:
 
 KINDS = (
     Kind("NetworkPolicy", "networking.k8s.io", True, ("networkpolicies", "networkpolicy", "netpol", "policy")),
+    Kind("CiliumNetworkPolicy", "cilium.io", True, ("ciliumnetworkpolicies", "ciliumnetworkpolicy", "cnp", "ciliumnp")),
+    Kind(
+        "CiliumClusterwideNetworkPolicy",
+        "cilium.io",
+        False,
+        ("ciliumclusterwidenetworkpolicies", "ciliumclusterwidenetworkpolicy", "ccnp"),
+    ),
+    Kind("CiliumCIDRGroup", "cilium.io", False, ("ciliumcidrgroups", "ciliumcidrgroup", "ccg")),
     Kind("Namespace", "", False, ("namespaces", "namespace", "ns")),
     Kind("Pod", "", True, ("pods", "pod", "po")),
     Kind("Node", "", False, ("nodes", "node", "no")),

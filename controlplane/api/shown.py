@@ -8,8 +8,10 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from kilim.controlplane.decide.objects import POLICY_KINDS
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.address import format_ip
+from kilim.model.cidr_group import CIDR_GROUP
 from kilim.model.identity import RESERVED, Identity
 from kilim.model.nouns import Endpoint, Node, Setting
 from kilim.model.protocols import PROTOCOL_NAMES
@@ -18,6 +20,7 @@ from kilim.model.state import State, endpoint_key, policy_key
 from kilim.v1 import controlplane_pb2 as api
 
 API_VERSION = "kilim.io/v1"
+_KEPT_AS_POLICIES = (*POLICY_KINDS, CIDR_GROUP)
 
 
 def show(state: State, kind: str, namespace: str, name: str) -> api.Resource | None:
@@ -28,7 +31,7 @@ def show(state: State, kind: str, namespace: str, name: str) -> api.Resource | N
         key = int(name) if name.isascii() and name.isdigit() else -1
     elif kind in ("Pod", "Endpoint"):
         key = endpoint_key(namespace, name)
-    elif kind == "NetworkPolicy":
+    elif kind in _KEPT_AS_POLICIES:
         key = policy_key(kind, namespace, name)
     noun = table.get(key)
     return None if noun is None else _resource(kind, noun)
@@ -51,7 +54,7 @@ def _table(state: State, kind: str) -> Mapping[Any, Any]:
         case "Setting":
             return {key: noun for key, noun in state.settings.items() if noun.value}
     tables: dict[str, Mapping[Any, Any]] = {
-        "NetworkPolicy": state.policies,
+        **dict.fromkeys(_KEPT_AS_POLICIES, state.policies),
         "Namespace": state.namespaces,
         "Pod": state.pods,
         "Node": state.nodes,
@@ -108,7 +111,7 @@ def _setting(setting: Setting) -> dict[str, Any]:
 
 
 _SHOWN: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "NetworkPolicy": manifest_of,
+    **dict.fromkeys(_KEPT_AS_POLICIES, manifest_of),
     "Namespace": manifest_of,
     "Pod": manifest_of,
     "Node": _node,

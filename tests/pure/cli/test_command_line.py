@@ -51,7 +51,7 @@ def test_every_help_text_prints() -> None:
     [
         (["nothing"], "error: No such command 'nothing' (see kilim --help)"),
         (["get"], "error: Missing argument 'KIND' (see kilim get --help)"),
-        (["get", "cheese"], 'error: unknown kind "cheese": must be one of networkpolicies, namespaces, '),
+        (["get", "cheese"], 'error: unknown kind "cheese": must be one of networkpolicies, '),
         (["get", "po", "-o", "xml"], "error: Invalid value for '-o' / '--output': 'xml' is not one of "),
         (["get", "po", "--server", "here"], 'error: --server: "here" must be HOST:PORT'),
         (["delete"], "error: give either -f FILE or KIND NAME"),

@@ -5,7 +5,7 @@ import pytest
 from kilim.cli.columns import columns, selector_text
 from kilim.cli.describe import describe_object
 from kilim.cli.event import SUMMARIES, event_name, event_summary
-from kilim.cli.kinds import KINDS, kind_of, reference
+from kilim.cli.kinds import BY_NAME, KINDS, kind_of, reference
 from kilim.cli.output import plain
 from kilim.cli.status import render
 from kilim.cli.table import age, size, table
@@ -100,6 +100,45 @@ def test_a_policy_in_words() -> None:
         "  Not affecting egress traffic",
         "  Policy types: Ingress",
     ]
+
+
+def test_a_cilium_policy_in_words_and_in_a_table() -> None:
+    spec = {
+        "endpointSelector": {"matchLabels": {"app": "db"}},
+        "ingress": [
+            {"fromEndpoints": [{"matchLabels": {"app": "api"}}, {}], "toPorts": [{"ports": [{"port": "5432"}]}]},
+            {"fromCIDRSet": [{"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}], "icmps": [{"fields": [{"type": 8}]}]},
+            {},
+        ],
+        "egressDeny": [{"toCIDRSet": [{"cidrGroupRef": "ads"}]}, {"toEntities": []}],
+        "enableDefaultDeny": {"egress": False},
+    }
+    item = {"kind": "CiliumNetworkPolicy", "metadata": {"name": "x", "namespace": "y"}, "specs": [spec, spec]}
+    words = [
+        "Spec:",
+        "  Endpoints: app=db",
+        "  Default deny: Ingress",
+        "  Allowing ingress traffic:",
+        "    To port: 5432/ANY",
+        "    From endpoints: app=api",
+        "    From endpoints: <any>",
+        "    ----------",
+        "    To ICMP type: 8 (IPv4)",
+        "    From CIDR: 10.0.0.0/8 except 10.1.0.0/16",
+        "    ----------",
+        "    <nothing> (an empty rule only isolates)",
+        "  Denying egress traffic:",
+        "    To port: <any>",
+        "    To CIDR: of group ads",
+        "    ----------",
+        "    To port: <any>",
+        "    To entity: <nobody>",
+    ]
+    assert describe_object(item)[4:] == words * 2
+    shown = {each.header: each.cell(item) for each in columns(BY_NAME["CiliumNetworkPolicy"], wide=True, with_namespace=True)}
+    assert shown["ENDPOINT-SELECTOR"] == "app=db; app=db"
+    assert shown["DEFAULT-DENY"] == ["Ingress"]
+    assert (shown["INGRESS RULES"], shown["INGRESS DENY"], shown["EGRESS DENY"]) == (6, 0, 4)
 
 
 def test_status_says_what_is_wrong() -> None:
