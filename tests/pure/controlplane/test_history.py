@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from kilim.controlplane.expiry import Unused
+from kilim.controlplane.expiry import Unused, unused_identities
 from kilim.controlplane.history import BATCH_EVENTS, History
 from kilim.kvstore.commit import CHAIN_START, Commit, chain_over, encode_commit
 from kilim.model.state import State
@@ -97,18 +97,22 @@ async def test_waiting_ends_with_the_next_commit() -> None:
 
 
 def test_identities_are_unused_from_when_they_were_seen_to_be() -> None:
-    state, unused = State(), Unused()
+    state, unused = State(), Unused[int]()
+
+    def expired(now_s: float, grace_s: float) -> tuple[int, ...]:
+        return unused.expired(unused_identities(state), now_s, grace_s)
+
     for number in (256, 257, 1 << 24):
         state.put("identity", number, pb.Identity(id=number, labels=[str(number)]).SerializeToString())
     state.put("endpoint", "a/b", pb.Endpoint(namespace="a", name="b", identity=257).SerializeToString())
-    assert unused.expired(state, 100.0, 10) == []
-    assert unused.expired(state, 109.0, 10) == []
-    assert unused.expired(state, 110.0, 10) == [256]
+    assert expired(100.0, 10) == ()
+    assert expired(109.0, 10) == ()
+    assert expired(110.0, 10) == (256,)
     state.put("endpoint", "a/b", pb.Endpoint(namespace="a", name="b", identity=256).SerializeToString())
-    assert unused.expired(state, 111.0, 10) == []
+    assert expired(111.0, 10) == ()
     state.put("endpoint", "a/b", None)
-    assert unused.expired(state, 120.0, 10) == []
-    assert unused.expired(state, 121.5, 10) == [257]
+    assert expired(120.0, 10) == ()
+    assert expired(121.5, 10) == (257,)
     unused.forget()
-    assert unused.expired(state, 500.0, 10) == []
-    assert unused.expired(state, 500.0, 0) == [256, 257]
+    assert expired(500.0, 10) == ()
+    assert expired(500.0, 0) == (256, 257)

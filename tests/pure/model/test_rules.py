@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kilim.model.address import parse_cidr
 from kilim.model.compile import cidrs_of, compile_policy
-from kilim.model.identity import FIRST_CIDR, RESERVED, Identity, cidr_labels
+from kilim.model.identity import FIRST_CIDR, RESERVED, Identity, cidr_labels, membership_label
 from kilim.model.labels import label_map, security_labels
 from kilim.model.nouns import Policy
 from kilim.model.resource import parse_manifest
@@ -30,20 +30,30 @@ def pod(namespace: str, team: str, **labels: str) -> Identity:
     return Identity(300, security_labels(tuple(labels.items()), namespace, (("team", team),), "", "default"))
 
 
+BLOCKS = ("10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.2.0.0/16")
+
+
+def member(namespace: str, *blocks: str) -> Identity:
+    """A pod whose address lies in them."""
+    labels = (*pod(namespace, "c").labels, *(membership_label(parse_cidr(block)) for block in blocks))
+    return Identity(301, tuple(sorted(labels)))
+
+
 @pytest.mark.parametrize(
     ("peer", "selected"),
     [
         ({"podSelector": {}}, {"x/web", "x/db"}),
         ({"podSelector": {"matchLabels": {"app": "web"}}}, {"x/web"}),
-        ({"namespaceSelector": {}}, {"x/web", "x/db", "y/web"}),
+        ({"namespaceSelector": {}}, {"x/web", "x/db", "y/web", "z/in", "z/out"}),
         ({"namespaceSelector": {"matchLabels": {"team": "b"}}}, {"y/web"}),
         ({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "y"}}}, {"y/web"}),
         ({"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}}, {"x/web", "y/web"}),
         ({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}}, set()),
         ({"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}}, {"x/db"}),
-        ({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}, {"10.0.0.0/8", "10.2.0.0/16"}),
+        ({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}, {"10.0.0.0/8", "10.2.0.0/16", "z/in"}),
+        ({"ipBlock": {"cidr": "10.0.0.0/8"}}, {*BLOCKS, "z/in", "z/out"}),
         ({"ipBlock": {"cidr": "10.1.2.0/24"}}, {"10.1.2.0/24"}),
-        ({"ipBlock": {"cidr": "0.0.0.0/0"}}, {"10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.2.0.0/16"}),
+        ({"ipBlock": {"cidr": "0.0.0.0/0"}}, {*BLOCKS, "x/web", "x/db", "y/web", "z/in", "z/out"}),
     ],
 )  # fmt: skip
 def test_whom_a_peer_selects(peer: object, selected: set[str]) -> None:
@@ -53,9 +63,11 @@ def test_whom_a_peer_selects(peer: object, selected: set[str]) -> None:
         "x/web": pod("x", "a", app="web"),
         "x/db": pod("x", "a", app="db"),
         "y/web": pod("y", "b", app="web"),
+        "z/in": member("z", "10.0.0.0/8"),
+        "z/out": member("z", "10.0.0.0/8", "10.1.0.0/16"),
         **{str(number): identity for number, identity in RESERVED.items()},
     }
-    for number, text in enumerate(("10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.2.0.0/16")):
+    for number, text in enumerate(BLOCKS):
         everybody[text] = Identity(FIRST_CIDR + number, cidr_labels(parse_cidr(text)))
     assert {name for name, identity in everybody.items() if peer_matches(rule.peers[0], identity)} == selected
 
