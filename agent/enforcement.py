@@ -178,14 +178,14 @@ class Enforcement:
     async def _follow(self, commits: list[Commit]) -> None:
         if sum(len(commit.records) for commit in commits) >= _REPLAY_RECORDS:
             await self._replay(self.replica, commits)
-            delta = self.replica.finish_replay()
+            deltas = [self.replica.finish_replay()]
         else:
-            delta = self.replica.apply_commits(commits)
+            deltas = self.replica.apply_commits(commits)
         try:
             self._cache.append(commits)
         except OSError as error:
             self._note_error("cache", f"cache: {error}")
-        self._write(delta)
+        self._write(*deltas)
 
     def _reach(self, head: HeadArrived) -> None:
         """Everything up to the head is folded."""
@@ -234,12 +234,14 @@ class Enforcement:
         self._unwritten = False
         self._write(delta)
 
-    def _write(self, delta: TablesDelta) -> None:
+    def _write(self, *deltas: TablesDelta) -> None:
+        """One after the other; what they lead to is enforced then."""
         if self._unwritten:  # a delta on top of rows that are missing would hide them
             self._reconcile()
             return
         try:
-            self._kernel.write(delta, self.replica.seq, self._ifindex_of, allow_delete=self.in_sync)
+            for delta in deltas:
+                self._kernel.write(delta, self.replica.seq, self._ifindex_of, allow_delete=self.in_sync)
         except OSError as error:
             self._fail(error)
             return

@@ -4,13 +4,13 @@ Easy to get wrong: `fold_only` leaves the tables behind the state until `finish_
 at once and nobody needs the rows in between.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from kilim.kvstore.commit import CHAIN_START, Commit, verify_commit
 from kilim.kvstore.errors import LogBroken
 from kilim.model.fold import fold_record
 from kilim.model.node_tables import NodeTables
-from kilim.model.nouns import Endpoint, decode_endpoint
+from kilim.model.nouns import Endpoint, decode_endpoint, decode_endpoint_identity
 from kilim.model.state import Change, State, endpoint_key
 from kilim.model.tables import Tables, TablesDelta
 
@@ -54,29 +54,50 @@ class Replica:
             return self.finish_replay()
         return self._node_tables.update(self.state, changes)
 
-    def apply_commits(self, commits: Iterable[Commit]) -> TablesDelta:
-        """Several as one: one delta over all of them. After a LogBroken the tables still follow what was folded."""
+    def apply_commits(self, commits: Iterable[Commit]) -> list[TablesDelta]:
+        """Several as one, in the steps in which they are to be written. After a LogBroken the tables still follow what
+        was folded.
+
+        A step ends before a policy that comes after an endpoint has changed its identity: the policy may speak of the
+        new one, and in one step would be enforced while the endpoint is still known by the old.
+        """
+        deltas: list[TablesDelta] = []
         changes: list[Change] = []
+        moved = False
         try:
             for commit in commits:
-                changes += self.fold_only(commit)
+                for change in self._fold(commit):
+                    if moved and change.table == "policy" and not self._tables_stale:
+                        deltas.append(self._tables_before(change, changes))
+                        changes, moved = [], False
+                    changes.append(change)
+                    moved = moved or _changes_identity(change)
         except LogBroken:
             self._tables_stale = True
             raise
         if self._tables_stale:
-            return self.finish_replay()
-        return self._node_tables.update(self.state, changes)
+            return [self.finish_replay()]
+        return [*deltas, self._node_tables.update(self.state, changes)]
 
     def fold_only(self, commit: Commit) -> list[Change]:
+        return list(self._fold(commit))
+
+    def _fold(self, commit: Commit) -> Iterator[Change]:
+        """To be taken to its end."""
         verify_commit(commit, self.state.seq + 1, self.chain)
-        changes: list[Change] = []
         for offset, record in enumerate(commit.records):
-            changes += fold_record(self.state, commit.first_seq + offset, record)
+            for change in fold_record(self.state, commit.first_seq + offset, record):
+                if change.table == "endpoint":
+                    self._follow_endpoint(change.old, change.new)
+                yield change
         self.chain = commit.chain_after
-        for change in changes:
-            if change.table == "endpoint":
-                self._follow_endpoint(change.old, change.new)
-        return changes
+
+    def _tables_before(self, change: Change, changes: list[Change]) -> TablesDelta:
+        """Follow `changes`; `change`, which is folded already, is yet to come."""
+        self.state.put(change.table, change.key, change.old)
+        delta = self._node_tables.update(self.state, changes)
+        self.state.put(change.table, change.key, change.new)
+        return delta
 
     def replay_commit(self, commit: Commit) -> None:
         """`fold_only` for a long replay: the tables are made at the end, by `finish_replay`."""
@@ -116,3 +137,9 @@ class Replica:
                 self.own_endpoints[key] = endpoint
             else:
                 self.own_endpoints.pop(key, None)
+
+
+def _changes_identity(change: Change) -> bool:
+    if change.table != "endpoint" or change.old is None or change.new is None:
+        return False
+    return decode_endpoint_identity(change.old) != decode_endpoint_identity(change.new)

@@ -1,7 +1,9 @@
 """Small logs for the tests of this folder."""
 
+import json
+
 from kilim.kvstore.commit import CHAIN_START, Commit, encode_commit
-from kilim.model.nouns import Endpoint, Identity, Node, endpoint_to_pb, identity_to_pb, node_to_pb
+from kilim.model.nouns import Endpoint, Identity, Node, Policy, endpoint_to_pb, identity_to_pb, node_to_pb, policy_to_pb
 from kilim.v1 import events_pb2 as pb
 
 NODE = "node1"
@@ -20,6 +22,18 @@ def identity_allocated(number: int) -> bytes:
 def endpoint_added(name: str, ip: int, node: str = NODE, identity: int = 300) -> bytes:
     endpoint = Endpoint("default", name, node, ip & 0xFFFF, ip, identity, container_id=f"c-{name}")
     return pb.Event(endpoint_added=pb.EndpointAdded(endpoint=endpoint_to_pb(endpoint))).SerializeToString()
+
+
+def endpoint_updated(name: str, ip: int, node: str = NODE, identity: int = 300) -> bytes:
+    event = pb.Event.FromString(endpoint_added(name, ip, node, identity))
+    return pb.Event(endpoint_updated=pb.EndpointUpdated(endpoint=event.endpoint_added.endpoint)).SerializeToString()
+
+
+def policy_replaced(name: str, identity: int) -> bytes:
+    """Closes ingress of the endpoints that have the labels of `identity_allocated`."""
+    spec = {"podSelector": {"matchLabels": {"app": f"a{identity}"}}}
+    policy = Policy("NetworkPolicy", "default", name, json.dumps({"spec": spec}))
+    return pb.Event(policy_replaced=pb.PolicyReplaced(policy=policy_to_pb(policy))).SerializeToString()
 
 
 def endpoint_removed(name: str) -> bytes:

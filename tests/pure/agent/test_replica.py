@@ -6,14 +6,27 @@ import random
 import pytest
 
 from kilim.agent.replica import Replica
+from kilim.kvstore.commit import Commit
 from kilim.kvstore.errors import LogBroken
-from kilim.model.tables import Tables
-from tests.pure.agent.commits import NODE, some_log
+from kilim.model.tables import ENFORCE_INGRESS, Tables
+from tests.pure.agent.commits import (
+    NODE,
+    endpoint_added,
+    endpoint_updated,
+    identity_allocated,
+    log_of,
+    policy_replaced,
+    some_log,
+)
 
 
 def replayed(count: int) -> Replica:
+    return replay(some_log()[:count])
+
+
+def replay(commits: list[Commit]) -> Replica:
     replica = Replica(NODE)
-    for commit in some_log()[:count]:
+    for commit in commits:
         replica.replay_commit(commit)
     replica.finish_replay()
     return replica
@@ -45,6 +58,26 @@ def test_bulk_in_random_splits() -> None:
         for start, end in zip(cuts, cuts[1:], strict=False):
             replica.apply_commits(commits[start:end])
         assert replica.table_digest == replayed(len(commits)).table_digest
+
+
+def test_a_policy_is_a_step_after_the_endpoints_that_changed_identity_before_it() -> None:
+    moved = log_of(
+        [identity_allocated(300), identity_allocated(301), endpoint_added("a", 0x0A010003)],
+        [policy_replaced("first", 300)],
+        [endpoint_updated("a", 0x0A010003, identity=301), policy_replaced("second", 301)],
+        [policy_replaced("third", 300), endpoint_updated("a", 0x0A010003, identity=300)],
+    )
+    replica, written = Replica(NODE), Tables()
+    steps = replica.apply_commits(moved)
+    seen = []
+    for step in steps:
+        step.apply_to(written)
+        seen.append((written.endpoints[0x0A010003][1], sorted(written.subjects.items())))
+    assert seen == [(301, [(301, 0)]), (300, [(300, ENFORCE_INGRESS)])]
+    assert written == replica.tables == replay(moved).tables
+    assert replica.table_digest == written.digest()
+    replica = Replica(NODE)
+    assert [len(replica.apply_commits([commit])) for commit in moved] == [1, 1, 2, 1]
 
 
 @pytest.mark.parametrize("fault", ["gap", "repeat", "other history", "changed record", "empty"])
