@@ -9,12 +9,13 @@ from typing import Any
 from kilim.cli.history.times import format_time
 from kilim.cli.table import table
 from kilim.model.address import format_ip
-from kilim.model.explain import Entry, Explanation, Judgement, PolicyName, Row
+from kilim.model.explain import Entry, Explanation, Judgement, Match, PolicyName, Row
 from kilim.model.flips import Parties
 from kilim.model.focus import Since, Thing
 from kilim.model.identity import RESERVED_NAMES
 from kilim.model.protocols import PROTOCOL_NAMES
-from kilim.model.tables import DENY, EGRESS, ENFORCE_EGRESS, ENFORCE_INGRESS, INGRESS, PolicyKey
+from kilim.model.rows import ACTION_NAMES, TIER_NAMES
+from kilim.model.tables import ADMIN, BASELINE, EGRESS, INGRESS, NORMAL, PASS, PolicyKey, action_of, tier_flag
 from kilim.model.verdict import ALLOWED, NO_SUBJECT, POLICY_DENIED, POLICY_DENY
 
 DIRECTIONS = {INGRESS: "ingress", EGRESS: "egress"}
@@ -58,18 +59,27 @@ def explanation_lines(parties: Parties, seq: int, explanation: Explanation, know
 
 def judgement_text(judgement: Judgement, reached: bool) -> str:
     direction, subject = DIRECTIONS[judgement.direction], judgement.subject
-    rules = _listed(dict.fromkeys(str(origin) for match in judgement.matches for origin in match.origins))
+    deciding, passing = ([each for each in judgement.matches if _passes(each) == way] for way in (False, True))
+    rules, passed = _rules_text(deciding), f", passed on by {_rules_text(passing)}" if passing else ""
     if judgement.reason == POLICY_DENY:
         text = f"denied by {rules}"
     elif not judgement.is_known and judgement.reason != ALLOWED:
         text = f"denied, the log does not know identity {subject}"
     elif judgement.reason != ALLOWED:
         text = f"denied, no rule allows it; closed by {_listed(map(str, judgement.isolating))}"
-    elif judgement.matches:
+    elif deciding:
         text = f"allowed by {rules}"
     else:
         text = f"open, no policy closes {direction} for identity {subject}"
-    return f"{direction} at {judgement.node}{'' if reached else ' (not reached)'}: {text}"
+    return f"{direction} at {judgement.node}{'' if reached else ' (not reached)'}: {text}{passed}"
+
+
+def _passes(match: Match) -> bool:
+    return action_of(match.entry.value) == PASS
+
+
+def _rules_text(matches: Iterable[Match]) -> str:
+    return _listed(dict.fromkeys(str(origin) for match in matches for origin in match.origins))
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -84,10 +94,10 @@ def rows_of(judgement: Judgement, known: Known) -> Iterable[tuple[object, ...]]:
         yield name, _key_text(entry), _value_text(name, entry), *_since_cells(known, entry.row)
     for match in judgement.matches:
         entry = match.entry
-        yield "policy", _key_text(entry), "deny" if entry.value == DENY else "allow", *_since_cells(known, entry.row)
+        yield "policy", _key_text(entry), ACTION_NAMES[action_of(entry.value)], *_since_cells(known, entry.row)
         for origin in match.origins:
             yield "↳ rule", str(origin), "asks for it", *_since_cells(known, PolicyName(*origin[:3]))
-    if judgement.is_enforced and not judgement.matches:
+    if judgement.is_enforced and all(_passes(match) for match in judgement.matches):
         yield "policy", f"none for {_identity_text(judgement.peer)} or any", "no row", "-", "-", "-", "-"
         for policy in judgement.isolating:
             yield "↳ closed", str(policy), "selects it", *_since_cells(known, policy)
@@ -107,9 +117,10 @@ def _key_text(entry: Entry) -> str:
 
 
 def policy_key_text(subject: int, key: PolicyKey) -> str:
-    """`258 from 257 TCP 5432`"""
+    """`258 from 257 TCP 5432`, `admin 258 from any any port`"""
     word = "from" if key.direction == INGRESS else "to"
-    return f"{subject} {word} {_identity_text(key.peer) if key.peer else 'any'} {l4_text(key)}"
+    tier = "" if key.tier == NORMAL else f"{TIER_NAMES[key.tier]} "
+    return f"{tier}{subject} {word} {_identity_text(key.peer) if key.peer else 'any'} {l4_text(key)}"
 
 
 def l4_text(key: PolicyKey) -> str:
@@ -140,7 +151,11 @@ def _value_text(name: str, entry: Entry) -> str:
             return f"enforced: {', '.join(closed)}" if closed else "nothing enforced"
 
 
-_FLAGS = ((ENFORCE_INGRESS, "ingress"), (ENFORCE_EGRESS, "egress"))
+_FLAGS = tuple(
+    (tier_flag(tier, direction), word if tier == NORMAL else f"{TIER_NAMES[tier]} {word}")
+    for tier in (NORMAL, ADMIN, BASELINE)
+    for direction, word in DIRECTIONS.items()
+)
 
 
 def _since_cells(known: Known, thing: Thing | None) -> tuple[str, ...]:
@@ -184,7 +199,7 @@ def _judgement_data(judgement: Judgement, known: Known) -> dict[str, Any]:
         "policyRows": [
             {
                 "key": _key_text(match.entry),
-                "value": "deny" if match.entry.value == DENY else "allow",
+                "value": ACTION_NAMES[action_of(match.entry.value)],
                 **_since_data(known, match.entry.row),
                 "rules": [
                     {**origin._asdict(), **_since_data(known, PolicyName(*origin[:3]))} for origin in match.origins

@@ -1,6 +1,8 @@
 """From a policy object of any kind to its rules.
 
-A visitor would get wrong: one object may be several `PolicyRules`, each with its subjects (`part_key`); a manifest that cannot be read (a newer version wrote it) closes both directions for all pods of its namespace, of every namespace if it has none: never silently open (I9).
+A visitor would get wrong: one object may be several `PolicyRules`, each with its subjects (`part_key`). A manifest that
+cannot be read (a newer version wrote it) closes both directions for all pods of its namespace, of every namespace if it
+has none: never silently open (I9).
 """
 
 import json

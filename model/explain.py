@@ -10,18 +10,17 @@ from typing import Any, NamedTuple, cast
 
 from kilim.model.address import format_ip
 from kilim.model.facts import Facts, StateFacts
-from kilim.model.identity import ANY_PEER, WORLD
+from kilim.model.identity import WORLD
 from kilim.model.resolve import resolve
 from kilim.model.rules import Origin, PolicyRules
 from kilim.model.state import State
-from kilim.model.tables import ALLOW, DENY, EGRESS, ENFORCE_EGRESS, ENFORCE_INGRESS, INGRESS, PolicyKey, Tables
+from kilim.model.tables import EGRESS, ENFORCE_EGRESS, ENFORCE_INGRESS, INGRESS, PolicyKey, Tables, direction_flags
 from kilim.model.verdict import (
     ALLOWED,
     NO_SUBJECT,
     Verdict,
     ipcache_match,
-    judge_rows,
-    matching_key,
+    judge_tiers,
     verdict,
 )
 
@@ -92,14 +91,14 @@ class Judgement:
     peer: int
     reason: str
     entries: tuple[Entry, ...]
-    matches: tuple[Match, ...]  # the ones that decide: of the rows found those with the verdict that counts
+    matches: tuple[Match, ...]  # the rows that count, tier by tier; all but those of the last tier passed it on
     is_known: bool
     isolating: tuple[PolicyName, ...]  # that select the subject and close the direction but for what they allow
 
     @property
     def is_enforced(self) -> bool:
         flags = self.entries[-1].value
-        return flags is None or bool(flags & _flag(self.direction))
+        return flags is None or bool(flags & direction_flags(self.direction))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,28 +144,17 @@ def _judgement(
     isolating = tuple(_name(policy) for policy in policies if policy.flags & _flag(direction))
     if flags is None:
         return Judgement(node, direction, subject, peer, NO_SUBJECT, entries, (), known, isolating)
-    if not flags & _flag(direction):
+    if not flags & direction_flags(direction):
         return Judgement(node, direction, subject, peer, ALLOWED, entries, (), known, isolating)
-    reason = judge_rows(tables.policy.get(subject, {}), direction, peer, flow.protocol, flow.port)
-    matches = _matches(flow, direction, node, tables, facts, subject, peer)
-    return Judgement(node, direction, subject, peer, reason, entries, matches, known, isolating)
-
-
-def _matches(
-    flow: Flow, direction: int, node: str, tables: Tables, facts: Facts, subject: int, peer: int
-) -> tuple[Match, ...]:
     rows = tables.policy.get(subject, {})
-    found = {matching_key(rows, direction, each, flow.protocol, flow.port): None for each in (peer, ANY_PEER)}
-    keys = [key for key in found if key is not None]
-    if not keys:
-        return ()
-    decides = DENY if any(rows[key] == DENY for key in keys) else ALLOW
-    provenance = resolve(facts, subject).provenance
-    return tuple(
+    reason, counted = judge_tiers(flags, rows, direction, peer, flow.protocol, flow.port)
+    provenance = resolve(facts, subject).provenance if counted else {}
+    matches = tuple(
         Match(_entry(tables, Row(node, "policy", (subject, key)), _l4(key)), provenance.get(key, ()))
+        for keys in counted
         for key in keys
-        if rows[key] == decides
     )
+    return Judgement(node, direction, subject, peer, reason, entries, matches, known, isolating)
 
 
 def _address_entry(node: str, tables: Tables, ip: int) -> Entry:

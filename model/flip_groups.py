@@ -13,7 +13,7 @@ from kilim.model.reach import Reach
 from kilim.model.rules import Origin, PolicyRules
 from kilim.model.state import policy_key
 from kilim.model.tables import EGRESS, ENFORCE_EGRESS, ENFORCE_INGRESS, INGRESS
-from kilim.model.verdict import matching_key
+from kilim.model.verdict import judge_tiers
 
 _SAMPLE_OF_OTHERS = 1
 
@@ -136,9 +136,9 @@ def _closing(reach: Reach, subject: int, way: int) -> list[PolicyRules]:
 def _rules_for(reach: Reach, subject: int, way: int, peer: int, sample: Range) -> tuple[Origin, ...]:
     found = reach.resolution(subject)
     origins: dict[Origin, None] = {}
-    for each in (peer, ANY_PEER):
-        key = matching_key(found.rows, way, each, sample.protocol or _SAMPLE_OF_OTHERS, sample.first)
-        origins.update(dict.fromkeys(found.provenance.get(key, ()) if key is not None else ()))
+    _, counted = judge_tiers(found.flags, found.rows, way, peer, sample.protocol or _SAMPLE_OF_OTHERS, sample.first)
+    for key in (key for keys in counted for key in keys):
+        origins.update(dict.fromkeys(found.provenance.get(key, ())))
     return tuple(origins)
 
 

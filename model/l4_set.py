@@ -29,12 +29,12 @@ NOTHING: L4Set = ()
 EVERYTHING: L4Set = tuple(Range(protocol, 0, LAST_PORT) for protocol in _PROTOCOLS)
 
 
-def allowed_by(rows: PolicyRows, direction: int, peer: int) -> L4Set:
-    """What rows of an enforced direction let through; `rows` are those for the peer and for any peer, or more."""
-    return _joined(_allowed_ranges(rows, direction, peer))
+def allowed_by(flags: int, rows: PolicyRows, direction: int, peer: int) -> L4Set:
+    """What a subject with these flags lets through; `rows` are those for the peer and for any peer, or more."""
+    return _joined(_allowed_ranges(flags, rows, direction, peer))
 
 
-def _allowed_ranges(rows: PolicyRows, direction: int, peer: int) -> Iterator[Range]:
+def _allowed_ranges(flags: int, rows: PolicyRows, direction: int, peer: int) -> Iterator[Range]:
     for protocol in _PROTOCOLS:
         starts = {0}
         for key in rows:
@@ -43,7 +43,7 @@ def _allowed_ranges(rows: PolicyRows, direction: int, peer: int) -> Iterator[Ran
         edges = [*sorted(start for start in starts if start <= LAST_PORT), LAST_PORT + 1]
         number = protocol or _SAMPLE_OF_OTHERS
         for first, after in zip(edges, edges[1:], strict=False):
-            if judge_rows(rows, direction, peer, number, first) == ALLOWED:
+            if judge_rows(flags, rows, direction, peer, number, first) == ALLOWED:
                 yield Range(protocol, first, after - 1)
 
 

@@ -16,7 +16,7 @@ from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import Resolution, resolve, resolve_rows
 from kilim.model.rules import Peer, PolicyRules
 from kilim.model.state import State
-from kilim.model.tables import EGRESS, ENFORCE_EGRESS, ENFORCE_INGRESS, INGRESS, PolicyRows
+from kilim.model.tables import EGRESS, INGRESS, PolicyRows, direction_flags
 from kilim.v1 import events_pb2 as pb
 
 
@@ -94,13 +94,13 @@ class Reach:
     def one_way(self, subject: int, direction: int, peer: int) -> L4Set:
         """What the rows of `subject` let through in a direction."""
         each = self._subject(subject)
-        if not each.flags & (ENFORCE_INGRESS if direction == INGRESS else ENFORCE_EGRESS):
+        if not each.flags & direction_flags(direction):
             return EVERYTHING
         own = each.of_peer.get((direction, peer))
         at = (direction, peer if own else ANY_PEER)
         if at not in each.sets:
             rows = {**(own or {}), **each.of_peer.get((direction, ANY_PEER), {})}
-            each.sets[at] = self.shared(allowed_by(rows, direction, at[1]))
+            each.sets[at] = self.shared(allowed_by(each.flags, rows, direction, at[1]))
         return each.sets[at]
 
     def named_peers(self, subject: int, direction: int) -> AbstractSet[int]:

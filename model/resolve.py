@@ -1,21 +1,24 @@
 """From policies to the rows of one subject: who may talk to it, and to whom it may talk, by identity and port.
 
-A visitor would get wrong: a subject is an identity, not a pod; and no row in a direction that is not enforced means
-everything passes, while no row in one that is enforced means nothing does.
+A visitor would get wrong: a subject is an identity, not a pod; and in NORMAL no row in a direction that is not enforced
+means everything passes, while no row in one that is enforced means nothing does.
 
 What a subject gets:
-1. A direction is enforced as soon as one policy that selects the subject has it; rules of all of them add up.
+1. A direction is enforced as soon as one policy that selects the subject has it; rules of all of them add up. In other
+   tiers the first rule that matches counts, which the rows say by their values.
 2. A subject that the log does not know is closed in both directions, without any row (I9).
 3. A node and the pods on it reach each other, whatever policy says ("traffic to and from the node where a Pod is
-   running is always allowed", Kubernetes, Network Policies).
+   running is always allowed", Kubernetes, Network Policies), in all tiers.
 4. A rule without peers is for any peer (0), the world included; without ports for any protocol (0).
 5. A port name is looked up at the receiver and must agree in protocol: for ingress among the named ports of all
    endpoints of the subject, for egress among those of each peer. Who has no such port is not reached by name.
 6. A port range becomes the fewest prefixes that cover it.
+7. A direction in which policies of NORMAL have rules but none isolates is enforced with a row for everybody that passes
+   on, below all other rows: what no rule speaks of is as if NORMAL had not spoken.
 
-Which rows are dropped, as another row covers them (same direction; same or any peer; same or broader protocol and port;
-not the same row). After 1, deny always wins in a look-up that takes the longest match for the peer and for any peer.
-1. Any row that a deny row covers.  2. An allow row that an allow row covers.
+A row is dropped where another of no smaller value covers it (same direction and tier; same or any peer; same or broader
+protocol and port). After that the greatest value of all rows that cover a packet is found by a look-up that takes the
+longest match for the peer and for any peer: what is more specific has the greater value.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,13 +33,18 @@ from kilim.model.state import State
 from kilim.model.tables import (
     ALLOW,
     ANY_PROTOCOL,
-    DENY,
     EGRESS,
     ENFORCE_EGRESS,
     ENFORCE_INGRESS,
     INGRESS,
+    NORMAL,
+    PASS,
+    TIERS,
+    TOP_PRECEDENCE,
     PolicyKey,
     PolicyRows,
+    row_value,
+    tier_flag,
 )
 
 L4 = tuple[int, int, int]  # protocol, port, port_prefix_len
@@ -44,10 +52,16 @@ Provenance = dict[PolicyKey, tuple[Origin, ...]]
 
 ANY_L4: L4 = (ANY_PROTOCOL, 0, 0)
 CLOSED = ENFORCE_INGRESS | ENFORCE_EGRESS
+_PASSING_ON = row_value(PASS, 1)  # see rule 7
 BUILT_IN = "built-in"  # kind of an origin that is no object
+_BY_DIRECTION = (
+    (INGRESS, Origin(BUILT_IN, "", "a node reaches its pods", 0)),
+    (EGRESS, Origin(BUILT_IN, "", "a pod reaches its node", 0)),
+)
 HOST_ROWS = {
-    PolicyKey(INGRESS, HOST, *ANY_L4): (ENFORCE_INGRESS, Origin(BUILT_IN, "", "a node reaches its pods", 0)),
-    PolicyKey(EGRESS, HOST, *ANY_L4): (ENFORCE_EGRESS, Origin(BUILT_IN, "", "a pod reaches its node", 0)),
+    PolicyKey(direction, HOST, *ANY_L4, tier): (tier_flag(tier, direction), origin)
+    for direction, origin in _BY_DIRECTION
+    for tier in TIERS
 }
 
 
@@ -62,10 +76,13 @@ def resolve(source: State | Facts, subject: int) -> Resolution:
     facts = StateFacts(source) if isinstance(source, State) else source
     flags, rows = resolve_rows(facts, subject)
     origins: dict[PolicyKey, list[Origin]] = {key: [origin] for key, (_, origin) in HOST_ROWS.items() if key in rows}
-    for policy in facts.policies_of(subject) if facts.knows(subject) else ():
+    policies = facts.policies_of(subject) if facts.knows(subject) else ()
+    passing = _passing_directions(policies)
+    for policy in policies:
         for rule in policy.rules:
-            for key in set(_keys_of_rule(facts, subject, rule)):
-                if rows.get(key) == rule.action:
+            value = _value_of(policy, rule, passing)
+            for key in set(_keys_of_rule(facts, subject, rule, policy.tier)):
+                if rows.get(key) == value:
                     origins.setdefault(key, []).append(policy.origin(rule))
     return Resolution(flags, rows, {key: tuple(origins[key]) for key in sorted(origins)})
 
@@ -84,25 +101,45 @@ def wanted_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
     flags = 0
     for policy in policies:
         flags |= policy.flags
-    wanted = _wanted(facts, subject, policies)
+    passing = _passing_directions(policies)
+    wanted = _wanted(facts, subject, policies, passing)
     for key, (enforced, _) in HOST_ROWS.items():
         if flags & enforced:
-            wanted.setdefault(key, ALLOW)
+            value = row_value(ALLOW, 0 if key.tier == NORMAL else TOP_PRECEDENCE)
+            wanted[key] = max(value, wanted.get(key, 0))
+    for direction in passing:
+        flags |= tier_flag(NORMAL, direction)
+        key = PolicyKey(direction, ANY_PEER, *ANY_L4)
+        wanted[key] = max(_PASSING_ON, wanted.get(key, 0))
     return flags, wanted
 
 
-def _wanted(facts: Facts, subject: int, policies: Iterable[PolicyRules]) -> PolicyRows:
-    allowed: set[PolicyKey] = set()
-    denied: set[PolicyKey] = set()
+def _passing_directions(policies: Iterable[PolicyRules]) -> set[int]:
+    """Those of rule 7."""
+    normal = [policy for policy in policies if policy.tier == NORMAL]
+    ruled = {rule.direction for policy in normal for rule in policy.rules}
+    return {each for each in ruled if not any(policy.flags & tier_flag(NORMAL, each) for policy in normal)}
+
+
+def _value_of(policy: PolicyRules, rule: Rule, passing: AbstractSet[int]) -> int:
+    above = policy.tier == NORMAL and rule.direction in passing
+    return row_value(rule.action, 2) if above else policy.row_value(rule)
+
+
+def _wanted(facts: Facts, subject: int, policies: Iterable[PolicyRules], passing: AbstractSet[int]) -> PolicyRows:
+    keys_of: dict[int, set[PolicyKey]] = {}  # by value
     for policy in policies:
         for rule in policy.rules:
-            (denied if rule.action == DENY else allowed).update(_keys_of_rule(facts, subject, rule))
-    wanted = dict.fromkeys(allowed, ALLOW)
-    wanted.update(dict.fromkeys(denied, DENY))
+            keys_of.setdefault(_value_of(policy, rule, passing), set()).update(
+                _keys_of_rule(facts, subject, rule, policy.tier)
+            )
+    wanted: PolicyRows = {}
+    for value in sorted(keys_of):  # the greatest stays
+        wanted.update(dict.fromkeys(keys_of[value], value))
     return wanted
 
 
-def _keys_of_rule(facts: Facts, subject: int, rule: Rule) -> Iterator[PolicyKey]:
+def _keys_of_rule(facts: Facts, subject: int, rule: Rule, tier: int) -> Iterator[PolicyKey]:
     """May repeat itself."""
     direction = rule.direction
     names = [port for port in rule.ports or () if isinstance(port, PortName)]
@@ -115,13 +152,13 @@ def _keys_of_rule(facts: Facts, subject: int, rule: Rule) -> Iterator[PolicyKey]
     for peers in peer_sets:
         for protocol, port, prefix_len in l4s:
             for peer in peers:
-                yield PolicyKey(direction, peer, protocol, port, prefix_len)
+                yield PolicyKey(direction, peer, protocol, port, prefix_len, tier)
     if names and direction == EGRESS:
         receivers = [facts.identities_with_ports()] if rule.peers is None else peer_sets
         for peers in receivers:
             for peer in peers:
                 for l4 in _l4s_of_names(names, facts.named_ports(peer)):
-                    yield PolicyKey(direction, peer, *l4)
+                    yield PolicyKey(direction, peer, *l4, tier)
 
 
 def _l4s_of_ranges(rule: Rule) -> Iterator[L4]:
@@ -140,18 +177,17 @@ def _l4s_of_names(names: Iterable[PortName], offered: AbstractSet[NamedPort]) ->
 
 def without_covered(wanted: PolicyRows) -> PolicyRows:
     """The rows that remain; see the list at the top. Covering is transitive, so one pass over all rows is enough."""
-    present = {key[2:] for key in wanted}
+    present = {key[2:5] for key in wanted}
     broader = {l4: [each for each in _broader(l4) if each in present] for l4 in present}
     rows: PolicyRows = {}
-    for key, verdict in wanted.items():
-        direction, peer, *_ = key
-        l4 = key[2:]
-        covers = [(direction, peer, *each) for each in broader[l4]]
+    for key, value in wanted.items():
+        direction, peer, *_, tier = key
+        l4 = key[2:5]
+        covers = [(direction, peer, *each, tier) for each in broader[l4]]
         if peer != ANY_PEER:
-            covers += [(direction, ANY_PEER, *each) for each in (l4, *broader[l4])]
-        above = [wanted[PolicyKey(*cover)] for cover in covers if cover in wanted]
-        if DENY not in above and (verdict == DENY or ALLOW not in above):
-            rows[key] = verdict
+            covers += [(direction, ANY_PEER, *each, tier) for each in (l4, *broader[l4])]
+        if all(wanted[PolicyKey(*cover)] < value for cover in covers if cover in wanted):
+            rows[key] = value
     return rows
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from kilim.model.address import format_ip
-from kilim.model.tables import ALLOW, INGRESS, Tables
+from kilim.model.tables import ADMIN, ALLOW, BASELINE, DENY, INGRESS, NORMAL, PASS, Tables, action_of
 
 RowKey = tuple[int, ...]
 RowValue = tuple[int, ...]
@@ -20,6 +20,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "subjects": ("identity", "flags"),
     "policy": ("subject", "direction", "peer", "protocol", "port", "port_prefix_len", "verdict"),
 }
+TIER_NAMES = {ADMIN: "admin", NORMAL: "normal", BASELINE: "baseline"}
+ACTION_NAMES = {ALLOW: "allow", DENY: "deny", PASS: "pass"}
 KEY_CELLS = {"ipcache": 1, "endpoints": 1, "subjects": 1, "policy": 6}
 
 
@@ -68,7 +70,18 @@ def cells(table: str, key: RowKey, value: RowValue) -> list[str]:
         case "endpoints":
             return [format_ip(key[0]), *map(str, value)]
         case "policy":
-            subject, direction, *rest = key
-            verdict = "allow" if value[0] == ALLOW else "deny"
-            return [str(subject), "ingress" if direction == INGRESS else "egress", *map(str, rest), verdict]
+            subject, direction, *rest, tier = key
+            return [str(subject), way_text(direction, tier), *map(str, rest), value_text(value[0])]
     return [str(number) for number in (*key, *value)]
+
+
+def way_text(direction: int, tier: int) -> str:
+    """`ingress`, `admin-ingress`"""
+    word = "ingress" if direction == INGRESS else "egress"
+    return word if tier == NORMAL else f"{TIER_NAMES.get(tier, str(tier))}-{word}"
+
+
+def value_text(value: int) -> str:
+    """`allow`, `deny@63937` with its precedence"""
+    name = ACTION_NAMES.get(action_of(value), str(value))
+    return f"{name}@{value >> 2}" if value >> 2 else name

@@ -1,8 +1,8 @@
 """The inner form of policy: rules over identity labels and prefixes, whatever kind of object they came from.
 
 A visitor would get wrong: `peers=None` is any peer at all, the world included, while `peers=()` is nobody; the same
-goes for `ports`. In NORMAL rules add up and deny wins, and `flags` isolate; in ADMIN and BASELINE the first rule that
-matches counts, by priority of the policies (0 first), then by its number, and `flags` are 0.
+goes for `ports`. In NORMAL rules add up and deny wins; in ADMIN and BASELINE the first rule that matches counts, by
+priority of the policies (0 first), then by its number, and what no rule matches goes on to the next tier.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,8 +14,10 @@ from kilim.model.cidr_group import groups_in
 from kilim.model.identity import Identity, membership_label
 from kilim.model.labels import NAMESPACE, label_map
 from kilim.model.selector import Selector
-from kilim.model.tables import NORMAL
+from kilim.model.tables import NORMAL, row_value
 
+LAST_PRIORITY = 1000
+_LAST_NUMBER = 63  # of a rule; the API allows 25 in a section
 _T = TypeVar("_T")
 
 
@@ -94,7 +96,8 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PolicyRules:
-    """What one policy object says. `flags`: the directions in which it isolates the subjects it selects."""
+    """What one policy object says. `flags`: the directions of its tier (`tier_flag`) in which it speaks of the subjects
+    that it selects, which in NORMAL isolates them."""
 
     kind: str
     namespace: str
@@ -107,6 +110,13 @@ class PolicyRules:
 
     def origin(self, rule: Rule) -> Origin:
         return Origin(self.kind, self.namespace, self.name, rule.number)
+
+    def row_value(self, rule: Rule) -> int:
+        """What the rows of a rule have as their value: of two rules the one with the greater comes first."""
+        if self.tier == NORMAL:
+            return rule.action
+        priority, number = min(max(self.priority, 0), LAST_PRIORITY), min(rule.number, _LAST_NUMBER)
+        return row_value(rule.action, (LAST_PRIORITY - priority) * (_LAST_NUMBER + 1) + _LAST_NUMBER - number + 1)
 
     def uses_port_names(self, direction: int) -> bool:
         return any(isinstance(p, PortName) for r in self.rules if r.direction == direction for p in r.ports or ())

@@ -4,7 +4,9 @@ Row by row:
   ipcache   (ip, prefix_len)  -> (identity, tunnel_endpoint)    0 = on this node or not tunnelled
   endpoints ip                -> (endpoint_id, identity)        endpoints of this node only
   subjects  identity          -> flags                          one row per identity of a local endpoint
-  policy    subject -> {(direction, peer, protocol, port, port_prefix_len): verdict}
+  policy    subject -> {(direction, peer, protocol, port, port_prefix_len, tier): value}
+A value is an action and, in tiers other than NORMAL, above it a precedence: of two rows that cover a packet the one
+with the greater value counts, in every tier.
 IPs are ints in host byte order. What is desired depends on the state alone (I4); local inputs are joined later (I13).
 """
 
@@ -17,15 +19,17 @@ from kilim.model.digest import Multiset, hash_bytes
 
 INGRESS = 0
 EGRESS = 1
+NORMAL = 0
+ADMIN = 1
+BASELINE = 2
+TIERS = (ADMIN, NORMAL, BASELINE)  # in the order in which they speak
 ENFORCE_INGRESS = 1
 ENFORCE_EGRESS = 2
-ADMIN = 0  # tiers, in the order in which they speak
-NORMAL = 1
-BASELINE = 2
+PASS = 0  # on to the next tier; no rule of NORMAL says it
 ALLOW = 1
 DENY = 2
-PASS = 3  # on to the next tier; never in NORMAL
 ANY_PROTOCOL = 0
+TOP_PRECEDENCE = 0xFFFF
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -37,12 +41,31 @@ class PolicyKey(NamedTuple):
     protocol: int  # IANA number; 0 = any (then port 0/0)
     port: int
     port_prefix_len: int  # 0..16
+    tier: int = NORMAL
 
 
 PolicyRows = dict[PolicyKey, int]
 IpcacheKey = tuple[int, int]
 IpcacheValue = tuple[int, int]
 EndpointValue = tuple[int, int]
+
+
+def tier_flag(tier: int, direction: int) -> int:
+    """Of a subject's flags: whether the tier speaks in that direction. Of NORMAL they are the ENFORCE_ ones."""
+    return 1 << (direction | tier << 1)
+
+
+def direction_flags(direction: int) -> int:
+    """Of all tiers."""
+    return sum(tier_flag(tier, direction) for tier in TIERS)
+
+
+def row_value(action: int, precedence: int) -> int:
+    return precedence << 2 | action
+
+
+def action_of(value: int) -> int:
+    return value & 3
 
 
 @dataclass(slots=True)
@@ -120,13 +143,13 @@ _PACKING = {
     "ipcache": struct.Struct(">IBII"),
     "endpoints": struct.Struct(">IHI"),
     "subjects": struct.Struct(">IB"),
-    "policy": struct.Struct(">IBIBHBB"),
+    "policy": struct.Struct(">IBIBHBBI"),
 }
 _ENTRY = {
     "ipcache": b"ipcache\0\0\0\x05",
     "endpoints": b"endpoints\0\0\0\x04",
     "subjects": b"subjects\0\0\0\x04",
-    "policy": b"policy\0\0\0\x0d",
+    "policy": b"policy\0\0\0\x0e",
 }
 ROW_BYTES = {table: packing.size for table, packing in _PACKING.items()}
 
@@ -134,7 +157,7 @@ ROW_BYTES = {table: packing.size for table, packing in _PACKING.items()}
 _pack_ipcache = struct.Struct(">11sIBII").pack
 _pack_endpoint = struct.Struct(">13sIHI").pack
 _pack_subject = struct.Struct(">12sIB").pack
-_pack_policy = struct.Struct(">10sIBIBHBB").pack
+_pack_policy = struct.Struct(">10sIBIBHBBI").pack
 
 
 def pack_rows(table: str, tables: Tables) -> bytes:

@@ -7,9 +7,11 @@ sender's and of the receiver's node are different tables; None stands for an end
 2. Egress at the sender's node, then ingress at the receiver's; the first that drops decides.
 3. The sender's identity is that of its endpoint (it travels in the VNI between nodes), else what the receiver's ipcache
    says; the receiver's is what the sender's ipcache says; an address without a row is the world.
-4. A subject without a row is closed. A direction that is not enforced passes.
-5. Of the rows for the peer the one with the longest match, and the same for any peer; one deny drops, one allow passes,
-   nothing drops.
+4. A subject without a row is closed.
+5. Tiers speak one after the other, as far as the subject's flags name them for the direction. Of the rows for the peer
+   the one with the longest match, and the same for any peer: the greater value counts.
+6. Allow and deny are final; pass, and no row, go on to the next tier. NORMAL is always final: no row drops there.
+7. What no tier has decided passes.
 """
 
 from dataclasses import dataclass
@@ -17,16 +19,18 @@ from dataclasses import dataclass
 from kilim.model.address import prefix_mask
 from kilim.model.identity import ANY_PEER, WORLD
 from kilim.model.tables import (
-    ALLOW,
     DENY,
     EGRESS,
-    ENFORCE_EGRESS,
-    ENFORCE_INGRESS,
     INGRESS,
+    NORMAL,
+    PASS,
+    TIERS,
     IpcacheKey,
     PolicyKey,
     PolicyRows,
     Tables,
+    action_of,
+    tier_flag,
 )
 
 # Names as in Hubble (flow.proto, DropReason 133 and 181); NO_SUBJECT is counted as a policy drop there.
@@ -94,33 +98,42 @@ def _judge(tables: Tables, subject: int, direction: int, peer: int, protocol: in
     flags = tables.subjects.get(subject)
     if flags is None:
         return NO_SUBJECT
-    if not flags & (ENFORCE_INGRESS if direction == INGRESS else ENFORCE_EGRESS):
-        return ALLOWED
-    return judge_rows(tables.policy.get(subject, {}), direction, peer, protocol, port)
+    return judge_rows(flags, tables.policy.get(subject, {}), direction, peer, protocol, port)
 
 
-def judge_rows(rows: PolicyRows, direction: int, peer: int, protocol: int, port: int) -> str:
-    """Of a subject with these rows, in a direction that is enforced."""
-    found = (
-        longest_match(rows, direction, peer, protocol, port),
-        longest_match(rows, direction, ANY_PEER, protocol, port),
-    )
-    if DENY in found:
-        return POLICY_DENY
-    return ALLOWED if ALLOW in found else POLICY_DENIED
+def judge_rows(flags: int, rows: PolicyRows, direction: int, peer: int, protocol: int, port: int) -> str:
+    """Of a subject with these flags and rows."""
+    return judge_tiers(flags, rows, direction, peer, protocol, port)[0]
 
 
-def longest_match(rows: PolicyRows, direction: int, peer: int, protocol: int, port: int) -> int | None:
-    """The verdict of the row with the longest port prefix of this protocol, else of any protocol."""
-    key = matching_key(rows, direction, peer, protocol, port)
-    return None if key is None else rows[key]
+def judge_tiers(
+    flags: int, rows: PolicyRows, direction: int, peer: int, protocol: int, port: int
+) -> tuple[str, list[tuple[PolicyKey, ...]]]:
+    """The reason, and tier by tier that had a row the rows that counted: all but the last passed the packet on."""
+    counted = []
+    for tier in TIERS:
+        if not flags & tier_flag(tier, direction):
+            continue
+        found = [matching_key(rows, direction, each, protocol, port, tier) for each in dict.fromkeys((peer, ANY_PEER))]
+        keys = [key for key in found if key is not None]
+        if keys:
+            value = max(rows[key] for key in keys)
+            counted.append(tuple(key for key in keys if rows[key] == value))
+            if action_of(value) != PASS:
+                return (POLICY_DENY if action_of(value) == DENY else ALLOWED), counted
+        elif tier == NORMAL:
+            return POLICY_DENIED, counted
+    return ALLOWED, counted
 
 
-def matching_key(rows: PolicyRows, direction: int, peer: int, protocol: int, port: int) -> PolicyKey | None:
+def matching_key(
+    rows: PolicyRows, direction: int, peer: int, protocol: int, port: int, tier: int = NORMAL
+) -> PolicyKey | None:
+    """The row with the longest port prefix of this protocol, else of any protocol."""
     for prefix_len in range(16, -1, -1):
         masked = port & (0xFFFF << (16 - prefix_len)) & 0xFFFF
-        key = PolicyKey(direction, peer, protocol, masked, prefix_len)
+        key = PolicyKey(direction, peer, protocol, masked, prefix_len, tier)
         if key in rows:
             return key
-    key = PolicyKey(direction, peer, 0, 0, 0)
+    key = PolicyKey(direction, peer, 0, 0, 0, tier)
     return key if key in rows else None

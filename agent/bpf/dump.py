@@ -7,11 +7,9 @@ from kilim.agent.bpf import rows
 from kilim.agent.bpf.layout import TICK_SHIFT
 from kilim.agent.bpf.maps import Map, Maps
 from kilim.model.address import format_ip
+from kilim.model.rows import value_text, way_text
 
 Dump = tuple[list[str], list[list[str]]]
-
-_VERDICTS = {1: "allow", 2: "deny"}
-_DIRECTIONS = {0: "ingress", 1: "egress"}
 
 
 def dump_table(maps: Maps, table: str, raw: bool) -> Dump:
@@ -57,12 +55,12 @@ def _dump_policy(maps: Maps, raw: bool) -> Dump:
     """Logical: only rows of the table that the subject points at."""
     present = {identity: row[0] for (identity,), row in _sorted_rows(maps["subjects"])}
     listed: list[list[str]] = []
-    for key, (verdict, _) in _sorted_rows(maps["policy"]):
-        prefix_len, table, subject, peer, direction, protocol, port = key
+    for key, (value,) in _sorted_rows(maps["policy"]):
+        prefix_len, table, subject, peer, way, protocol, port = key
         if not raw and present.get(subject) != table:
             continue
         ports = max(prefix_len - rows.PROTOCOL_BITS, 0)
-        row = _cells([subject, _DIRECTIONS[direction], peer, protocol, port, ports, _VERDICTS.get(verdict, verdict)])
+        row = _cells([subject, way_text(way & 1, way >> 1), peer, protocol, port, ports, value_text(value)])
         listed.append([str(table), *row] if raw else row)
     columns = ["subject", "direction", "peer", "protocol", "port", "port_prefix_len", "verdict"]
     return ["table", *columns] if raw else columns, listed

@@ -30,12 +30,12 @@ POLICY_KEY = np.dtype(
         ("table", "=u4"),
         ("subject", "=u4"),
         ("peer", "=u4"),
-        ("direction", "u1"),
+        ("way", "u1"),
         ("protocol", "u1"),
         ("port", ">u2"),
     ]
 )
-POLICY_VALUE = np.dtype([("verdict", "u1"), ("pad", "u1", 3)])
+POLICY_VALUE = np.dtype([("value", "=u4")])
 CT_KEY = np.dtype(
     [
         ("ip_lo", ">u4"),

@@ -1,10 +1,10 @@
 """How a subject's rows are brought from old to new so that each packet sees either all old or all new ones. Pure.
 
-A packet looks up the rows of one peer and those of any peer, one after the other. So a change in place is safe iff, in
-a direction, it
+A packet looks up the rows of one peer and those of any peer, one after the other, and so tier by tier. So a change in
+place is safe iff, in a direction, it
 
 1. adds or removes all rows of a peer, never some: a change within a peer's rows shows half of it, and
-2. touches peers only, or any-peer only: both together would be seen one without the other, and
+2. touches peers only, or any-peer only, of one tier only: both together would be seen one without the other, and
 3. leaves the subject's flags: rows that go with the enforcement, or come with it, are otherwise missed or met too early
    (the driver sees to this one, as it alone knows the flags).
 
@@ -17,7 +17,16 @@ The revision rises, so that established connections are judged again, unless onl
 
 from typing import NamedTuple
 
-from kilim.model.tables import ALLOW, PolicyKey, PolicyRows
+from kilim.model.identity import ANY_PEER
+from kilim.model.tables import ALLOW, EGRESS, INGRESS, PolicyKey, PolicyRows, action_of
+
+
+class _Place(NamedTuple):
+    """Rows that one look-up chooses among."""
+
+    direction: int
+    tier: int
+    peer: int
 
 
 class PolicyPlan(NamedTuple):
@@ -28,11 +37,11 @@ class PolicyPlan(NamedTuple):
 
 
 def plan_policy(old: PolicyRows, new: PolicyRows) -> PolicyPlan:
-    added = {key: verdict for key, verdict in new.items() if old.get(key) != verdict}
+    added = {key: value for key, value in new.items() if old.get(key) != value}
     removed = [key for key in old if key not in new]
     if not _fits_in_place(old, new, added, removed):
         return PolicyPlan(True, longest_first(new), [], True)
-    revise = bool(removed) or any(verdict != ALLOW for verdict in added.values())
+    revise = bool(removed) or any(action_of(value) != ALLOW for value in added.values())
     return PolicyPlan(False, longest_first(added), sorted(removed, key=_specificity), revise)
 
 
@@ -45,15 +54,16 @@ def _specificity(key: PolicyKey) -> tuple[bool, int]:
 
 
 def _fits_in_place(old: PolicyRows, new: PolicyRows, added: PolicyRows, removed: list[PolicyKey]) -> bool:
-    grown = {(key.direction, key.peer) for key in added}
-    shrunk = {(key.direction, key.peer) for key in removed}
-    if any((key.direction, key.peer) in grown for key in old):
+    grown, shrunk = {_place(key) for key in added}, {_place(key) for key in removed}
+    if any(_place(key) in grown for key in old) or any(_place(key) in shrunk for key in new):
         return False
-    if any((key.direction, key.peer) in shrunk for key in new):
-        return False
-    changed = grown | shrunk
-    return all((direction, 0) not in changed or _alone(changed, direction) for direction in (0, 1))
+    return all(_fits_direction([each for each in grown | shrunk if each.direction == way]) for way in (INGRESS, EGRESS))
 
 
-def _alone(changed: set[tuple[int, int]], direction: int) -> bool:
-    return sum(1 for each, _ in changed if each == direction) == 1
+def _fits_direction(changed: list[_Place]) -> bool:
+    any_peer = any(each.peer == ANY_PEER for each in changed)
+    return len({each.tier for each in changed}) <= 1 and not (any_peer and len(changed) > 1)
+
+
+def _place(key: PolicyKey) -> _Place:
+    return _Place(key.direction, key.tier, key.peer)

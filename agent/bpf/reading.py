@@ -29,7 +29,8 @@ _POLICY = np.dtype(
         ("protocol", "u1"),
         ("port", ">u2"),
         ("port_prefix_len", "u1"),
-        ("verdict", "u1"),
+        ("tier", "u1"),
+        ("value", ">u4"),
     ]
 )
 
@@ -132,7 +133,7 @@ def _pack_endpoints(keys: Rows, values: Rows) -> bytes:
 
 def _pack_subjects(keys: Rows, values: Rows) -> bytes:
     packed = np.empty(len(keys), _SUBJECT)
-    packed["identity"], packed["flags"] = keys["identity"], np.minimum(values["flags"], 255)  # we write 0..3
+    packed["identity"], packed["flags"] = keys["identity"], np.minimum(values["flags"], 255)  # we write 0..63
     return packed.tobytes()
 
 
@@ -141,10 +142,11 @@ def _pack_policy(keys: Rows, values: Rows, identities: Rows, subjects: Rows) -> 
     present = _present(keys, identities, subjects)
     keys, values = keys[present], values[present]
     packed = np.empty(len(keys), _POLICY)
-    for name in ("subject", "direction", "peer", "protocol", "port"):
+    for name in ("subject", "peer", "protocol", "port"):
         packed[name] = keys[name]
+    packed["direction"], packed["tier"] = keys["way"] & 1, keys["way"] >> 1
     packed["port_prefix_len"] = np.maximum(keys["prefix_len"].astype(np.int64) - rows.PROTOCOL_BITS, 0)
-    packed["verdict"] = values["verdict"]
+    packed["value"] = values["value"]
     return packed.tobytes()
 
 

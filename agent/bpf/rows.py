@@ -11,7 +11,7 @@ from kilim.agent.bpf.maps import Rows
 from kilim.model.mac import node_mac, pod_mac
 from kilim.model.tables import IpcacheKey, IpcacheValue, PolicyKey, PolicyRows
 
-# The part of a policy key that always matches exactly (table, subject, peer, direction), and that plus the protocol.
+# The part of a policy key that always matches exactly (table, subject, peer, way), and that plus the protocol.
 EXACT_BITS = 104
 PROTOCOL_BITS = 112
 
@@ -71,24 +71,25 @@ def subject_values(values: Iterable[tuple[int, int, int]]) -> Rows:
 
 
 def policy_keys(table: int, subject: int, keys: Collection[PolicyKey]) -> Rows:
-    columns = _columns(keys, 5)
+    columns = _columns(keys, 6)
     rows = np.zeros(len(columns), layout.POLICY_KEY)
-    direction, peer, protocol, port, port_prefix_len = columns.T
+    direction, peer, protocol, port, port_prefix_len, tier = columns.T
     rows["table"], rows["subject"] = table, subject
-    rows["direction"], rows["peer"], rows["protocol"], rows["port"] = direction, peer, protocol, port
+    rows["way"], rows["peer"], rows["protocol"], rows["port"] = direction | tier << 1, peer, protocol, port
     rows["prefix_len"] = np.where(protocol == 0, EXACT_BITS, PROTOCOL_BITS + port_prefix_len)
     return rows
 
 
-def policy_values(verdicts: Collection[int]) -> Rows:
-    rows = np.zeros(len(verdicts), layout.POLICY_VALUE)
-    rows["verdict"] = np.fromiter(verdicts, np.uint8, len(verdicts))
+def policy_values(values: Collection[int]) -> Rows:
+    rows = np.zeros(len(values), layout.POLICY_VALUE)
+    rows["value"] = np.fromiter(values, np.uint32, len(values))
     return rows
 
 
 def decode_policy(keys: Rows, values: Rows) -> PolicyRows:
     """The rows of one subject and table."""
     port_prefix_lens = np.maximum(keys["prefix_len"].astype(np.int64) - PROTOCOL_BITS, 0)
-    columns = (keys["direction"], keys["peer"], keys["protocol"], keys["port"], port_prefix_lens)
+    way = keys["way"]
+    columns = (way & 1, keys["peer"], keys["protocol"], keys["port"], port_prefix_lens, way >> 1)
     policy_rows = zip(*(column.tolist() for column in columns), strict=True)
-    return dict(zip((PolicyKey(*row) for row in policy_rows), values["verdict"].tolist(), strict=True))
+    return dict(zip((PolicyKey(*row) for row in policy_rows), values["value"].tolist(), strict=True))

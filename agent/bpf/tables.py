@@ -171,8 +171,8 @@ class KernelTables:
             kernel.table_of[subject] = kernel.stamp = stamp
         table = kernel.table_of[subject]
         keys = [key for key, _ in plan.add]
-        verdicts = [verdict for _, verdict in plan.add]
-        self._maps["policy"].update(rows.policy_keys(table, subject, keys), rows.policy_values(verdicts))
+        values = [value for _, value in plan.add]
+        self._maps["policy"].update(rows.policy_keys(table, subject, keys), rows.policy_values(values))
         self._maps["policy"].delete(rows.policy_keys(table, subject, plan.remove))
 
     def _write_subjects(self, delta: TablesDelta, stamp: int, revised: set[int]) -> None:

@@ -8,11 +8,19 @@
 
 #include "packet.h"
 
-#define PEER_ANY     0
-#define VERDICT_DENY 2
+#define PEER_ANY 0
 
-#define SUBJECT_INGRESS_ENFORCED 1
-#define SUBJECT_EGRESS_ENFORCED	 2
+/* Tiers, and what a row of one says; PASS goes on to the next tier. */
+#define TIER_NORMAL   0
+#define TIER_ADMIN    1
+#define TIER_BASELINE 2
+
+#define ACTION_MASK  3
+#define ACTION_PASS  0
+#define ACTION_ALLOW 1
+#define ACTION_DENY  2
+
+#define UNDECIDED 1 /* neither 0, allowed, nor a drop reason */
 
 struct subject_key {
 	__u32 identity;
@@ -21,7 +29,7 @@ struct subject_key {
 struct subject_value {
 	__u32 table;	/* where in `policy` its rows are */
 	__u32 revision; /* raised at every change that could take a verdict back */
-	__u32 flags;	/* SUBJECT_* */
+	__u32 flags;	/* bit by direction | tier << 1: the tier speaks there; of TIER_NORMAL: it is enforced */
 };
 
 /* key: identity of an endpoint of this node. value: how its policy is found.
@@ -34,21 +42,21 @@ struct {
 	__type(value, struct subject_value);
 } subjects SEC(".maps");
 
-/* Most significant first, as the trie compares: 104 bits are always exact (up to the direction), then 8 bits of
- * protocol unless the row is for any, then 0..16 bits of the port. */
+/* Most significant first, as the trie compares: 104 bits are always exact (up to the way), then 8 bits of protocol
+ * unless the row is for any, then 0..16 bits of the port. */
 struct policy_key {
 	__u32 prefix_len;
 	__u32 table;
 	__u32 subject;
 	__u32 peer; /* PEER_ANY: whoever */
-	__u8 direction;
+	__u8 way;    /* direction | tier << 1 */
 	__u8 protocol;
 	__be16 port; /* for ICMP the type */
 };
 
+/* Never 0. Of two rows that a packet matches the one with the greater value counts. */
 struct policy_value {
-	__u8 verdict; /* 1 allow, 2 deny */
-	__u8 pad[3];
+	__u32 value; /* ACTION_*, above it the precedence */
 };
 
 /* key, value: above. written by: the agent. read by: judge_side for new connections and after a change of revision.
@@ -71,39 +79,61 @@ struct side {
 };
 
 /* 0: no row. */
-static __always_inline __u8 find_verdict(const struct policy_key *key)
+static __always_inline __u32 find_row(const struct policy_key *key)
 {
 	const struct policy_value *found = bpf_map_lookup_elem(&policy, key);
 
-	return found ? found->verdict : 0;
+	return found ? found->value : 0;
 }
 
 /*
- * 1. The direction is not enforced: allowed.
- * 2. The longest match for this peer and the longest match for any peer are both looked up; one that denies: denied.
- * 3. One of them allows: allowed.
- * 4. Nothing found: denied.
+ * The longest match for this peer and the longest match for any peer are both looked up; the greater value counts.
+ * Returns 0 (allowed), a drop reason, or UNDECIDED: the next tier speaks.
  */
-static __noinline int judge_side(const struct side *side, __u8 protocol, __be16 port)
+static __always_inline int judge_tier(const struct side *side, __u8 tier, __u8 protocol, __be16 port)
 {
-	__u32 enforced = side->direction == EGRESS ? SUBJECT_EGRESS_ENFORCED : SUBJECT_INGRESS_ENFORCED;
+	__u8 way = side->direction | tier << 1;
 	struct policy_key key = {
 		.prefix_len = 128,
 		.table = side->row.table,
 		.subject = side->subject,
 		.peer = side->peer,
-		.direction = side->direction,
+		.way = way,
 		.protocol = protocol,
 		.port = port,
 	};
-	__u8 by_peer, by_any;
+	__u32 value, by_any;
 
-	if (!(side->row.flags & enforced))
-		return 0;
-	by_peer = find_verdict(&key);
+	if (!(side->row.flags >> way & 1))
+		return UNDECIDED;
+	value = find_row(&key);
 	key.peer = PEER_ANY;
-	by_any = find_verdict(&key);
-	if (by_peer == VERDICT_DENY || by_any == VERDICT_DENY)
-		return DROP_POLICY_DENY;
-	return by_peer || by_any ? 0 : DROP_POLICY_DENIED;
+	by_any = find_row(&key);
+	if (by_any > value)
+		value = by_any;
+	if (!value)
+		return tier == TIER_NORMAL ? DROP_POLICY_DENIED : UNDECIDED;
+	if ((value & ACTION_MASK) == ACTION_PASS)
+		return UNDECIDED;
+	return (value & ACTION_MASK) == ACTION_DENY ? DROP_POLICY_DENY : 0;
+}
+
+/*
+ * 1. The admin tier, the normal one and the baseline speak in this order; the first that decides is final.
+ * 2. The normal tier always decides where it is enforced: nothing found, denied.
+ * 3. None has decided: allowed.
+ * Global, so that the verifier goes through it once, whatever the callers know.
+ */
+__noinline int judge_side(const struct side *side, __u8 protocol, __be16 port)
+{
+	int verdict;
+
+	if (!side)
+		return DROP_NO_POLICY;
+	verdict = judge_tier(side, TIER_ADMIN, protocol, port);
+	if (verdict == UNDECIDED)
+		verdict = judge_tier(side, TIER_NORMAL, protocol, port);
+	if (verdict == UNDECIDED)
+		verdict = judge_tier(side, TIER_BASELINE, protocol, port);
+	return verdict == UNDECIDED ? 0 : verdict;
 }

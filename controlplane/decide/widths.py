@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kilim.model.nouns import NamedPort
 from kilim.model.rules import Peer, PolicyRules, PortName, PortRange, Rule, port_prefixes
-from kilim.model.tables import EGRESS
+from kilim.model.tables import EGRESS, INGRESS, NORMAL, tier_flag
 
 
 class Weight(NamedTuple):
@@ -40,7 +40,8 @@ class PortWidths:
         return changed
 
     def weigh(self, rules: PolicyRules) -> Weight:
-        fixed = 0
+        isolated = {each for each in (INGRESS, EGRESS) if rules.flags & tier_flag(NORMAL, each)}
+        fixed = len({rule.direction for rule in rules.rules} - isolated)  # rows that pass on what no rule speaks of
         of_peers: dict[Peer | None, int] = {}
         for rule in rules.rules:
             by_number, by_name = self._widths(rule)

@@ -125,7 +125,7 @@ CHANGES = {
     ),
     "subject's flags": (set_value("subjects", "flags", 0x101, identity=300), ["subjects 300: found 257, wanted 1"]),
     "policy verdict": (
-        set_value("policy", "verdict", 2, peer=301),
+        set_value("policy", "value", 2, peer=301),
         ["policy 300 ingress 301 6 80 16: found deny, wanted allow"],
     ),
     "policy row gone": (

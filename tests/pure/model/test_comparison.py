@@ -24,7 +24,7 @@ from kilim.model.nouns import (
 )
 from kilim.model.resolve import without_covered
 from kilim.model.state import State
-from kilim.model.tables import ALLOW, DENY, INGRESS, PolicyKey, PolicyRows
+from kilim.model.tables import ALLOW, DENY, ENFORCE_INGRESS, INGRESS, PolicyKey, PolicyRows
 from kilim.model.verdict import ALLOWED, judge_rows, verdict
 from tests.pure.model.histories import LABELS, specs
 
@@ -170,9 +170,9 @@ SAMPLES = [(p, n) for p in (6, 17, 132) for n in (*range(10), 65535)] + [(1, 0)]
 @given(_rows, _rows)
 def test_sets_of_ports(one: PolicyRows, other: PolicyRows) -> None:
     rows = [without_covered(one), without_covered(other)]
-    sets = [allowed_by(each, INGRESS, 5) for each in rows]
+    sets = [allowed_by(ENFORCE_INGRESS, each, INGRESS, 5) for each in rows]
     for protocol, port in SAMPLES:
-        first, second = (judge_rows(each, INGRESS, 5, protocol, port) == ALLOWED for each in rows)
+        first, second = (judge_rows(ENFORCE_INGRESS, each, INGRESS, 5, protocol, port) == ALLOWED for each in rows)
         assert contains(sets[0], protocol, port) == first
         assert contains(both(*sets), protocol, port) == (first and second)
         assert contains(without(*sets), protocol, port) == (first and not second)

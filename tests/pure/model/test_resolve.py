@@ -1,5 +1,7 @@
 """Resolution and verdicts: the rows a subject gets, why, and what the datapath would make of them."""
 
+from itertools import product
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,8 +10,8 @@ from kilim.model.desired import desired_tables
 from kilim.model.identity import HOST, REMOTE_NODE, WORLD
 from kilim.model.nouns import Endpoint, NamedPort, endpoint_to_pb
 from kilim.model.resolve import resolve, without_covered
-from kilim.model.tables import ALLOW, DENY, EGRESS, INGRESS, PolicyKey, PolicyRows, Tables
-from kilim.model.verdict import Verdict, longest_match, verdict
+from kilim.model.tables import ALLOW, DENY, EGRESS, INGRESS, PASS, TIERS, PolicyKey, PolicyRows, Tables, row_value
+from kilim.model.verdict import Verdict, matching_key, verdict
 from kilim.v1 import events_pb2 as pb
 from tests.pure.model.cluster import Cluster
 
@@ -146,25 +148,38 @@ _l4s = st.one_of(
     ),
     st.sampled_from(((TCP, 0, 0), (UDP, 0, 0))),
 )
-_keys = st.builds(lambda d, p, l4: PolicyKey(d, p, *l4), st.sampled_from((0, 1)), st.sampled_from((0, 5, 6)), _l4s)
+_values = st.sampled_from(
+    (ALLOW, DENY, row_value(PASS, 7), row_value(ALLOW, 7), row_value(DENY, 8), row_value(ALLOW, 9))
+)
+_keys = st.builds(
+    lambda d, p, l4, tier: PolicyKey(d, p, *l4, tier),
+    st.sampled_from((0, 1)),
+    st.sampled_from((0, 5, 6)),
+    _l4s,
+    st.sampled_from(TIERS),
+)
 
 
-@given(st.dictionaries(_keys, st.sampled_from((ALLOW, DENY)), max_size=14))
-def test_dropping_covered_rows_makes_deny_win_and_changes_nothing_else(wanted: PolicyRows) -> None:
+def _greatest(rows: PolicyRows, tier: int, direction: int, peer: int, protocol: int, port: int) -> int | None:
+    """Of all rows that cover a packet, however long they match."""
+    return max(
+        (
+            value
+            for key, value in rows.items()
+            if (key.direction, key.tier) == (direction, tier)
+            and key.peer in (0, peer)
+            and key.protocol in (0, protocol)
+            and port >> (16 - key.port_prefix_len) == key.port >> (16 - key.port_prefix_len)
+        ),
+        default=None,
+    )
+
+
+@given(st.dictionaries(_keys, _values, max_size=14))
+def test_after_dropping_covered_rows_the_longest_match_is_the_greatest(wanted: PolicyRows) -> None:
     rows = without_covered(wanted)
-    for direction in (0, 1):
-        for peer in (5, 6, 7):
-            for protocol, port in [(p, n) for p in (TCP, UDP) for n in range(9)] + [(ICMP, 0)]:
-                matching = {
-                    verdict
-                    for key, verdict in wanted.items()
-                    if key.direction == direction
-                    and key.peer in (0, peer)
-                    and key.protocol in (0, protocol)
-                    and port >> (16 - key.port_prefix_len) == key.port >> (16 - key.port_prefix_len)
-                }
-                found = {longest_match(rows, direction, each, protocol, port) for each in (peer, 0)}
-                assert (DENY in found, ALLOW in found and DENY not in found) == (
-                    DENY in matching,
-                    matching == {ALLOW},
-                )
+    packets = [(p, n) for p in (TCP, UDP) for n in range(9)] + [(ICMP, 0)]
+    for tier, direction, peer, (protocol, port) in product(TIERS, (0, 1), (5, 6, 7), packets):
+        found = [matching_key(rows, direction, each, protocol, port, tier) for each in (peer, 0)]
+        longest = max((rows[key] for key in found if key is not None), default=None)
+        assert longest == _greatest(wanted, tier, direction, peer, protocol, port)
