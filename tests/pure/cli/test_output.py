@@ -135,7 +135,8 @@ def test_a_cilium_policy_in_words_and_in_a_table() -> None:
         "    To entity: <nobody>",
     ]
     assert describe_object(item)[4:] == words * 2
-    shown = {each.header: each.cell(item) for each in columns(BY_NAME["CiliumNetworkPolicy"], wide=True, with_namespace=True)}
+    kind = BY_NAME["CiliumNetworkPolicy"]
+    shown = {each.header: each.cell(item) for each in columns(kind, wide=True, with_namespace=True)}
     assert shown["ENDPOINT-SELECTOR"] == "app=db; app=db"
     assert shown["DEFAULT-DENY"] == ["Ingress"]
     assert (shown["INGRESS RULES"], shown["INGRESS DENY"], shown["EGRESS DENY"]) == (6, 0, 4)
