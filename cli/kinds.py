@@ -20,6 +20,12 @@ class Kind:
 
 KINDS = (
     Kind("NetworkPolicy", "networking.k8s.io", True, ("networkpolicies", "networkpolicy", "netpol", "policy")),
+    Kind(
+        "ClusterNetworkPolicy",
+        "policy.networking.k8s.io",
+        False,
+        ("clusternetworkpolicies", "clusternetworkpolicy", "clusternetpol"),
+    ),
     Kind("CiliumNetworkPolicy", "cilium.io", True, ("ciliumnetworkpolicies", "ciliumnetworkpolicy", "cnp", "ciliumnp")),
     Kind(
         "CiliumClusterwideNetworkPolicy",

@@ -12,6 +12,7 @@ from functools import lru_cache
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import CIDR_GROUP, group_of
 from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE, compile_cilium_policy
+from kilim.model.cluster_network_policy import CLUSTER_NETWORK_POLICY, compile_cluster_network_policy
 from kilim.model.labels import NAMESPACE
 from kilim.model.network_policy import compile_network_policy, in_namespace
 from kilim.model.nouns import Policy, decode_policy
@@ -22,6 +23,7 @@ from kilim.model.tables import ENFORCE_EGRESS, ENFORCE_INGRESS
 
 _COMPILERS: dict[str, Callable[[Policy, Mapping[str, object]], tuple[PolicyRules, ...]]] = {
     "NetworkPolicy": compile_network_policy,
+    CLUSTER_NETWORK_POLICY: compile_cluster_network_policy,
     CILIUM_NETWORK_POLICY: compile_cilium_policy,
     CLUSTERWIDE: compile_cilium_policy,
     CIDR_GROUP: lambda policy, manifest: (),  # no rules: what it says is in labels of identities

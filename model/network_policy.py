@@ -139,25 +139,25 @@ def _parse_ip_block(value: object, path: str) -> IpBlock:
     text = read_text(fields.get("cidr"), cidr_path)
     if not text:
         raise Invalid(cidr_path, "Required value")
-    block = _parse_network(text, cidr_path)
+    block = parse_network(text, cidr_path)
     excepts = []
     for number, each in enumerate(read_list(fields.get("except"), except_path)):
         each_path = f"{except_path}[{number}]"
         each_text = read_text(each, each_path)
-        inner = _parse_network(each_text, each_path)
+        inner = parse_network(each_text, each_path)
         if inner == block or inner.version != block.version or not inner.subnet_of(block):  # type: ignore[arg-type]
             raise invalid_value(each_path, each_text, "must be a strict subset of `cidr`")
-        excepts.append(_ipv4(inner))
-    return IpBlock(_ipv4(block), tuple(sorted({cidr for cidr in excepts if cidr is not None})))
+        excepts.append(ipv4(inner))
+    return IpBlock(ipv4(block), tuple(sorted({cidr for cidr in excepts if cidr is not None})))
 
 
-def _ipv4(network: Network) -> Cidr | None:
+def ipv4(network: Network) -> Cidr | None:
     if isinstance(network, ipaddress.IPv6Network):
         return None
     return Cidr(int(network.network_address), network.prefixlen)
 
 
-def _parse_network(text: str, path: str) -> Network:
+def parse_network(text: str, path: str) -> Network:
     """Host bits are cleared as the API server does; a zone, a netmask or a bare address is refused."""
     try:
         if ":" not in text:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from kilim.model.cidr_group import CIDR_GROUP, parse_cidr_group_spec
 from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE, parse_cilium_specs
+from kilim.model.cluster_network_policy import CLUSTER_NETWORK_POLICY, parse_cluster_network_policy_spec
 from kilim.model.fields import Object, read_any_object, read_object, read_text, read_text_map
 from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE_NAME_LABEL, sorted_pairs
@@ -74,6 +75,11 @@ def _network_policy(metadata: _Metadata, fields: Object, manifest_json: str) -> 
     return Policy(NETWORK_POLICY, metadata.namespace, metadata.name, manifest_json)
 
 
+def _cluster_network_policy(metadata: _Metadata, fields: Object, manifest_json: str) -> Policy:
+    parse_cluster_network_policy_spec(fields.get("spec"))
+    return Policy(CLUSTER_NETWORK_POLICY, "", metadata.name, manifest_json)
+
+
 def _cilium_policy(kind: str) -> Callable[[_Metadata, Object, str], Policy]:
     def noun(metadata: _Metadata, fields: Object, manifest_json: str) -> Policy:
         parse_cilium_specs(fields, metadata.namespace)
@@ -99,6 +105,9 @@ def _pod(metadata: _Metadata, fields: Object, _: str) -> Pod:
 
 KINDS = {
     "NetworkPolicy": _Kind(("networking.k8s.io/v1",), True, check_dns_subdomain, _network_policy),
+    CLUSTER_NETWORK_POLICY: _Kind(
+        ("policy.networking.k8s.io/v1alpha2",), False, check_dns_subdomain, _cluster_network_policy
+    ),
     "Namespace": _Kind(("v1",), False, check_dns_label, _namespace),
     "Pod": _Kind(("v1",), True, check_dns_subdomain, _pod),
     **{

@@ -24,9 +24,10 @@ from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import CIDR_GROUP
 from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE
+from kilim.model.cluster_network_policy import CLUSTER_NETWORK_POLICY
 from kilim.model.nouns import Namespace, Pod, Policy
 
-POLICY_KINDS = ("NetworkPolicy", CILIUM_NETWORK_POLICY, CLUSTERWIDE)
+POLICY_KINDS = ("NetworkPolicy", CLUSTER_NETWORK_POLICY, CILIUM_NETWORK_POLICY, CLUSTERWIDE)
 DELETABLE_KINDS = (*POLICY_KINDS, CIDR_GROUP, "Namespace", "Pod", "Node")
 
 
