@@ -13,8 +13,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from kilim.kvstore.embedded import EmbeddedEtcd
+from kilim.model.state import State
 from kilim.v1 import controlplane_pb2 as api
-from tests.contract.controlplane.harness import PATIENCE_S, Running, namespace, replica
+from tests.contract.controlplane.harness import PATIENCE_S, Follower, Running, namespace, policy, replica
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -180,6 +181,33 @@ async def test_settings_and_expiry_of_identities(etcd: EmbeddedEtcd, cluster: st
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await r.cluster.ChangeSetting(api.ChangeSettingRequest(name="colour", value="red"))
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_labels_of_a_prefix_that_no_policy_names_go_in_the_end(
+    etcd: EmbeddedEtcd, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kilim.controlplane.decide.membership.AT_ONCE", 2)
+    async with replica(etcd.endpoints, cluster, expiry_every_s=0.05) as r:
+        await r.register_node("node1", "192.0.2.1")
+        for number in range(3, 9):
+            await r.register_endpoint("node1", f"p{number}", f"10.244.0.{number}", number)
+        follower = Follower(State())
+
+        async def memberships() -> list[tuple[str, ...]]:
+            """Labels of prefixes that the identities of endpoints have, as of now."""
+            await follower.follow(r, (await r.status()).seq)
+            identities = (follower.state.identities[each.identity] for each in follower.state.endpoints.values())
+            return [tuple(label for label in each.labels if label.startswith("cidr:")) for each in identities]
+
+        await r.apply(policy("block", "10.244.0.0/24"))
+        assert await memberships() == [("cidr:10.244.0.0/24",)] * 6
+        ref = api.ResourceRef(kind="NetworkPolicy", namespace="shop", name="block")
+        await r.resources.Delete(api.DeleteRequest(refs=[ref], actor="test"))
+        assert await memberships() == [("cidr:10.244.0.0/24",)] * 6
+        await r.cluster.ChangeSetting(api.ChangeSettingRequest(name="identity-release-grace-s", value="0"))
+        async with asyncio.timeout(PATIENCE_S):
+            while await memberships() != [()] * 6 or len(follower.state.identities) > 1:  # noqa: ASYNC110  # no event
+                await asyncio.sleep(0.02)
 
 
 async def test_health_and_reflection(etcd: EmbeddedEtcd, cluster: str) -> None:

@@ -9,8 +9,11 @@ from kilim.controlplane.decide.batch import Decided
 from kilim.controlplane.decide.command import ChangeSetting, Command, WithdrawMemberships
 from kilim.controlplane.decide.membership import unneeded_prefixes
 from kilim.controlplane.decide.refusal import Code
-from kilim.model.address import parse_cidr
+from kilim.model.address import parse_cidr, parse_ip
+from kilim.model.desired import desired_tables
 from kilim.model.nouns import NamedPort, Namespace, Pod
+from kilim.model.resource import parse_manifest
+from kilim.model.verdict import verdict
 from tests.pure.controlplane.worlds import World, apply, delete, endpoint, node, policy
 
 MODE = "policy-cidr-match-mode"
@@ -180,3 +183,22 @@ def test_endpoints_of_one_identity_offer_the_same_named_ports(world: World) -> N
     world.do(apply(Pod("shop", "b", (("app", "web"),), "", ())))
     assert "kilim:named-ports=" in world.state.identities[identity("b")].labels
     assert len({identity(name) for name in "abc"}) == 3
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_a_named_port_is_each_pods_own(world: World, direction: str) -> None:
+    """Of two pods with the same labels, one has http at 80, the other at 8080."""
+    for name, ports in (("a", HTTP), ("c", OTHER)):
+        world.do(apply(Pod("shop", name, (("app", "web"),), "", ports)))
+    spec = {"podSelector": {}, "policyTypes": [direction.title()], direction: [{"ports": [{"port": "http"}]}]}
+    metadata = {"name": "named", "namespace": "shop"}
+    manifest = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
+    world.do(apply(parse_manifest(manifest).noun))
+    tables = {name: desired_tables(world.state, name) for name in ("node1", "node2")}
+    allowed = set()
+    for target, home in (("10.244.0.3", "node1"), ("10.244.1.3", "node2")):
+        for port in (80, 8080):
+            ips = parse_ip("10.244.0.4"), parse_ip(target)
+            if verdict(tables["node1"], tables[home], *ips, 6, port).allowed:
+                allowed.add((target, port))
+    assert allowed == {("10.244.0.3", 80), ("10.244.1.3", 8080)}
