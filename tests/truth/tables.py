@@ -1,0 +1,79 @@
+"""From the short form of tests/data/truth to scenarios with expectations."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.oracle.scenarios import with_expectations
+from tests.truth.cluster import all_probes, cluster, pod_object
+
+Value = dict[str, Any]
+
+FOLDER = Path(__file__).resolve().parents[1] / "data/truth"
+KINDS = {
+    "knp": ("networking.k8s.io/v1", "NetworkPolicy"),
+    "cnp": ("cilium.io/v2", "CiliumNetworkPolicy"),
+    "specs": ("cilium.io/v2", "CiliumNetworkPolicy"),
+    "ccnp": ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"),
+    "group": ("cilium.io/v2", "CiliumCIDRGroup"),
+    "admin": ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+    "baseline": ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+}
+
+
+def truth_tables() -> Iterator[tuple[str, Value]]:
+    """(name, scenario) of every entry, in the order of the files."""
+    for file in sorted(FOLDER.glob("*.yaml")):
+        for entry in yaml.safe_load(file.read_text()):
+            yield entry["is"], with_expectations({**cluster(), "steps": list(_steps(entry))})
+
+
+def kinds_of(scenario: Value) -> set[str]:
+    return {manifest["kind"] for step in scenario["steps"] for manifest in step["apply"]}
+
+
+def _steps(entry: Value) -> Iterator[Value]:
+    first = list(_objects(entry))
+    yield {"apply": first, "probes": all_probes()}
+    for change in entry.get("then", ()):
+        if change.get("delete"):
+            yield {"apply": [], "delete": first, "probes": all_probes()}
+        else:
+            relabelled = [_relabelled(name, labels) for name, labels in change.get("relabel", {}).items()]
+            yield {"apply": [*_objects(change), *relabelled], "probes": all_probes()}
+
+
+def _objects(entry: Value) -> Iterator[Value]:
+    for key, specs in entry.items():
+        form, _, namespace = key.partition("@")
+        if form == "specs":
+            yield _object(form, "p0", "x", {"specs": specs})
+        elif form in KINDS:
+            for number, spec in enumerate(specs):
+                name = "g" if form == "group" else f"{form}{number}"
+                yield _object(form, name, namespace or "x", {"spec": _spec(form, number, spec)})
+
+
+def _spec(form: str, number: int, spec: Any) -> Any:
+    match form:
+        case "group":
+            return {"externalCIDRs": spec}
+        case "admin" | "baseline":
+            return {"tier": form.capitalize(), "priority": 10 * number, **spec}
+    return spec
+
+
+def _object(form: str, name: str, namespace: str, body: Value) -> Value:
+    api_version, kind = KINDS[form]
+    namespaced = form in ("knp", "cnp", "specs")
+    metadata = {"name": name, "namespace": namespace} if namespaced else {"name": name}
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **body}
+
+
+def _relabelled(name: str, labels: dict[str, str]) -> Value:
+    if "/" not in name:
+        return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    pods = {f"{pod['namespace']}/{pod['name']}": pod for pod in cluster()["pods"]}
+    return pod_object(pods[name], labels)
