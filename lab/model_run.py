@@ -31,7 +31,7 @@ from kilim.model.address import parse_ip
 from kilim.model.desired import desired_tables
 from kilim.model.invalid import Invalid
 from kilim.model.protocols import PROTOCOL_NUMBERS
-from kilim.model.resource import parse_manifest
+from kilim.model.resource import namespace_of, parse_manifest
 from kilim.model.state import State
 from kilim.model.tables import Tables
 from kilim.model.verdict import verdict
@@ -67,8 +67,7 @@ class ModelStage:
 
     async def delete(self, manifest: Manifest) -> None:
         kind, namespace, name = object_ref(manifest)
-        if kind not in ("Namespace", "Node"):
-            namespace = namespace or "default"
+        namespace = namespace_of(kind, namespace)
         self._do(DeleteObjects((Ref(kind, namespace, name, manifest.source),)))
         for key, running in list(self._pods.items()):
             pod = running.pod

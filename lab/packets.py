@@ -20,6 +20,7 @@ from kilim.lab.scenario import Manifest, Probe, Scenario
 from kilim.lab.serving import serve
 from kilim.lab.stage import Refusal, object_ref
 from kilim.lab.topology import Lab, Pod
+from kilim.model.resource import namespace_of
 
 _REPLICAS = 1  # of the control plane: a scenario asks what policy means, not what survives
 _ENFORCED_S = 30.0
@@ -67,12 +68,13 @@ class PacketStage:
             self._seq = await self.plane.delete(kind, namespace, name, manifest.source)
         except Refused as refused:
             raise Refusal(str(refused)) from None
+        namespace = namespace_of(kind, namespace)
         self._applied.discard((kind, namespace, name))
         gone = [
             pod.key
             for pod in running_pods(self.lab)
             if (kind, name) == ("Namespace", pod.pod.namespace)
-            or (kind, namespace or "default", name) == ("Pod", pod.pod.namespace, pod.pod.name)
+            or (kind, namespace, name) == ("Pod", pod.pod.namespace, pod.pod.name)
         ]
         for key in gone:
             await remove_pod(self.lab, self.plane, key)
@@ -102,8 +104,7 @@ class PacketStage:
         for _, body in manifests:
             metadata = body["metadata"]
             assert isinstance(metadata, dict)
-            namespaced = body["kind"] not in ("Namespace", "Node") and not str(body["kind"]).startswith("Cluster")
-            namespace = str(metadata.get("namespace") or "default") if namespaced else ""
+            namespace = namespace_of(str(body["kind"]), str(metadata.get("namespace") or ""))
             self._applied.add((str(body["kind"]), namespace, str(metadata["name"])))
 
     async def _bring_objects_to(self, scenario: Scenario) -> None:

@@ -118,6 +118,12 @@ KINDS = {
 }
 
 
+def namespace_of(kind: str, namespace: str) -> str:
+    """Where an object is: in `default` where none is named, in none where its kind has none."""
+    namespaced = KINDS[kind].namespaced if kind in KINDS else kind == "Endpoint"
+    return (namespace or DEFAULT_NAMESPACE) if namespaced else ""
+
+
 def parse_manifest(obj: object) -> Resource:
     """One manifest. Raises `Invalid` with the path of the first field that breaks a rule."""
     fields = read_any_object(obj, "")

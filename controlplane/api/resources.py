@@ -18,7 +18,7 @@ from kilim.controlplane.replica import Replica
 from kilim.controlplane.writer import Answer, Writer
 from kilim.kvstore.errors import Unavailable
 from kilim.model.invalid import Invalid
-from kilim.model.resource import DEFAULT_NAMESPACE, KINDS, parse_manifest
+from kilim.model.resource import namespace_of, parse_manifest
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import controlplane_pb2_grpc as rpc
 
@@ -47,7 +47,7 @@ class Resources(rpc.ResourcesServicer):
     async def Get(self, request: api.GetRequest, context: Context) -> api.Resource:
         async with answering(context):
             self._check_loaded()
-            namespace = _namespace_of(request.kind, request.namespace)
+            namespace = namespace_of(request.kind, request.namespace)
             found = show(self._replica.state, request.kind, namespace, request.name)
             if found is None:
                 where = f"{namespace}/{request.name}" if namespace else request.name
@@ -92,13 +92,7 @@ def _decode(text: str) -> object:
 def _ref(ref: api.ResourceRef) -> Ref:
     check_names((("kind", ref.kind), ("namespace", ref.namespace), ("name", ref.name)))
     check_length("source", ref.source, TEXT_LENGTH)
-    return Ref(ref.kind, _namespace_of(ref.kind, ref.namespace), ref.name, ref.source)
-
-
-def _namespace_of(kind: str, namespace: str) -> str:
-    """A kind that lives in namespaces is in `default` where none is named."""
-    namespaced = kind == "Endpoint" or (kind in KINDS and KINDS[kind].namespaced)
-    return (namespace or DEFAULT_NAMESPACE) if namespaced else ""
+    return Ref(ref.kind, namespace_of(ref.kind, ref.namespace), ref.name, ref.source)
 
 
 def _results(answer: Answer) -> list[api.Applied]:

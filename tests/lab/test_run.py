@@ -14,6 +14,7 @@ from kilim.lab.run import matched, run_files
 from tests.pure.lab.test_cases import FILE
 
 SCENARIO = Path(__file__).parent / "everything.yaml"
+CILIUM = Path(__file__).parent / "cilium.yaml"
 KILIM = Path(sys.executable).parent / "kilim"
 SAMPLE = 24  # of the 256 cases: every kind of rule, a few seconds
 
@@ -28,6 +29,12 @@ async def test_packets_and_tables_agree_on_everything_that_a_scenario_can_hold()
     (tables,) = await played([SCENARIO], model=True)
     assert matched(packets), packets
     assert packets == tables
+
+
+async def test_cilium_policies_as_packets_and_as_tables() -> None:
+    for model in (False, True):
+        (document,) = await played([CILIUM], model)
+        assert matched(document), document
 
 
 async def test_policy_cases_as_packets(tmp_path: Path) -> None:
