@@ -93,9 +93,8 @@ class _RuleParser:
         action = _ACTIONS[_read_choice(fields, path, "action", _ACTIONS)]
         peers_path, protocols_path = child(path, peers_field), child(path, "protocols")
         items = _read_items(_required(fields, path, peers_field), peers_path)
-        peers = [
-            each for i, item in enumerate(items) for each in self._parse_peer(item, f"{peers_path}[{i}]", direction)
-        ]
+        parsed = [self._parse_peer(item, f"{peers_path}[{i}]", direction) for i, item in enumerate(items)]
+        peers = unique(peer for each in parsed for peer in each)
         ports: list[Port] | None = None
         if "protocols" in fields:
             written = _read_items(fields["protocols"], protocols_path)

@@ -91,17 +91,66 @@ specs = st.fixed_dictionaries(
         "policyTypes": st.lists(st.sampled_from(("Ingress", "Egress")), max_size=2),
     },
 )
+_cluster_ports: st.SearchStrategy[dict[str, object]] = st.sampled_from(
+    (
+        {"tcp": {"destinationPort": {"number": 80}}},
+        {"tcp": {"destinationPort": {"range": {"start": 80, "end": 90}}}},
+        {"udp": {"destinationPort": {"number": 53}}},
+    )
+)
+_cluster_pods: st.SearchStrategy[dict[str, object]] = st.one_of(
+    st.builds(lambda namespaces: {"namespaces": namespaces}, _requirements),
+    st.builds(lambda n, p: {"pods": {"namespaceSelector": n, "podSelector": p}}, _requirements, _requirements),
+)
+_cluster_outside: st.SearchStrategy[dict[str, object]] = st.sampled_from(
+    ({"networks": ["0.0.0.0/0"]}, {"networks": ["10.0.1.0/24", "172.16.0.1/32"]}, {"nodes": {}})
+)
+
+
+def _cluster_rules(
+    field: str, rule_peers: st.SearchStrategy[dict[str, object]], ports: st.SearchStrategy[dict[str, object]]
+) -> st.SearchStrategy[list[dict[str, object]]]:
+    fields = {
+        "action": st.sampled_from(("Accept", "Deny", "Pass")),
+        field: st.lists(rule_peers, min_size=1, max_size=2),
+    }
+    return st.lists(
+        st.fixed_dictionaries(fields, optional={"protocols": st.lists(ports, min_size=1, max_size=2)}), max_size=3
+    )
+
+
+_named_ports: st.SearchStrategy[dict[str, object]] = st.one_of(
+    _cluster_ports, st.just({"destinationNamedPort": "http"})
+)
+cluster_specs = st.fixed_dictionaries(
+    {
+        "tier": st.sampled_from(("Admin", "Baseline")),
+        "priority": st.integers(0, 2),
+        "subject": _cluster_pods,
+        "ingress": _cluster_rules("from", _cluster_pods, _named_ports),
+        "egress": st.one_of(
+            _cluster_rules("to", _cluster_pods, _named_ports),
+            _cluster_rules("to", st.one_of(_cluster_pods, _cluster_outside), _cluster_ports),
+        ),
+    }
+)
+cluster_policies = st.builds(
+    lambda name, spec: Policy("ClusterNetworkPolicy", "", name, json.dumps({"spec": spec})),
+    st.sampled_from(("p", "q", "r")),
+    cluster_specs,
+)
 _manifests = st.one_of(
     specs.map(lambda spec: json.dumps({"spec": spec})),
     st.sampled_from(("", "[]", "{", '{"spec":{"podSelector":7}}')),
 )
-_policies = st.builds(
+_namespaced_policies = st.builds(
     Policy,
     st.sampled_from(("NetworkPolicy",) * 5 + ("SomethingNew",)),
     st.sampled_from(("x", "x", "y", "")),
     st.sampled_from(("p", "q")),
     _manifests,
 )
+_policies = st.one_of(_namespaced_policies, _namespaced_policies, cluster_policies)
 _endpoints = st.builds(
     Endpoint,
     st.sampled_from(NAMESPACES),
