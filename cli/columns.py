@@ -105,6 +105,12 @@ OF_KIND: dict[str, tuple[Column, ...]] = {
         Column("INGRESS RULES", lambda item: len(at("spec.ingress")(item) or []), wide=True),  # type: ignore[arg-type]
         Column("EGRESS RULES", lambda item: len(at("spec.egress")(item) or []), wide=True),  # type: ignore[arg-type]
     ),
+    "ClusterNetworkPolicy": (
+        Column("TIER", at("spec.tier")),
+        Column("PRIORITY", at("spec.priority")),
+        Column("INGRESS RULES", lambda item: len(at("spec.ingress")(item) or []), wide=True),  # type: ignore[arg-type]
+        Column("EGRESS RULES", lambda item: len(at("spec.egress")(item) or []), wide=True),  # type: ignore[arg-type]
+    ),
     "CiliumNetworkPolicy": _CILIUM_POLICY,
     "CiliumClusterwideNetworkPolicy": _CILIUM_POLICY,
     "CiliumCIDRGroup": (LABELS, Column("CIDRS", at("spec.externalCIDRs"))),
