@@ -81,7 +81,9 @@ def put_endpoint(draft: Draft, wanted: Endpoint, labels_of_namespace: LabelPairs
     labels = security_labels(
         wanted.labels, wanted.namespace, labels_of_namespace, wanted.service_account, draft.view.defaults.cluster
     )
-    labels = (*labels, *_memberships(draft, wanted.ip))
+    memberships = _memberships(draft, wanted.ip)
+    if memberships:
+        labels = tuple(sorted((*labels, *memberships)))
     before = draft.state.endpoints.get(key)
     wanted = replace(wanted, identity=identity_of_endpoint(draft, labels, wanted.named_ports, before))
     if before is None:

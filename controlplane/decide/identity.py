@@ -8,7 +8,7 @@ the same named ports. Which identity an endpoint gets, first that holds:
  4. as 2, allocated.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kilim.controlplane.decide.capacity import check_ipcache
 from kilim.controlplane.decide.cidr_look_up import GroupChange
@@ -24,30 +24,34 @@ from kilim.v1 import events_pb2 as pb
 
 
 def identity_of_endpoint(
-    draft: Draft, labels: Iterable[str], ports: tuple[NamedPort, ...], before: Endpoint | None
+    draft: Draft, labels: tuple[str, ...], ports: tuple[NamedPort, ...], before: Endpoint | None
 ) -> int:
-    """`before` is the endpoint as it is now: it does not count among the others."""
-    plain = tuple(sorted(labels))
+    """`labels` are sorted; `before` is the endpoint as it is now: it does not count among the others."""
+    plain = draft.state.identity_of_labels.get(labels)
     others = _others(draft, plain, before)
-    if others and _offer(draft, plain, before) == dict.fromkeys(ports, others):
-        return draft.state.identity_of_labels[plain]
-    split = tuple(sorted((*plain, named_ports_label(ports))))
-    return identity_for(draft, split if others or _others(draft, split, before) else plain)
+    if plain is not None and others and _offer(draft, plain, before) == dict.fromkeys(ports, others):
+        return plain
+    split = tuple(sorted((*labels, named_ports_label(ports))))
+    if others or _others(draft, draft.state.identity_of_labels.get(split), before):
+        return identity_for(draft, split)
+    return identity_for(draft, labels)
 
 
-def _others(draft: Draft, labels: tuple[str, ...], before: Endpoint | None) -> int:
-    number = draft.state.identity_of_labels.get(labels)
+def _others(draft: Draft, number: int | None, before: Endpoint | None) -> int:
+    """How many other endpoints have an identity."""
     if number is None:
         return 0
     own = before is not None and before.identity == number
     return len(draft.state.endpoints_of_identity.get(number, ())) - own
 
 
-def _offer(draft: Draft, labels: tuple[str, ...], before: Endpoint | None) -> dict[NamedPort, int]:
+def _offer(draft: Draft, number: int, before: Endpoint | None) -> Mapping[NamedPort, int]:
     """How many other endpoints of an identity offer each named port."""
-    number = draft.state.identity_of_labels[labels]
-    counts = dict(draft.view.bounds.port_counts(number))
-    for port in before.named_ports if before is not None and before.identity == number else ():
+    offered = draft.view.bounds.port_counts(number)
+    if before is None or before.identity != number or not before.named_ports:
+        return offered
+    counts = dict(offered)
+    for port in before.named_ports:
         counts[port] -= 1
     return {port: count for port, count in counts.items() if count}
 
