@@ -5,8 +5,7 @@ right, one too few is a hole); only tracked subjects can be asked for their poli
 
   identity ──tokens──▶ peers filed under one of them ──▶ policies that use the peer ──▶ tracked subjects they select
 
-A token is `key` or `key=value` of an identity label. A peer that is selected needs each of its positive requirements to
-hold, so it is enough to file it under one of them; what has none is filed under EVERY, prefixes under PREFIX.
+What tokens are and where a peer is filed: `policy_tokens.py`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,14 +15,13 @@ from typing import TypeVar
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import GROUP_LABEL
 from kilim.model.identity import ANY_PEER, RESERVED, Identity
-from kilim.model.labels import NAMESPACE, label_map
+from kilim.model.labels import label_map
 from kilim.model.nouns import NamedPort
+from kilim.model.policy_tokens import filing_tokens, is_positive, tokens_of
 from kilim.model.rules import CidrPeer, GroupPeer, Peer, PolicyRules, peer_matches
-from kilim.model.selector import DOES_NOT_EXIST, EXISTS, IN, Requirement
+from kilim.model.selector import DOES_NOT_EXIST, EXISTS, Requirement
 from kilim.model.tables import EGRESS, INGRESS
 
-EVERY = ""
-PREFIX = "="  # no label key is empty, so no token looks like this
 _T = TypeVar("_T")
 NOTHING: frozenset[int] = frozenset()
 
@@ -121,7 +119,7 @@ class PolicyIndex:
         """None: the log has it not; it may still be a reserved one."""
         affected: set[int] = set()
         old, new = old or RESERVED.get(number), new or RESERVED.get(number)
-        old_tokens, new_tokens = set(_tokens_of(old)), set(_tokens_of(new))
+        old_tokens, new_tokens = set(tokens_of(old)), set(tokens_of(new))
         for token in old_tokens:
             if number in self._with_token.get(token, NOTHING):
                 _discard(self._with_token, token, number)
@@ -154,7 +152,7 @@ class PolicyIndex:
         affected = self._subjects_of_policy.pop(key, set())
         for subject in affected:
             self._subjects[subject].policies.discard(key)
-        for token in () if old is None else _filing_tokens(old.subjects):
+        for token in () if old is None else filing_tokens(old.subjects):
             _discard(self._filed_policies, token, key)
         self._users_of_names.discard(key)
         if new is not None:
@@ -162,7 +160,7 @@ class PolicyIndex:
             self._use_peers(key, new)
             if new.uses_port_names(INGRESS) or new.uses_port_names(EGRESS):
                 self._users_of_names.add(key)
-            for token in _filing_tokens(new.subjects):
+            for token in filing_tokens(new.subjects):
                 self._filed_policies.setdefault(token, set()).add(key)
             selected = self._selected_subjects(new)
             self._subjects_of_policy[key] = selected
@@ -217,7 +215,7 @@ class PolicyIndex:
         for key in subject.policies:
             self._subjects_of_policy[key].discard(number)
         subject.labels = None if identity is None else label_map(identity.labels)
-        filed = {key for token in _tokens_of(identity) for key in self._filed_policies.get(token, ())}
+        filed = {key for token in tokens_of(identity) for key in self._filed_policies.get(token, ())}
         subject.policies = {key for key in filed if _selects(self._policies[key], subject.labels)}
         for key in subject.policies:
             self._subjects_of_policy[key].add(number)
@@ -225,7 +223,7 @@ class PolicyIndex:
     def _selected_subjects(self, rules: PolicyRules) -> set[int]:
         candidates: AbstractSet[int] = self._subjects.keys()
         for requirement in rules.subjects.requirements:
-            if _is_positive(requirement):
+            if is_positive(requirement):
                 candidates = min(candidates, self._having(requirement), key=len)
         tracked = (number for number in candidates if number in self._subjects)
         return {number for number in tracked if _selects(rules, self._subjects[number].labels)}
@@ -236,7 +234,7 @@ class PolicyIndex:
         for peer in _peers_of(rules):
             if peer not in self._selections:
                 self._selections[peer] = _Selection(self._evaluate(peer))
-                for token in _filing_tokens(peer):
+                for token in filing_tokens(peer):
                     self._filed.setdefault(token, set()).add(peer)
             self._selections[peer].users.add(key)
 
@@ -246,7 +244,7 @@ class PolicyIndex:
             selection.users.discard(key)
             if not selection.users:
                 del self._selections[peer]
-                for token in _filing_tokens(peer):
+                for token in filing_tokens(peer):
                     _discard(self._filed, token, peer)
 
     def _evaluate(self, peer: Peer) -> set[int]:
@@ -258,10 +256,10 @@ class PolicyIndex:
                 outside = (self._with_token.get(key, NOTHING) for key in peer.outsider_keys)
                 found |= self._with_token.get(peer.member_key, NOTHING) - self._cidrs.keys() - NOTHING.union(*outside)
             return found - {ANY_PEER}
-        positive = sorted((self._having(each) for each in peer.requirements if _is_positive(each)), key=len)
+        positive = sorted((self._having(each) for each in peer.requirements if is_positive(each)), key=len)
         found = set.intersection(*map(set, positive)) if positive else set(self._known)
         for requirement in peer.requirements:
-            if not _is_positive(requirement):
+            if not is_positive(requirement):
                 found -= self._having(requirement)
         return found - {ANY_PEER}
 
@@ -271,33 +269,6 @@ class PolicyIndex:
             return self._with_token.get(requirement.key, NOTHING)
         tokens = [f"{requirement.key}={value}" for value in requirement.values]
         return NOTHING.union(*(self._with_token.get(token, NOTHING) for token in tokens))
-
-
-def _tokens_of(identity: Identity | None) -> Iterator[str]:
-    if identity is not None:
-        yield EVERY
-        if identity.cidr is not None:
-            yield PREFIX
-        for key, value in label_map(identity.labels).items():
-            yield key
-            yield f"{key}={value}"
-
-
-def _filing_tokens(peer: Peer) -> list[str]:
-    """The values of the first In, rather on pod labels than on the namespace; else the first key that must exist."""
-    if isinstance(peer, GroupPeer):
-        return [PREFIX]
-    if isinstance(peer, CidrPeer):
-        return [PREFIX, peer.member_key] if peer.pods else [PREFIX]
-    equal = [each for each in peer.requirements if each.operator == IN]
-    if equal:
-        chosen = next((each for each in equal if each.key != NAMESPACE), equal[0])
-        return [f"{chosen.key}={value}" for value in chosen.values]
-    return [next((each.key for each in peer.requirements if each.operator == EXISTS), EVERY)]
-
-
-def _is_positive(requirement: Requirement) -> bool:
-    return requirement.operator in (IN, EXISTS)
 
 
 def _selects(rules: PolicyRules, labels: Mapping[str, str] | None) -> bool:
