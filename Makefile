@@ -3,10 +3,10 @@ BIN  := .venv/bin
 PY    = $(shell deploy/dev/find_python.sh)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo sudo --preserve-env=CI,TERM,COLUMNS,KILIM_LAB)
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight demo lab lab-down test faults-nightly check bench bpf proto format clean
+.PHONY: help setup preflight demo lab lab-down test policy-cases faults-nightly check bench bpf proto format clean
 
 help:            ## this list
-	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:           ## system packages, virtual environment, BPF objects; only what is missing
 	@deploy/dev/setup.sh
@@ -25,6 +25,9 @@ lab-down: setup  ## remove the cluster of `make lab` and every trace of it
 
 test: preflight setup    ## all suites, by tox
 	@$(SUDO) $(BIN)/tox
+
+policy-cases: preflight setup    ## all policy cases and truth tables; PART=cases|picked|truth|truth-packets
+	@$(SUDO) $(BIN)/python -m tests.policy_cases $(PART)
 
 faults-nightly: preflight setup  ## hours of faults: SEEDS=1,2,3 (default: ten of the day), ROUNDS=60 of each
 	@$(SUDO) env KILIM_FAULT_SEEDS=$(or $(SEEDS),$(shell date +%y%m%d | sed 's/.*/&0,&1,&2,&3,&4,&5,&6,&7,&8,&9/')) \

@@ -60,7 +60,6 @@ def scenario(random: Random, kinds: tuple[str, ...]) -> Value:
         applied = [_policy(random, kinds, used) for _ in range(random.randint(2, 4))]
         present += [each for each in applied if not any(_same(each, other) for other in present)]
         gone = [random.choice(present)] if worlds.maybe(random, 0.3) else []
-        gone = [each for each in gone if "namespace" in each["metadata"]]
         present = [each for each in present if not any(_same(each, other) for other in gone)]
         if steps and worlds.maybe(random, 0.3):
             applied.insert(0, worlds.relabelled(random, document))

@@ -1,0 +1,23 @@
+"""A sample of the truth tables as packets: every kind of policy, all pairs, all protocols; their changes too."""
+
+import json
+from contextlib import aclosing
+from pathlib import Path
+
+from kilim.lab.run import matched, run_files
+from tests.truth.tables import truth_tables
+
+SAMPLE = 32  # every so many of the 156 tables: 5 of them, some 2,400 probes
+
+
+async def test_a_sample_of_the_truth_tables(tmp_path: Path) -> None:
+    paths = []
+    for number, (_, scenario) in enumerate(list(truth_tables())[::SAMPLE]):
+        paths.append(tmp_path / f"{number}.json")
+        paths[-1].write_text(json.dumps(scenario))
+    async with aclosing(run_files(paths, model=False)) as documents:  # type: ignore[type-var]
+        played = [document async for document in documents]
+    wrong = [p for document in played for step in document["steps"] for p in step["probes"] if p["got"] != p["expect"]]
+    assert wrong == []
+    assert all(matched(document) and not step["refused"] for document in played for step in document["steps"])
+    assert sum(step["total"] for document in played for step in document["steps"]) > 2000
