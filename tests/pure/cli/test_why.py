@@ -1,6 +1,7 @@
 """`kilim why` on a small history: what a reader sees, to the letter, and what is said of bad questions."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,24 @@ def test_an_address_of_nobody_and_a_ping(why: Why) -> None:
     assert why(Snapshots(story().records), "--port", "80", to="shop/web").stdout.endswith(
         "packets from an endpoint to itself never leave it\n"
     )
+
+
+def cluster_policy(told: Story, name: str, tier: str, priority: int, **rule: Any) -> None:
+    spec = {"tier": tier, "priority": priority, "subject": {"namespaces": {}}, "ingress": [rule]}
+    manifest = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "spec": spec}
+    told.do("cli:ann@desk", ApplyObjects((Document(parse_manifest(manifest | {"metadata": {"name": name}}).noun),)))
+
+
+def test_tiers_and_what_they_pass_on_are_named(why: Why) -> None:
+    told = story()
+    everybody = [{"namespaces": {}}]
+    port = [{"tcp": {"destinationPort": {"number": 5432}}}]
+    cluster_policy(told, "shops", "Admin", 5, action="Pass", **{"from": everybody}, protocols=port)
+    cluster_policy(told, "lockdown", "Admin", 6, action="Deny", **{"from": everybody})
+    done = why(Snapshots(told.records), "--port", "5432")
+    assert "ingress at n2: allowed by NetworkPolicy shop/db rule 0, passed on by ClusterNetworkPolicy shops rule 0" in (
+        done.stdout
+    )
+    denied = why(Snapshots(told.records), "--port", "5433")
+    assert "ingress at n2: denied by ClusterNetworkPolicy lockdown rule 0\n" in denied.stdout
+    assert re.search(r"policy +admin \d+ from \d+ .*any port +deny", denied.stdout)
