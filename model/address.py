@@ -1,5 +1,6 @@
 """IPv4 addresses and prefixes as ints in host byte order; text only at the edges."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -15,6 +16,11 @@ class Cidr(NamedTuple):
 
     def contains_ip(self, ip: int) -> bool:
         return (ip & prefix_mask(self.prefix_len)) == self.ip
+
+    def covering(self) -> "Iterator[Cidr]":
+        """Every prefix that contains this one, itself among them."""
+        for length in range(self.prefix_len + 1):
+            yield Cidr(self.ip & prefix_mask(length), length)
 
     def __str__(self) -> str:
         return f"{format_ip(self.ip)}/{self.prefix_len}"

@@ -17,7 +17,7 @@ from kilim.model.cidr_group import GROUP_LABEL
 from kilim.model.identity import ANY_PEER, RESERVED, Identity
 from kilim.model.labels import label_map
 from kilim.model.nouns import NamedPort
-from kilim.model.policy_tokens import filing_tokens, is_positive, tokens_of
+from kilim.model.policy_tokens import filing_tokens, is_positive, prefix_token, tokens_of
 from kilim.model.rules import CidrPeer, GroupPeer, Peer, PolicyRules, peer_matches
 from kilim.model.selector import DOES_NOT_EXIST, EXISTS, Requirement
 from kilim.model.tables import EGRESS, INGRESS
@@ -251,7 +251,8 @@ class PolicyIndex:
         if isinstance(peer, GroupPeer):
             return {number for number, identity in self._grouped.items() if peer_matches(peer, identity)}
         if isinstance(peer, CidrPeer):
-            found = {number for number, cidr in self._cidrs.items() if peer.selects(cidr)}
+            inside = self._with_token.get(prefix_token(peer.cidr), NOTHING)
+            found = {number for number in inside if peer.selects(self._cidrs[number])}
             if peer.pods:
                 outside = (self._with_token.get(key, NOTHING) for key in peer.outsider_keys)
                 found |= self._with_token.get(peer.member_key, NOTHING) - self._cidrs.keys() - NOTHING.union(*outside)
