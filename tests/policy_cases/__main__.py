@@ -14,6 +14,7 @@ from tests.policy_cases.scenarios import all_cases, scenario
 from tests.truth.tables import truth_tables
 
 Value = dict[str, Any]
+SHOWN = 5  # wrong probes of a step that are printed
 PARTS = ("cases", "picked", "truth", "truth-packets")
 
 
@@ -28,7 +29,7 @@ def written(folder: Path, scenarios: Iterable[tuple[str, Value]]) -> dict[str, s
 
 
 async def play(title: str, scenarios: Iterable[tuple[str, Value]], model: bool) -> bool:
-    """Whether all is right; prints the count and every probe that is not."""
+    """Whether all is right; prints the count and what is not."""
     total = right = refused = 0
     with tempfile.TemporaryDirectory() as folder:
         names = written(Path(folder), scenarios)
@@ -49,9 +50,11 @@ def print_wrong(name: str, document: Value) -> None:
     for number, step in enumerate(document["steps"]):
         for why in step["refused"].values():
             print(f"  {name}: step {number}: refused: {why}")
-        for probe in step["probes"]:
-            if probe["got"] != probe["expect"]:
-                print(f"  {name}: step {number}: {json.dumps(probe)}")
+        wrong = [probe for probe in step["probes"] if probe["got"] != probe["expect"]]
+        for probe in wrong[:SHOWN]:
+            print(f"  {name}: step {number}: {json.dumps(probe)}")
+        if len(wrong) > SHOWN:
+            print(f"  {name}: step {number}: and {len(wrong) - SHOWN} more")
 
 
 async def main(parts: Iterable[str]) -> int:

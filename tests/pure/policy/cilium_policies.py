@@ -71,7 +71,7 @@ def _rule(random: Random, keys: dict[str, tuple[str, ...]]) -> Value:
         directions = some(
             random, [each for each in ("ingress", "egress") if any(s.startswith(each) for s in sections)], 1
         )
-        rule["enableDefaultDeny"] = {each: each + "Deny" in sections or maybe(random, 0.4) for each in directions}
+        rule["enableDefaultDeny"] = {each: maybe(random, 0.4) for each in directions}
     return rule
 
 
