@@ -10,7 +10,7 @@ from kilim.model.facts import StateFacts
 from kilim.model.fold import fold_event
 from kilim.model.protocols import PROTOCOLS
 from kilim.model.state import State
-from kilim.model.tables import ALLOW, DENY, EGRESS, Tables
+from kilim.model.tables import ALLOW, DENY, EGRESS, NORMAL, PASS, Tables, action_of, tier_flag
 from kilim.model.verdict import ALLOWED, POLICY_DENIED, POLICY_DENY, verdict
 from kilim.v1 import events_pb2 as pb
 from tests.pure.model.histories import ADDRESSES, NODES, histories
@@ -33,8 +33,10 @@ def check(explanation: Explanation, tables: dict[str, Tables]) -> None:
     if dropping is not None:
         assert (found.direction, found.reason) == (dropping.direction, dropping.reason)
     for each in explanation.judgements:
-        values = {ALLOWED: {ALLOW} if each.is_enforced else set(), POLICY_DENY: {DENY}}.get(each.reason, set())
-        assert {match.entry.value for match in each.matches} == values
+        deciding = {action_of(match.entry.value) for match in each.matches} - {PASS}
+        assert deciding == {ALLOWED: deciding & {ALLOW}, POLICY_DENY: {DENY}}.get(each.reason, set())
+        flags = each.entries[-1].value
+        assert each.reason != ALLOWED or deciding or not flags & tier_flag(NORMAL, each.direction)
         assert each.reason != POLICY_DENIED or each.isolating or not each.is_known
         for entry in (*each.entries, *(match.entry for match in each.matches)):
             assert entry.row is None or entry.row.value(tables[entry.row.node]) == entry.value
