@@ -27,9 +27,6 @@ class CidrGroup(NamedTuple):
     labels: LabelPairs
     prefixes: tuple[Cidr, ...]
 
-    def covers(self, cidr: Cidr) -> bool:
-        return any(each.contains(cidr) for each in self.prefixes)
-
 
 def parse_cidr_group_spec(value: object, path: str = "spec") -> tuple[Cidr, ...]:
     """The IPv4 prefixes, sorted. Raises `Invalid`."""

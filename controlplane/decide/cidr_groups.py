@@ -9,9 +9,9 @@ Easy to get wrong:
 
 from collections.abc import Iterable
 
+from kilim.controlplane.decide.cidr_look_up import GroupChange, covers, table_of
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.identity import identity_for_cidr
-from kilim.controlplane.decide.prefixes import PrefixTable
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import CIDR_GROUP, CidrGroup, group_of
 from kilim.model.identity import Identity
@@ -29,9 +29,10 @@ def decide_cidr_group(draft: Draft, wanted: Policy) -> tuple[str, Iterable[Cidr]
         return "unchanged", ()
     old = _NOTHING if before is None else group_of(before)
     new = group_of(wanted)
+    change = GroupChange(wanted.name, new)
     for cidr in new.prefixes:
-        identity_for_cidr(draft, cidr, (wanted.name, new))
-    _relabel(draft, wanted.name, old, new)
+        identity_for_cidr(draft, cidr, change)
+    _relabel(draft, change, old)
     draft.emit(pb.PolicyReplaced(policy=policy_to_pb(wanted)))
     return ("created" if before is None else "configured"), old.prefixes
 
@@ -40,19 +41,17 @@ def decide_remove_cidr_group(draft: Draft, name: str) -> tuple[bool, Iterable[Ci
     before = draft.state.policies.get(policy_key(CIDR_GROUP, "", name))
     if before is None:
         return False, ()
-    _relabel(draft, name, group_of(before), None)
+    _relabel(draft, GroupChange(name, None), group_of(before))
     draft.emit(pb.PolicyRemoved(kind=CIDR_GROUP, name=name))
     return True, group_of(before).prefixes
 
 
-def _relabel(draft: Draft, name: str, old: CidrGroup, new: CidrGroup | None) -> None:
+def _relabel(draft: Draft, change: GroupChange, old: CidrGroup) -> None:
     """Every identity inside the group as it was or will be."""
     groups = draft.view.cidr_groups
-    changed = PrefixTable()
-    for cidr in {*old.prefixes, *(new.prefixes if new else ())}:
-        changed.count(cidr, 1)
+    touched = table_of({*old.prefixes, *(change.group.prefixes if change.group else ())})
     for cidr, number in sorted(groups.identity_at.items()):
-        if any(each.contains(cidr) for each in changed.containing(cidr.ip)):
-            labels = groups.labels(cidr, (name, new))
+        if covers(touched, cidr):
+            labels = groups.labels(cidr, change)
             if labels != draft.state.identities[number].labels:
                 draft.emit(pb.IdentityAllocated(identity=identity_to_pb(Identity(number, labels))))

@@ -1,5 +1,7 @@
 """Which identity a prefix has, and in which groups of CIDRs it is."""
 
+from collections.abc import Iterable
+
 from kilim.controlplane.decide.prefixes import PrefixTable
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import CIDR_GROUP, CidrGroup, group_of, label_of_group
@@ -7,7 +9,30 @@ from kilim.model.identity import FIRST_CIDR, cidr_labels
 from kilim.model.nouns import decode_identity, decode_policy
 from kilim.model.state import Change
 
-GroupChange = tuple[str, CidrGroup | None]  # its name and what it will be; None: it goes
+
+class GroupChange:
+    """A group as it will be; None: it goes."""
+
+    def __init__(self, name: str, group: CidrGroup | None) -> None:
+        self.name = name
+        self.group = group
+        self._prefixes = table_of(group.prefixes if group else ())
+
+    def label(self, cidr: Cidr) -> str | None:
+        """What the identity of a prefix gets by it."""
+        inside = self.group is not None and covers(self._prefixes, cidr)
+        return label_of_group(self.name, self.group.labels) if inside and self.group else None
+
+
+def table_of(prefixes: Iterable[Cidr]) -> PrefixTable:
+    table = PrefixTable()
+    for prefix in prefixes:
+        table.count(prefix, 1)
+    return table
+
+
+def covers(table: PrefixTable, cidr: Cidr) -> bool:
+    return any(each.contains(cidr) for each in table.containing(cidr.ip))
 
 
 class CidrGroups:
@@ -24,13 +49,10 @@ class CidrGroups:
             if prefix.contains(cidr):
                 inside.update((name, self._groups[name]) for name in self._names_at[prefix])
         if changed is not None:
-            name, group = changed
-            inside.pop(name, None)
-            if group is not None and group.covers(cidr):
-                inside[name] = group
-        return tuple(
-            sorted((*cidr_labels(cidr), *(label_of_group(name, each.labels) for name, each in inside.items())))
-        )
+            inside.pop(changed.name, None)
+        found = [label_of_group(name, group.labels) for name, group in inside.items()]
+        coming = changed.label(cidr) if changed is not None else None
+        return tuple(sorted((*cidr_labels(cidr), *found, *([coming] if coming else []))))
 
     def follow_identity(self, change: Change) -> None:
         if int(change.key) < FIRST_CIDR:
