@@ -57,7 +57,7 @@ def _dump_policy(maps: Maps, raw: bool) -> Dump:
     """Logical: only rows of the table that the subject points at."""
     present = {identity: row[0] for (identity,), row in _sorted_rows(maps["subjects"])}
     listed: list[list[str]] = []
-    for key, (verdict, _) in _sorted_rows(maps["policy"]):
+    for key, (verdict, _) in sorted(_sorted_rows(maps["policy"]), key=_as_desired_rows):
         prefix_len, table, subject, peer, direction, protocol, port = key
         if not raw and present.get(subject) != table:
             continue
@@ -66,6 +66,12 @@ def _dump_policy(maps: Maps, raw: bool) -> Dump:
         listed.append([str(table), *row] if raw else row)
     columns = ["subject", "direction", "peer", "protocol", "port", "port_prefix_len", "verdict"]
     return ["table", *columns] if raw else columns, listed
+
+
+def _as_desired_rows(row: tuple[tuple[int, ...], tuple[Any, ...]]) -> tuple[int, ...]:
+    """The order in which the log's own rows are printed."""
+    prefix_len, table, subject, peer, direction, protocol, port = row[0]
+    return subject, direction, peer, protocol, port, prefix_len, table
 
 
 def _dump_ct(maps: Maps, raw: bool) -> Dump:
