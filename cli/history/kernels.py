@@ -17,6 +17,7 @@ from kilim.cli.history.source import HistorySource
 from kilim.cli.history.times import format_time
 from kilim.cli.nodes import digest_text
 from kilim.cli.table import table as text_table
+from kilim.model.cluster_tables import ClusterTables
 from kilim.model.digest import Multiset
 from kilim.model.rows import KEY_CELLS, TABLES, RowChange, RowKey, RowValue, cells, differences
 from kilim.model.tables import ROW_BYTES, Tables, hash_rows, unpack_rows
@@ -35,6 +36,10 @@ class Held:
     seq: int
     agent_digest: bytes
     packed: dict[str, bytes]  # by table; much smaller than the rows themselves
+
+    @property
+    def row_count(self) -> int:
+        return sum(len(rows) // ROW_BYTES[table] for table, rows in self.packed.items())
 
     def digest(self) -> bytes:
         running = Multiset()
@@ -102,31 +107,30 @@ def read_held(client: Client, node: str) -> Held:
 def compare(source: HistorySource, held: Sequence[Held]) -> Iterator[NodeResult]:
     """In the order of what they had enforced, as the log is folded once."""
     moment: Moment | None = None
+    digests = ClusterTables()
     for each in sorted(held, key=lambda each: (each.seq, each.node)):
         if moment is None:
             moment = moment_at(source, each.seq)
+            for _ in digests.fill(moment.state):
+                pass
         for step in steps(source, moment, each.seq):
             moment = moment._replace(chain=step.chain)
-        yield _compare_node(source, moment, each)
+            digests.update(moment.state, step.changes)
+        result = NodeResult(each.node, each.seq, each.row_count, each.digest(), each.agent_digest)
+        result.log_digest = digests.digest(each.node)
+        if result.kernel_digest != result.log_digest:  # only now each row is looked at
+            result.log_digest, result.differing = _differing(source, moment, each)
+        yield result
 
 
-def _compare_node(source: HistorySource, moment: Moment, held: Held) -> NodeResult:
+def _differing(source: HistorySource, moment: Moment, held: Held) -> tuple[bytes, list[Differing]]:
+    """The log's digest, and the rows that differ."""
     wanted = node_at(moment, held.node)
-    result = NodeResult(
-        held.node,
-        held.seq,
-        sum(len(rows) // ROW_BYTES[table] for table, rows in held.packed.items()),
-        held.digest(),
-        held.agent_digest,
-        wanted.table_digest,
-    )
-    if result.kernel_digest != result.log_digest:
-        _, _, events = follow_node(source, earliest_moment(source, held.seq), held.node, held.seq)
-        result.differing = [
-            Differing(change, events.of(change.table, change.key), events.after_seq)
-            for change in differences(held.tables(), wanted.tables)
-        ]
-    return result
+    _, _, events = follow_node(source, earliest_moment(source, held.seq), held.node, held.seq)
+    return wanted.table_digest, [
+        Differing(change, events.of(change.table, change.key), events.after_seq)
+        for change in differences(held.tables(), wanted.tables)
+    ]
 
 
 def result_data(result: NodeResult) -> dict[str, Any]:
