@@ -119,12 +119,24 @@ class Keeper:
         return event_time_ns(commit.records[0]) if commit is not None else 0
 
     async def keep(self, *, take: bool = False) -> None:
-        """What the plan says is due; `take`: a snapshot of now in any case. Raises KvError or OSError."""
-        newest = self.manifests[-1].seq if self.manifests else 0
-        if self._replica.seq > newest and (take or self._plan().take):
+        """What the plan says is due; `take`: a good snapshot of now in any case. Raises KvError or OSError."""
+        newest = self.manifests[-1] if self.manifests else None
+        if newest is not None and newest.seq == self._replica.seq:
+            if take and not await self._is_good(newest):
+                await self._take()
+        elif take or self._plan().take:
             await self._take()
-            await self.look()
         await self.trim()
+
+    async def _is_good(self, manifest: SnapshotManifest) -> bool:
+        """Read once more; it goes where it is not."""
+        self._read_back.discard(manifest)
+        try:
+            await self._check(manifest)
+        except SnapshotBroken as error:
+            _logger.error("snapshot is broken and was deleted", seq=error.seq, reason=error.reason)
+            return False
+        return True
 
     async def trim(self) -> None:
         """As far as the snapshots that there are let it. Needs next to no space in etcd, and makes some."""
@@ -162,6 +174,7 @@ class Keeper:
         await self._check(manifest)
         took_s = round(time.monotonic() - began_s, 3)
         _logger.info("snapshot taken", seq=manifest.seq, bytes=manifest.bytes, records=manifest.records, took_s=took_s)
+        await self.look()
 
     async def _check(self, manifest: SnapshotManifest) -> None:
         """Once each: as it is in etcd it gives the state that it claims; else it goes."""
