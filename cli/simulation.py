@@ -104,7 +104,7 @@ def group_lines(comparison: Comparison, groups: Sequence[FlipGroup]) -> Iterable
             f"{WORDS[not group.allowed]} -> {WORDS[group.allowed]}{cause}"
         )
     pairs = sum(group.pairs for group in groups)
-    yield f"{pairs} pairs would change" if pairs else "no verdict would change"
+    yield f"{pairs} pair{'s' if pairs != 1 else ''} would change" if pairs else "no verdict would change"
 
 
 def group_data(comparison: Comparison, groups: Sequence[FlipGroup]) -> list[dict[str, Any]]:
