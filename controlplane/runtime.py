@@ -36,7 +36,6 @@ from kilim.controlplane.logs import configure_logs
 from kilim.controlplane.metrics import MetricsServer, ReplicaMetrics
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
-from kilim.controlplane.snapshots import Snapshots
 from kilim.controlplane.store import Store
 from kilim.controlplane.table_asks import TableAsks
 from kilim.controlplane.writer import Writer
@@ -168,7 +167,7 @@ class _Process:
             Resources(self._replica, self._writer),
             Nodes(self._writer, self._subscriptions, self._reports, table_asks),
             Cluster(self._replica, self._writer, self._reports, condition, table_asks),
-            Log(self._replica, self._log, Snapshots(self._replica), self._snapshots, self._compaction),
+            Log(self._replica, self._log, self._subscriptions.snapshots, self._snapshots, self._compaction),
         )
         await self.metrics.start()
         addresses = await server.start(self._settings.listen)

@@ -49,7 +49,7 @@ class Subscriptions:
         self._log = log
         self._messages = Messages(replica.history)
         self._beat = Beat(replica.history, heartbeat_s)
-        self._snapshots = Snapshots(replica)
+        self.snapshots = Snapshots(replica)
         self._closing = False
         self.count = 0  # of those who follow
 
@@ -72,7 +72,7 @@ class Subscriptions:
         else:
             cursor = 1
             if self._history.seq > SNAPSHOT_FROM_EVENTS or self._history.first_seq > 1:
-                seq, parts = await self._snapshots.take()
+                seq, parts = await self.snapshots.take()
                 for part in parts:
                     await write(part)
                 cursor = seq + 1
