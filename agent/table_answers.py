@@ -46,7 +46,7 @@ async def answer_for_tables(server: Server, node: str, read_back: ReadBack) -> N
         finally:
             call.cancel()
         if not told:
-            log.info("the tables of this node cannot be read through this replica for now", server=server.address, reason=reason)
+            log.info("tables cannot be read through this replica for now", server=server.address, reason=reason)
             told = True
         await asyncio.sleep(backoff.next_s())
 
