@@ -111,13 +111,16 @@ def group_lines(comparison: Comparison, groups: Sequence[FlipGroup]) -> Iterable
     names = EndNames(comparison)
     for group in groups:
         cause = f" ({', '.join(group.causes)})" if group.causes else ""
-        sources, destinations = names.text(group.sources, group.destinations), names.text(group.destinations)
+        sources, destinations = (
+            names.text(group.sources, group.destinations),
+            names.text(group.destinations, group.sources),
+        )
         yield (
             f"{sources} -> {destinations} {ranges_text(group.ranges)}: "
             f"{WORDS[not group.allowed]} -> {WORDS[group.allowed]}{cause}"
         )
     pairs = sum(group.pairs for group in groups)
-    yield f"{pairs} pair{'s' if pairs != 1 else ''} would change" if pairs else "no verdict would change"
+    yield f"{pairs or 'no'} verdict{'s' if pairs > 1 else ''} would change"
 
 
 def group_data(comparison: Comparison, groups: Sequence[FlipGroup]) -> list[dict[str, Any]]:
@@ -125,7 +128,7 @@ def group_data(comparison: Comparison, groups: Sequence[FlipGroup]) -> list[dict
     return [
         {
             "from": names.listed(group.sources, group.destinations),
-            "to": names.listed(group.destinations),
+            "to": names.listed(group.destinations, group.sources),
             "ports": [
                 {"protocol": PROTOCOL_NAMES.get(each.protocol, "other"), "first": each.first, "last": each.last}
                 for each in group.ranges

@@ -60,7 +60,7 @@ async def test_why_and_simulate_ask_a_replica(etcd: EmbeddedEtcd, cluster: str) 
             [
                 "networkpolicy.networking.k8s.io/db configured (simulated)",
                 "shop/web -> shop/db TCP 5432: denied -> allowed (NetworkPolicy shop/db rule 0)",
-                "1 pair would change",
+                "1 verdict would change",
             ],
         )
         assert (await r.status()).seq == 9
