@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 def restore(directories: tuple[Path, ...], etcd_endpoints: tuple[str, ...], cluster: str, output: str | None) -> None:
     """Put an exported log into an empty etcd.
 
-    The same bytes, the same chain. Interrupted, it is run again; until it is at its end nobody can read or write that log.
+    The same bytes, the same chain. Interrupted, it is run again; until it is at its end nobody can read or write that
+    log.
     """
     in_words(lambda: _restore(directories, etcd_endpoints, cluster, output))
 
