@@ -18,7 +18,7 @@ from kilim.controlplane.decide.retention import Kept, Plan, Taken, limits_of, pl
 from kilim.controlplane.replica import Replica, event_time_ns
 from kilim.controlplane.store import FULL, Store
 from kilim.kvstore.client import EtcdClient
-from kilim.kvstore.errors import KvError, NoSpace, SnapshotBroken, Unavailable
+from kilim.kvstore.errors import Compacted, KvError, NoSpace, OutcomeUnknown, SnapshotBroken, Trimmed, Unavailable
 from kilim.kvstore.log import EventLog
 from kilim.kvstore.reserve import RESERVE_BYTES, Reserve
 from kilim.kvstore.snapshots import SnapshotManifest, SnapshotStore
@@ -32,6 +32,8 @@ KEEP_EVERY_S = 5.0
 RETRY_MOST_S = 60.0
 # A revision is forgotten between one and two of these after it was the newest, so that slow readers find theirs.
 COMPACT_EVERY_S = 30.0
+# Status says of an unreachable etcd already; the others are over when one looks again.
+PASSING = (Unavailable, OutcomeUnknown, Compacted, Trimmed)
 
 
 class Keeper:
@@ -70,16 +72,23 @@ class Keeper:
             try:
                 async with self.turn:
                     await self._round(is_leader())
-                self._note("")
+                self.note("")
                 pause_s = every_s
-            except Unavailable as error:  # status says that of etcd already
-                _logger.debug("nothing is kept", error=str(error))
+            except PASSING as error:
+                _logger.debug("nothing is kept in this round", error=str(error))
+            except NoSpace:
+                self.note(FULL)
             except (KvError, OSError) as error:
-                self._note(FULL if isinstance(error, NoSpace) else str(error))
+                self.note(str(error))
                 pause_s = min(pause_s * 2, RETRY_MOST_S)
+            except Exception as error:  # of ours; the replica serves on
+                _logger.exception("keeping failed by an error of ours")
+                self.note(f"{type(error).__name__}: {error}")
+                pause_s = RETRY_MOST_S
             await asyncio.sleep(pause_s)
 
-    def _note(self, error: str) -> None:
+    def note(self, error: str) -> None:
+        """Said once; empty where all went well."""
         if error and error != self.error:
             _logger.error("snapshots and trimming do not go on", error=error)
         elif self.error and not error:

@@ -108,11 +108,11 @@ def _is_due(kept: Kept, limits: Limits, now_ns: int) -> bool:
 
 def _candidates(kept: Kept, limits: Limits, now_ns: int) -> Iterator[Taken]:
     """Those that may be the base: everything up to them is to go. The newest never."""
-    latest_ns = 0  # clocks of replicas differ: no event is older than one before it
+    latest_ns = 0  # clocks of replicas differ: no event is older than one before it; 0: not known
     for one in kept.snapshots[:-1]:
         latest_ns = max(latest_ns, one.time_ns)
         too_many = kept.head_seq - one.seq >= limits.keep_events
-        too_old = now_ns - latest_ns > limits.keep_age_ns
+        too_old = latest_ns > 0 and now_ns - latest_ns > limits.keep_age_ns
         archived = kept.archived_seq is None or one.seq <= kept.archived_seq
         if (too_many or too_old) and archived:
             yield one
