@@ -14,6 +14,8 @@ from kilim.model.flips import Parties
 from kilim.model.focus import Since, Thing
 from kilim.model.identity import RESERVED_NAMES
 from kilim.model.protocols import PROTOCOL_NAMES
+from kilim.model.resolve import BUILT_IN
+from kilim.model.rules import Origin
 from kilim.model.tables import DENY, EGRESS, ENFORCE_EGRESS, ENFORCE_INGRESS, INGRESS, PolicyKey
 from kilim.model.verdict import ALLOWED, NO_SUBJECT, POLICY_DENIED, POLICY_DENY
 
@@ -58,7 +60,7 @@ def explanation_lines(parties: Parties, seq: int, explanation: Explanation, know
 
 def judgement_text(judgement: Judgement, reached: bool) -> str:
     direction, subject = DIRECTIONS[judgement.direction], judgement.subject
-    rules = _listed(dict.fromkeys(str(origin) for match in judgement.matches for origin in match.origins))
+    rules = _listed(dict.fromkeys(rule_text(origin) for match in judgement.matches for origin in match.origins))
     if judgement.reason == POLICY_DENY:
         text = f"denied by {rules}"
     elif not judgement.is_known and judgement.reason != ALLOWED:
@@ -70,6 +72,10 @@ def judgement_text(judgement: Judgement, reached: bool) -> str:
     else:
         text = f"open, no policy closes {direction} for identity {subject}"
     return f"{direction} at {judgement.node}{'' if reached else ' (not reached)'}: {text}"
+
+
+def rule_text(origin: Origin) -> str:
+    return f"Kilim itself: {origin.name}" if origin.kind == BUILT_IN else str(origin)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -86,7 +92,7 @@ def rows_of(judgement: Judgement, known: Known) -> Iterable[tuple[object, ...]]:
         entry = match.entry
         yield "policy", _key_text(entry), "deny" if entry.value == DENY else "allow", *_since_cells(known, entry.row)
         for origin in match.origins:
-            yield "↳ rule", str(origin), "asks for it", *_since_cells(known, PolicyName(*origin[:3]))
+            yield "↳ rule", rule_text(origin), "asks for it", *_since_cells(known, PolicyName(*origin[:3]))
     if judgement.is_enforced and not judgement.matches:
         yield "policy", f"none for {_identity_text(judgement.peer)} or any", "no row", "-", "-", "-", "-"
         for policy in judgement.isolating:
