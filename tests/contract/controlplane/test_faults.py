@@ -218,7 +218,8 @@ async def test_a_log_that_is_whole_again_is_written_to_again(
 ) -> None:
     monkeypatch.setattr("kilim.controlplane.replica.BROKEN_RETRY_S", 0.1)
     async with replica(etcd.endpoints, cluster) as r:
-        await r.fill(3)
+        for turn in range(3):  # a commit each
+            await r.fill(1, f"n{turn}-")
     client = EtcdClient(etcd.endpoints)
     (second,) = [commit async for commit in EventLog(client, cluster).read(2, 2)]
     await client.delete(Keys(cluster).commit(2))
