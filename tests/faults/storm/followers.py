@@ -26,7 +26,7 @@ from tests.faults.storm.stage import Archive
 PAUSE_S = 0.1
 SAMPLE_S = 1.0
 COMPARED = ["state_comparison", "table_comparison"]
-# An endpoint that waits for its interface is not in the kernel, so that what is read back differs: an alarm that passes.
+# An endpoint that waits for its interface is not in the kernel, so what is read back differs: an alarm that passes.
 # At rest there must be none in any case.
 if os.environ.get("KILIM_FAULT_KERNEL_ALARMS"):
     COMPARED.append("kernel_comparison")
