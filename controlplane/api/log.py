@@ -102,7 +102,7 @@ class Log(rpc.LogServicer):
         async with answering(context):
             self._check_loaded()
             if request.at_seq == 0:
-                for message in (await self._present.take())[1]:
+                async for message in self._present.take().parts():
                     yield api.SubscribeResponse.FromString(message).snapshot
                 return
             find = self._stored_of(request.at_seq, context) if request.exact else self._newest_stored(request.at_seq)

@@ -72,10 +72,10 @@ class Subscriptions:
         else:
             cursor = 1
             if self._history.seq > SNAPSHOT_FROM_EVENTS or self._history.first_seq > 1:
-                seq, parts = await self.snapshots.take()
-                for part in parts:
+                snapshot = self.snapshots.take()
+                async for part in snapshot.parts():
                     await write(part)
-                cursor = seq + 1
+                cursor = snapshot.seq + 1
         self.count += 1
         try:
             await self._follow_from(cursor, write)
