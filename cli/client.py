@@ -25,6 +25,7 @@ OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),  # also how long one attempt to connect may take
+    ("grpc.enable_http_proxy", 0),
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
