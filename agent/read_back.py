@@ -33,7 +33,8 @@ class NotInSync(Exception):
 
 
 class Moment(NamedTuple):
-    """What the kernel held when `seq` was enforced; `table_digest` is that of what was desired."""
+    """What the kernel held when `seq` was enforced; `table_digest` is that of what was desired. `digest` is of `rows`
+    and those that wait for their interface: such an endpoint is closed, and nothing has gone wrong yet."""
 
     seq: int
     table_digest: bytes
@@ -143,11 +144,11 @@ class ReadBack:
         rows = await took.in_thread(reading.rows)
         took_s, is_first = took.seconds, not self.rows
         found = await took.in_thread(lambda: self._sums.digest(rows))
-        digest = found.digest()
         self.took_s = took_s if is_first else took.seconds  # only the first time every row is hashed
         self.rows = {table: len(data) // ROW_BYTES[table] for table, data in rows.items()}
         found.add(held_back)
-        is_clean = found.digest() == report.table_digest and not reading.local_drift
+        digest = found.digest()
+        is_clean = digest == report.table_digest and not reading.local_drift
         return Moment(report.seq, report.table_digest, rows, digest, is_clean)
 
     def _held_back(self) -> int:
