@@ -22,10 +22,10 @@ from tests.bench.plane import Plane, plane
 AGENTS = 100
 CHANGES = 200
 _PROCESSES = 2
-_WARM_UP = 20
+_WARM_UP = 10
 _PATIENCE_S = 60.0
 _PAUSE_S = 0.05
-_MEASURE_S = 40.0
+_MEASURE_S = 25.0
 
 
 def _policy(port: int) -> dict[str, object]:
