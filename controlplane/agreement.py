@@ -83,11 +83,20 @@ class Agreement:
                 self.take(name, answer)
 
     def _look_at_snapshots(self) -> None:
+        """A difference stands as long as that snapshot is there, whatever newer ones say."""
+        history = self._replica.history
         said = {each.seq: each.state_digest for each in self._snapshots()}
         difference = self._snapshot.difference
-        if difference is not None and said.get(difference.seq) != difference.theirs:
+        if difference is not None:
+            stands = said.get(difference.seq) == difference.theirs
+            if stands and history.digest_at(difference.seq) != difference.theirs:
+                return
             _logger.info("snapshot with another state digest is gone", seq=difference.seq)
             self._snapshot = Compared("state digest")
+        for seq, digest in said.items():
+            ours = history.digest_at(seq)
+            if ours is not None and ours != digest:
+                said = {seq: digest}
         self._judge(SNAPSHOT, self._snapshot, said.items())
 
     def take(self, name: str, answer: api.StatusResponse) -> None:

@@ -140,7 +140,13 @@ class _Process:
         self._reports = Reports(self._replica, self._auditor)
         self._subscriptions = Subscriptions(self._replica, self._log)
         self._keeper = Keeper(
-            self._replica, self._log, self._snapshots, self._store, settings.cluster, settings.log_archive_dir
+            self._replica,
+            self._log,
+            self._snapshots,
+            self._store,
+            settings.cluster,
+            settings.log_archive_dir,
+            lambda: [*self._auditor.problems(), *self._agreement.problems()],
         )
         self._compaction = Compaction(self._keeper, self._snapshots, self._store)
         self._peers = Peers()
