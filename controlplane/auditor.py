@@ -30,7 +30,6 @@ SLICE_S = 0.005
 REST_S = 0.010
 # Where commits keep coming we are behind by this much, the more the more they cost, and reckon many as one.
 GATHER_FACTOR = 4
-GATHER_MIN_S = 0.1
 GATHER_MAX_S = 0.5
 LOOK_EVERY_S = 3.0
 FAILED_WAIT_S = 5.0
@@ -115,8 +114,7 @@ class Auditor:
                 return
             self._tell()
             if held and self.seq == self._replica.seq:  # what comes meanwhile is reckoned together
-                gather_s = GATHER_FACTOR * (time.thread_time() - begun_s)
-                await asyncio.sleep(min(max(gather_s, GATHER_MIN_S), GATHER_MAX_S))
+                await asyncio.sleep(min(GATHER_FACTOR * (time.thread_time() - begun_s), GATHER_MAX_S))
             if not held:
                 self._look()
                 try:
