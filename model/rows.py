@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from kilim.model.address import format_ip
-from kilim.model.tables import ALLOW, INGRESS, Tables
+from kilim.model.tables import ALLOW, DENY, EGRESS, FOREIGN_KEY, INGRESS, Tables
 
 RowKey = tuple[int, ...]
 RowValue = tuple[int, ...]
@@ -20,6 +20,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "subjects": ("identity", "flags"),
     "policy": ("subject", "direction", "peer", "protocol", "port", "port_prefix_len", "verdict"),
 }
+_DIRECTIONS = {INGRESS: "ingress", EGRESS: "egress"}
+_VERDICTS = {ALLOW: "allow", DENY: "deny"}
 KEY_CELLS = {"ipcache": 1, "endpoints": 1, "subjects": 1, "policy": 6}
 
 
@@ -68,7 +70,8 @@ def cells(table: str, key: RowKey, value: RowValue) -> list[str]:
         case "endpoints":
             return [format_ip(key[0]), *map(str, value)]
         case "policy":
-            subject, direction, *rest = key
-            verdict = "allow" if value[0] == ALLOW else "deny"
-            return [str(subject), "ingress" if direction == INGRESS else "egress", *map(str, rest), verdict]
+            subject, direction, *rest, ports = key
+            direction_text = _DIRECTIONS.get(direction, str(direction))
+            bits = str(ports) if ports < FOREIGN_KEY else f"key/{ports - FOREIGN_KEY}"
+            return [str(subject), direction_text, *map(str, rest), bits, _VERDICTS.get(value[0], str(value[0]))]
     return [str(number) for number in (*key, *value)]

@@ -22,6 +22,9 @@ ENFORCE_EGRESS = 2
 ALLOW = 1
 DENY = 2
 ANY_PROTOCOL = 0
+# A kernel's policy entry that matches on other bits than its fields imply is read as a row of its own: its
+# port_prefix_len is this and the number of bits of the whole key (0..128). Nothing that is desired has such rows.
+FOREIGN_KEY = 100
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -32,7 +35,7 @@ class PolicyKey(NamedTuple):
     peer: int  # identity; 0 = any
     protocol: int  # IANA number; 0 = any (then port 0/0)
     port: int
-    port_prefix_len: int  # 0..16
+    port_prefix_len: int  # 0..16; more is no row of ours, see FOREIGN_KEY
 
 
 PolicyRows = dict[PolicyKey, int]

@@ -7,11 +7,10 @@ from kilim.agent.bpf import rows
 from kilim.agent.bpf.layout import TICK_SHIFT
 from kilim.agent.bpf.maps import Map, Maps
 from kilim.model.address import format_ip
+from kilim.model.rows import cells
+from kilim.model.tables import FOREIGN_KEY
 
 Dump = tuple[list[str], list[list[str]]]
-
-_VERDICTS = {1: "allow", 2: "deny"}
-_DIRECTIONS = {0: "ingress", 1: "egress"}
 
 
 def dump_table(maps: Maps, table: str, raw: bool) -> Dump:
@@ -54,21 +53,22 @@ def _dump_subjects(maps: Maps, raw: bool) -> Dump:
 
 
 def _dump_policy(maps: Maps, raw: bool) -> Dump:
-    """Logical: only rows of the table that the subject points at."""
+    """Logical: only rows of the table that the subject points at, and what no agent writes."""
     present = {identity: row[0] for (identity,), row in _sorted_rows(maps["subjects"])}
     listed: list[list[str]] = []
-    for key, (verdict, _) in sorted(_sorted_rows(maps["policy"]), key=_as_desired_rows):
-        prefix_len, table, subject, peer, direction, protocol, port = key
-        if not raw and present.get(subject) != table:
+    keys, values = maps["policy"].read()
+    listing = zip(keys.tolist(), rows.port_prefix_lens(keys).tolist(), values["verdict"].tolist(), strict=True)
+    for key, bits, verdict in sorted(listing, key=_as_desired_rows):
+        _, table, subject, peer, direction, protocol, port = key
+        if not raw and present.get(subject) != table and bits < FOREIGN_KEY:
             continue
-        ports = max(prefix_len - rows.PROTOCOL_BITS, 0)
-        row = _cells([subject, _DIRECTIONS[direction], peer, protocol, port, ports, _VERDICTS.get(verdict, verdict)])
+        row = cells("policy", (subject, direction, peer, protocol, port, bits), (verdict,))
         listed.append([str(table), *row] if raw else row)
     columns = ["subject", "direction", "peer", "protocol", "port", "port_prefix_len", "verdict"]
     return ["table", *columns] if raw else columns, listed
 
 
-def _as_desired_rows(row: tuple[tuple[int, ...], tuple[Any, ...]]) -> tuple[int, ...]:
+def _as_desired_rows(row: tuple[tuple[int, ...], int, int]) -> tuple[int, ...]:
     """The order in which the log's own rows are printed."""
     prefix_len, table, subject, peer, direction, protocol, port = row[0]
     return subject, direction, peer, protocol, port, prefix_len, table

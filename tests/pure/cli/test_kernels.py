@@ -1,6 +1,8 @@
 """Kernels are compared each at the event that its node enforced, in one walk over the log."""
 
-from kilim.cli.history.kernels import Held, compare
+from dataclasses import replace
+
+from kilim.cli.history.kernels import Held, compare, result_data, result_lines
 from kilim.kvstore.commit import Commit
 from kilim.model.fold import fold_record
 from kilim.model.node_tables import NodeTables
@@ -37,6 +39,34 @@ def test_nodes_that_are_at_different_events() -> None:
     assert [(result.node, result.seq, result.outcome) for result in results] == [
         ("node2", 5, "ok"), ("node1", 9, "ok"), ("node1", 18, "ok"), ("node2", 18, "ok"),
     ]  # fmt: skip
+
+
+def test_a_row_that_is_there_twice_is_not_clean() -> None:
+    commits = history()
+    held = held_at(commits, "node1", 18)
+    held.packed["subjects"] += held.packed["subjects"][: ROW_BYTES["subjects"]]
+    (result,) = compare(HeldHistory(commits), [held])
+    assert not result.is_clean and not result.differing and "more than once" in result.outcome
+
+
+def test_what_is_wrong_beyond_rows_is_not_clean() -> None:
+    commits = history()
+    drift = tuple(f"endpoints 10.1.0.{n}: found ifindex 7, wanted ifindex 1" for n in range(7))
+    (result,) = compare(HeldHistory(commits), [replace(held_at(commits, "node1", 18), local_drift=drift)])
+    assert not result.is_clean and not result.differing
+    assert result.outcome == f"wrong beyond its rows: {', '.join(drift[:5])} and 2 more"
+    assert result_data(result)["local_drift"] == list(drift)
+
+
+def test_an_endpoint_that_waits_is_said_to() -> None:
+    commits = history()
+    held = held_at(commits, "node1", 18)
+    size = ROW_BYTES["endpoints"]
+    ip = int.from_bytes(held.packed["endpoints"][:4], "big")
+    held.packed["endpoints"] = held.packed["endpoints"][size:]
+    (result,) = compare(HeldHistory(commits), [replace(held, held_endpoints=frozenset({ip}))])
+    assert [one["waits"] for one in result_data(result)["differences"]] == ["for its interface"]
+    assert "nothing: waits for its interface" in "\n".join(result_lines([result], []))
 
 
 def test_what_was_right_an_event_ago_is_wrong_now() -> None:
