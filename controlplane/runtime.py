@@ -173,7 +173,14 @@ class _Process:
             Resources(self._replica, self._writer),
             Nodes(self._writer, self._subscriptions, self._reports, table_asks),
             Cluster(self._replica, self._writer, self._reports, condition, table_asks),
-            Log(self._replica, self._log, self._subscriptions.snapshots, self._snapshots, self._compaction),
+            Log(
+                self._replica,
+                self._log,
+                self._subscriptions.snapshots,
+                self._snapshots,
+                self._compaction,
+                self._store.why_not,
+            ),
         )
         await self.metrics.start()
         addresses = await server.start(self._settings.listen)

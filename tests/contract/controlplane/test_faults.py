@@ -127,6 +127,14 @@ async def test_without_etcd_it_reads_and_subscribes_from_memory_and_refuses_to_w
         assert len((await r.resources.List(api.ListRequest(kind="Namespace"))).items) == 5
         follower = Follower(State())
         await follower.follow(r, 5)
+        held = [batch async for batch in r.log.ReadCommits(api.ReadCommitsRequest(from_seq=1))]
+        assert sum(len(batch.commits) for batch in held)
+        with pytest.raises(grpc.aio.AioRpcError) as none:  # memory begins at 1: the empty state is where to begin
+            [part async for part in r.log.ReadSnapshot(api.ReadSnapshotRequest(at_seq=3), timeout=3)]
+        assert none.value.code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(grpc.aio.AioRpcError) as away:
+            [batch async for batch in r.log.ReadCommits(api.ReadCommitsRequest(stored=True), timeout=3)]
+        assert (away.value.details() or "").startswith("etcd is unreachable since ")
         await own.start()
         await r.until(lambda status: status.etcd.reachable)
         assert (await r.apply(namespace("late"))).seq == 6
