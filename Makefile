@@ -36,7 +36,7 @@ faults-nightly: preflight setup  ## hours of faults: SEEDS=1,2,3 (default: ten o
 check: setup     ## lint, format, types, import contracts, generated code, shape of the house
 	@deploy/dev/check.sh
 
-bench: preflight setup   ## measurements side by side with rivals; NAME=datapath|propagation|replay|… for one
+bench: preflight setup   ## measurements side by side with rivals; NAME=datapath|append|rebuild|… for one
 	@$(SUDO) $(BIN)/python -m tests.bench $(NAME)
 
 bpf:             ## compile the BPF objects

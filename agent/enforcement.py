@@ -51,7 +51,7 @@ class Enforcement:
         self.rebuilt_at_ns = 0
         self.enforced_seq = 0
         self.drift_repairs: Counter[str] = Counter()  # by table
-        self.kernel_digest, self.kernel_seq = b"", 0  # of the last reading
+        self.kernel_digest, self.kernel_seq, self.kernel_readings = b"", 0, 0  # of the last reading; how many
         self.errors: dict[str, str] = {}
         self._inbox = inbox
         self._cache = cache
@@ -111,6 +111,7 @@ class Enforcement:
     def take_reading(self, digest: bytes, seq: int) -> None:
         """What the kernel held at `seq`, told to the replicas."""
         self.kernel_digest, self.kernel_seq = digest, seq
+        self.kernel_readings += 1
         self._publish(self.report())
 
     def report(self) -> pb.NodeReport:
@@ -124,6 +125,7 @@ class Enforcement:
             drift_repairs=self.drift_repairs.total(),
             kernel_digest=self.kernel_digest,
             kernel_seq=self.kernel_seq,
+            kernel_readings=self.kernel_readings,
         )
 
     # --- arrivals

@@ -57,9 +57,8 @@ class MemoryTables:
 class MemoryReading:
     """The rows are those of the moment of `settle`, as with a kernel."""
 
-    local_drift = False
-
     def __init__(self, tables: MemoryTables) -> None:
+        self.local_drift: list[DriftedRow] = []
         self._tables = tables
         self._rows: dict[str, bytes] = {}
 

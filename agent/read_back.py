@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 
 import structlog
 
+from kilim.agent.core.drift import DriftedRow
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.row_sums import RowSums
 from kilim.agent.tables import Kernel
@@ -33,13 +34,19 @@ class NotInSync(Exception):
 
 
 class Moment(NamedTuple):
-    """What the kernel held when `seq` was enforced; `table_digest` is that of what was desired."""
+    """What the kernel held when `seq` was enforced; `table_digest` is that of what was desired. `digest` is of `rows`
+    and those that wait for their interface: such an endpoint is closed, and nothing has gone wrong yet."""
 
     seq: int
     table_digest: bytes
     rows: dict[str, bytes]
     digest: bytes
-    is_clean: bool
+    local_drift: tuple[DriftedRow, ...] = ()  # beyond those rows
+    held_endpoints: frozenset[int] = frozenset()  # what waits
+
+    @property
+    def is_clean(self) -> bool:
+        return self.digest == self.table_digest and not self.local_drift
 
 
 class ReadBack:
@@ -103,6 +110,7 @@ class ReadBack:
     async def _check(self) -> None:
         try:
             moment = await self.read()
+            self._enforcement.note("read-back", "")
             self._enforcement.take_reading(moment.digest, moment.seq)
             if not moment.is_clean and "kernel" not in self._enforcement.errors:
                 started_at = time.thread_time()
@@ -114,7 +122,7 @@ class ReadBack:
         except NotInSync:
             pass
         except OSError as error:
-            log.warning("the kernel's rows could not be read back", reason=error.strerror or str(error))
+            self._enforcement.note("read-back", f"the kernel's rows cannot be read back: {error.strerror or error}")
 
     def _forget(self, reading: asyncio.Task[Moment]) -> None:
         self._readings.discard(reading)
@@ -139,16 +147,14 @@ class ReadBack:
                 raise
             if reading.settle(anyway=attempt == _ATTEMPTS):
                 break
-        report, held_back = enforcement.report(), self._held_back()
+        report, waiting, held_back = enforcement.report(), self._kernel.held_endpoints, self._held_back()
         rows = await took.in_thread(reading.rows)
         took_s, is_first = took.seconds, not self.rows
         found = await took.in_thread(lambda: self._sums.digest(rows))
-        digest = found.digest()
         self.took_s = took_s if is_first else took.seconds  # only the first time every row is hashed
         self.rows = {table: len(data) // ROW_BYTES[table] for table, data in rows.items()}
         found.add(held_back)
-        is_clean = found.digest() == report.table_digest and not reading.local_drift
-        return Moment(report.seq, report.table_digest, rows, digest, is_clean)
+        return Moment(report.seq, report.table_digest, rows, found.digest(), tuple(reading.local_drift), waiting)
 
     def _held_back(self) -> int:
         """What endpoints that wait for their interface would add to the digest."""

@@ -57,9 +57,12 @@ class RowSums:
 
 
 def _only_in(one: _Seen, other: _Seen, row_bytes: int) -> bytes:
+    """What is there twice and in `other` once is in it once."""
     rows = np.frombuffer(one.rows, np.uint8).reshape(-1, row_bytes)
     if not other.rows:
         return one.rows
-    at = np.minimum(np.searchsorted(other.fingerprints, one.fingerprints), len(other.fingerprints) - 1)
-    only: bytes = rows[one.order[other.fingerprints[at] != one.fingerprints]].tobytes()
+    times = np.arange(len(one.fingerprints)) - np.searchsorted(one.fingerprints, one.fingerprints)
+    start = np.searchsorted(other.fingerprints, one.fingerprints)
+    times_there = np.searchsorted(other.fingerprints, one.fingerprints, side="right") - start
+    only: bytes = rows[one.order[times >= times_there]].tobytes()
     return only

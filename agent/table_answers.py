@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 _PART_BYTES = 512 << 10
 _WRITE_S = 10.0
+_NAMED_MAX = 1000
 
 _Call = grpc.aio.StreamStreamCall[pb.TablesAnswer, pb.TablesQuestion]
 
@@ -46,7 +47,7 @@ async def answer_for_tables(server: Server, node: str, read_back: ReadBack) -> N
         finally:
             call.cancel()
         if not told:
-            log.info("tables are not asked for by this replica for now", server=server.address, reason=reason)
+            log.info("tables cannot be read through this replica for now", server=server.address, reason=reason)
             told = True
         await asyncio.sleep(backoff.next_s())
 
@@ -69,4 +70,6 @@ def table_parts(moment: Moment, part_bytes: int = _PART_BYTES) -> Iterator[pb.Ta
         size = part_bytes - part_bytes % ROW_BYTES[table]
         for start in range(0, len(rows), size):
             yield pb.TablesPart(seq=seq, table_digest=digest, table=table, rows=rows[start : start + size])
-    yield pb.TablesPart(seq=seq, table_digest=digest, last=True)
+    drift = [str(row) for row in moment.local_drift[:_NAMED_MAX]]
+    waiting = sorted(moment.held_endpoints)
+    yield pb.TablesPart(seq=seq, table_digest=digest, local_drift=drift, held_endpoints=waiting, last=True)

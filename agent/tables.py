@@ -13,7 +13,7 @@ from kilim.model.tables import Tables, TablesDelta
 class Reading(Protocol):
     """Of what the kernel holds at one moment: see agent/bpf/reading.py."""
 
-    local_drift: bool
+    local_drift: list[DriftedRow]  # what is wrong beyond the rows that it gives
 
     def read(self) -> None: ...
     def settle(self, anyway: bool = False) -> bool: ...

@@ -25,6 +25,7 @@ OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),  # also how long one attempt to connect may take
+    ("grpc.enable_http_proxy", 0),
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -190,8 +191,9 @@ def why_unavailable(error: grpc.RpcError, timeout_s: float | None = None) -> str
     if timeout_s is not None and error.code() is Code.DEADLINE_EXCEEDED:
         return f"no answer within {timeout_s:g} s"
     details = reason(error.details() or error.code().name.lower().replace("_", " "))
-    _, connecting, last = details.partition("last error: ")
-    return last.rpartition(": ")[2].lower() if connecting else details
+    if not details.startswith("failed to connect"):  # a server's own words, which may quote gRPC's about etcd
+        return details
+    return details.rpartition(": ")[2].lower()
 
 
 def _nobody(failures: Sequence[str]) -> Failure:

@@ -14,7 +14,9 @@ from kilim.model.flips import Parties
 from kilim.model.focus import Since, Thing
 from kilim.model.identity import RESERVED_NAMES
 from kilim.model.protocols import PROTOCOL_NAMES
+from kilim.model.resolve import BUILT_IN
 from kilim.model.rows import ACTION_NAMES, TIER_NAMES
+from kilim.model.rules import Origin
 from kilim.model.tables import ADMIN, BASELINE, EGRESS, INGRESS, NORMAL, PASS, PolicyKey, action_of, tier_flag
 from kilim.model.verdict import ALLOWED, NO_SUBJECT, POLICY_DENIED, POLICY_DENY
 
@@ -79,7 +81,11 @@ def _passes(match: Match) -> bool:
 
 
 def _rules_text(matches: Iterable[Match]) -> str:
-    return _listed(dict.fromkeys(str(origin) for match in matches for origin in match.origins))
+    return _listed(dict.fromkeys(rule_text(origin) for match in matches for origin in match.origins))
+
+
+def rule_text(origin: Origin) -> str:
+    return f"Kilim itself: {origin.name}" if origin.kind == BUILT_IN else str(origin)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -96,7 +102,7 @@ def rows_of(judgement: Judgement, known: Known) -> Iterable[tuple[object, ...]]:
         entry = match.entry
         yield "policy", _key_text(entry), ACTION_NAMES[action_of(entry.value)], *_since_cells(known, entry.row)
         for origin in match.origins:
-            yield "↳ rule", str(origin), "asks for it", *_since_cells(known, PolicyName(*origin[:3]))
+            yield "↳ rule", rule_text(origin), "asks for it", *_since_cells(known, PolicyName(*origin[:3]))
     if judgement.is_enforced and all(_passes(match) for match in judgement.matches):
         yield "policy", f"none for {_identity_text(judgement.peer)} or any", "no row", "-", "-", "-", "-"
         for policy in judgement.isolating:

@@ -66,11 +66,17 @@ def _l4(layer: dict[str, Any]) -> tuple[int, int] | None:
     for name, body in layer.items():
         if not isinstance(body, dict):
             continue
-        if name in PROTOCOLS and isinstance(port := body.get("destination_port"), int):
-            return PROTOCOLS[name], port
+        if name in PROTOCOLS:
+            return _numbered(PROTOCOLS[name], body.get("destination_port"), 0xFFFF)
         if name == "ICMPv4":
-            return ICMP, body["type"] if isinstance(body.get("type"), int) else 0
+            return _numbered(ICMP, body.get("type", 0), 0xFF)
     return None
+
+
+def _numbered(protocol: int, number: object, most: int) -> tuple[int, int] | None:
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= most:
+        return None
+    return protocol, number
 
 
 def _end(endpoint: dict[str, Any], ip: object) -> FlowEnd | None:

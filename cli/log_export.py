@@ -24,10 +24,11 @@ from kilim.cli.output import output_option, print_data
 @output_option("json", "yaml")
 @history_options
 def export(directory: Path, first: int | None, last: int | None, output: str | None, source: SourceOptions) -> None:
-    """Copy the log into segment files, to be read with --segments DIR and restored with `kilim log restore`.
+    """Copy the log into segment files.
 
-    Run again it verifies what is in DIR and adds what is missing. Commits are copied whole, as etcd holds them; where
-    the log does not begin with event 1, the state before its first event is written beside them.
+    They are read with --segments DIR and restored with `kilim log restore`. Run again, it verifies what is in DIR and
+    adds what is missing. Commits are copied whole, as etcd holds them; where the log does not begin with event 1, the
+    state before its first event is written beside them.
     """
     from kilim.cli.history.export import export_history
 

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 @click.option("--cluster", default="default", show_default=True, help="Name of the cluster to be.")
 @output_option("json", "yaml")
 def restore(directories: tuple[Path, ...], etcd_endpoints: tuple[str, ...], cluster: str, output: str | None) -> None:
-    """Put an exported log into an etcd that holds none: the same bytes, the same chain.
+    """Put an exported log into an empty etcd.
 
-    Interrupted, it is run again; until it is at its end nobody can read or write that log.
+    The same bytes, the same chain. Interrupted, it is run again; until it is at its end nobody can read or write that
+    log.
     """
     in_words(lambda: _restore(directories, etcd_endpoints, cluster, output))
 

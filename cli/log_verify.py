@@ -20,8 +20,10 @@ from kilim.cli.output import output_option, print_data
 @output_option("json", "yaml")
 @history_options
 def verify(output: str | None, source: SourceOptions) -> None:
-    """Follow the chain over every event that etcd and segments hold, hold them against each other where both have an
-    event, and hold every snapshot against what the events give.
+    """Prove that the log is whole, or say where it is not.
+
+    The chain is followed over every event that etcd and segments hold; where both have an event they are compared, byte
+    for byte; every snapshot must be what the events give.
     """
     from kilim.cli.history.verification import joined, problem_lines, verify_log
 

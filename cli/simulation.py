@@ -12,7 +12,7 @@ from kilim.model.address import format_ip
 from kilim.model.comparison import Comparison
 from kilim.model.flip_groups import FlipGroup
 from kilim.model.flow_verdicts import FlowEnd, SeenFlow, Verdicts
-from kilim.model.l4_set import EVERYTHING, LAST_PORT, OTHERS, L4Set, Range
+from kilim.model.l4_set import EVERYTHING, LAST_PORT, OTHERS, L4Set, Range, without
 from kilim.model.protocols import PROTOCOL_NAMES
 
 MOST_NAMES = 4  # of one namespace in a line; -o json has them all
@@ -37,7 +37,8 @@ class EndNames:
                 self._in_namespace.setdefault(namespace, set()).add(number)
                 self._called.setdefault((namespace, workload), set()).add(number)
 
-    def text(self, places: Sequence[int]) -> str:
+    def text(self, places: Sequence[int], peers: Sequence[int] = ()) -> str:
+        """A pod alone is not named as a peer of nobody but itself."""
         pods = {number for number in places if self._ends[number].is_ours}
         names = [self._ends[number].names[0] for number in places if number not in pods]
         if len(self._in_namespace) > 1 and len(pods) == len(self._namespace):
@@ -47,14 +48,20 @@ class EndNames:
             meant = pods & members
             if meant:
                 whole = meant == members and len(members) > 1
-                texts.append(f"{namespace}/" + ("*" if whole else _listed(self._names(namespace, meant))))
+                named = meant if whole or not self._is_one_pod(peers) else meant - set(peers)
+                if named:
+                    texts.append(f"{namespace}/" + ("*" if whole else _listed(self._names(namespace, named))))
         if len(texts) > MOST_NAMESPACES:
             texts[MOST_NAMESPACES:] = [f"{len(texts) - MOST_NAMESPACES} more namespaces"]
         return ", ".join([*texts, *names])
 
-    def listed(self, places: Sequence[int]) -> list[str]:
+    def listed(self, places: Sequence[int], peers: Sequence[int] = ()) -> list[str]:
         """Every pod and prefix."""
-        return [name for number in places for name in self._ends[number].names]
+        but = peers if self._is_one_pod(peers) else ()
+        return [name for number in places if number not in but for name in self._ends[number].names]
+
+    def _is_one_pod(self, places: Sequence[int]) -> bool:
+        return len(places) == 1 and self._ends[places[0]].is_ours and len(self._ends[places[0]].names) == 1
 
     def _names(self, namespace: str, meant: set[int]) -> list[str]:
         names: dict[str, None] = {}
@@ -83,7 +90,12 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def ranges_text(ranges: L4Set) -> str:
-    return "any port" if ranges == EVERYTHING else ", ".join(map(_range_text, ranges))
+    others = without(EVERYTHING, ranges)
+    if not others:
+        return "any port"
+    if len(others) < len(ranges):
+        return f"any port but {', '.join(map(_range_text, others))}"
+    return ", ".join(map(_range_text, ranges))
 
 
 def _range_text(one: Range) -> str:
@@ -99,20 +111,24 @@ def group_lines(comparison: Comparison, groups: Sequence[FlipGroup]) -> Iterable
     names = EndNames(comparison)
     for group in groups:
         cause = f" ({', '.join(group.causes)})" if group.causes else ""
+        sources, destinations = (
+            names.text(group.sources, group.destinations),
+            names.text(group.destinations, group.sources),
+        )
         yield (
-            f"{names.text(group.sources)} -> {names.text(group.destinations)} {ranges_text(group.ranges)}: "
+            f"{sources} -> {destinations} {ranges_text(group.ranges)}: "
             f"{WORDS[not group.allowed]} -> {WORDS[group.allowed]}{cause}"
         )
     pairs = sum(group.pairs for group in groups)
-    yield f"{pairs} pairs would change" if pairs else "no verdict would change"
+    yield f"{pairs or 'no'} verdict{'s' if pairs > 1 else ''} would change"
 
 
 def group_data(comparison: Comparison, groups: Sequence[FlipGroup]) -> list[dict[str, Any]]:
     names = EndNames(comparison)
     return [
         {
-            "from": names.listed(group.sources),
-            "to": names.listed(group.destinations),
+            "from": names.listed(group.sources, group.destinations),
+            "to": names.listed(group.destinations, group.sources),
             "ports": [
                 {"protocol": PROTOCOL_NAMES.get(each.protocol, "other"), "first": each.first, "last": each.last}
                 for each in group.ranges

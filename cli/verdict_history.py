@@ -6,15 +6,16 @@ from typing import Any
 from kilim.cli.event import event_name, event_summary
 from kilim.cli.explanation import explanation_data, explanation_lines, flow_text, outcome_text
 from kilim.cli.failure import Failure
-from kilim.cli.history.backwards import flip_before, life_of, since_when, stretches
+from kilim.cli.history.backwards import Stretch, flip_before, focused_at, life_of, since_when, stretches
 from kilim.cli.history.rebuild import seq_at, state_at
 from kilim.cli.history.source import HistorySource
 from kilim.cli.history.times import format_time
 from kilim.cli.output import plain, to_yaml
 from kilim.model.explain import Explanation, explain
-from kilim.model.flips import Flip, Outcome, Parties, Past, flow_of, outcome
+from kilim.model.flips import Flip, Outcome, Parties, flow_of, outcome
+from kilim.model.focus import Focused
 from kilim.model.fold import entry_of
-from kilim.model.state import State, key_to_bytes
+from kilim.model.state import State
 from kilim.v1 import events_pb2 as pb
 
 Report = tuple[dict[str, Any], list[str]]
@@ -28,46 +29,40 @@ _NOUNS: dict[str, Any] = {
 
 
 def explain_at(history: HistorySource, at: str | None, parties: Parties) -> Report:
-    state = _state(history, at, parties)
-    explanation = explained(state, parties)
-    known = since_when(history, state.seq, explanation)
-    data = explanation_data(parties, state.seq, explanation, known)
-    return data, list(explanation_lines(parties, state.seq, explanation, known))
+    focused, newest = _focused(history, at, parties)
+    seq, explanation = focused.state.seq, explained(focused, parties)
+    known = since_when(history, seq, explanation, newest)
+    data = explanation_data(parties, seq, explanation, known)
+    return data, list(explanation_lines(parties, seq, explanation, known))
 
 
 def bisect(history: HistorySource, at: str | None, parties: Parties) -> Report:
     """The verdict may change back and forth: the last change counts, so history is searched from its end."""
-    state = _state(history, at, parties)
-    now = outcome(explained(state, parties).verdict)
-    flip, oldest = flip_before(history, state.seq, parties)
-    data = {"flow": flow_text(parties), "seq": state.seq, "verdict": outcome_text(*now)}
-    lines = [outcome_text(*now), f"{flow_text(parties)}, as of event {state.seq}", ""]
+    focused, newest = _focused(history, at, parties)
+    seq, now = focused.state.seq, outcome(explained(focused, parties).verdict)
+    flip, oldest = flip_before(history, seq, parties, newest)
+    data = {"flow": flow_text(parties), "seq": seq, "verdict": outcome_text(*now)}
+    lines = [outcome_text(*now), f"{flow_text(parties)}, as of event {seq}", ""]
     if flip is None:
         return {**data, "atOrBefore": oldest}, [*lines, f"so since event {oldest} or before: no older event is held"]
     return {**data, **_flip_data(flip)}, [*lines, *_flip_lines(flip)]
 
 
-def explained(state: State, parties: Parties) -> Explanation:
-    """From the part of the state that matters: the tables of a node have a row per endpoint of the cluster."""
-    past = Past(parties)
-    for table, entries in state.data().items():
-        for key, value in entries.items():
-            past.see(table, key, value)
-    focused = past.focused()
-    records = ((name, key_to_bytes(key), each) for name, data in state.data().items() for key, each in data.items())
-    focused.load(records, state.seq)
+def explained(focused: Focused, parties: Parties) -> Explanation:
     tables = {name: each.tables for name, each in focused.nodes.items()}
     flow = flow_of(focused.state, tables, parties)
     assert not isinstance(flow, str)
     return explain(flow, tables, focused.state)
 
 
-def _state(history: HistorySource, at: str | None, parties: Parties) -> State:
-    state = state_at(history, None if at is None else seq_at(history, at))
+def _focused(history: HistorySource, at: str | None, parties: Parties) -> tuple[Focused, Stretch]:
+    """Without folding the whole state, which takes seconds where there are 100,000 endpoints."""
+    seq = history.span().last_seq if at is None else seq_at(history, at)
+    focused, newest = focused_at(history, seq, parties)
     for end in (parties.source, parties.destination):
-        if isinstance(end, str) and end not in state.endpoints:
-            raise _unknown_pod(history, state, end)
-    return state
+        if isinstance(end, str) and end not in focused.state.endpoints:
+            raise _unknown_pod(history, state_at(history, seq), end)
+    return focused, newest
 
 
 def _unknown_pod(history: HistorySource, state: State, key: str) -> Failure:

@@ -71,7 +71,7 @@ class Agreement:
         await self._replica.wait_loaded()
         while True:
             await self._look_at_replicas()
-            self._judge(SNAPSHOT, self._snapshot, ((each.seq, each.state_digest) for each in self._snapshots()))
+            self._look_at_snapshots()
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _look_at_replicas(self) -> None:
@@ -81,6 +81,23 @@ class Agreement:
         for name, answer in (await self._peers.ask(others)).items():
             if not isinstance(answer, str):
                 self.take(name, answer)
+
+    def _look_at_snapshots(self) -> None:
+        """A difference stands as long as that snapshot is there, whatever newer ones say."""
+        history = self._replica.history
+        said = {each.seq: each.state_digest for each in self._snapshots()}
+        difference = self._snapshot.difference
+        if difference is not None:
+            stands = said.get(difference.seq) == difference.theirs
+            if stands and history.digest_at(difference.seq) != difference.theirs:
+                return
+            _logger.info("snapshot with another state digest is gone", seq=difference.seq)
+            self._snapshot = Compared("state digest")
+        for seq, digest in said.items():
+            ours = history.digest_at(seq)
+            if ours is not None and ours != digest:
+                said = {seq: digest}
+        self._judge(SNAPSHOT, self._snapshot, said.items())
 
     def take(self, name: str, answer: api.StatusResponse) -> None:
         """What another replica says of itself."""

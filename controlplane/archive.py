@@ -7,6 +7,7 @@ then trims nothing until somebody has filled the gap or has given another direct
 
 import asyncio
 import contextlib
+from collections import deque
 from pathlib import Path
 
 import structlog
@@ -35,13 +36,16 @@ class Archive:
         self._snapshots = snapshots
         self._opened = False
         self._chain = CHAIN_START
+        self._last: Path | None = None  # the file it ends with
         self.seq = 0
 
     async def open(self) -> None:
-        """What is there, looked at once, and again after a failure."""
+        """What is there, looked at once, and again after a failure; what it ends with must still be there."""
         if self._opened:
+            if self._last is not None and not await asyncio.to_thread(self._last.is_file):
+                raise self._lost(f"{self._last} is gone")
             return
-        self.seq = 0  # nothing is trimmed that rests on what has not been looked at
+        self.seq, self._last = 0, None  # nothing is trimmed that rests on what has not been looked at
         seq, chain = await asyncio.to_thread(self._find)
         if seq == 0:
             seq, chain = await self._begin()
@@ -53,6 +57,8 @@ class Archive:
 
     async def extend(self, to_seq: int) -> None:
         """The commits after `seq` up to that of `to_seq`. Raises KvError or OSError; what was written stays."""
+        if self._last is not None:
+            await self.verify(self.seq, self.seq, self._chain)
         held: list[Commit] = []
         size = 0
         try:
@@ -80,13 +86,38 @@ class Archive:
             self._opened = False
             raise
 
+    async def verify(self, from_seq: int, to_seq: int, chain: bytes) -> None:
+        """That these events are on disk now, every one, with that chain at the end. Raises KvError or OSError."""
+        try:
+            reason = await asyncio.to_thread(self._why_not, from_seq, to_seq, chain)
+        except (LogBroken, NoSegments, Trimmed) as error:
+            raise self._lost(str(error)) from error
+        except OSError:
+            self._opened, self.seq = False, 0
+            raise
+        if reason:
+            raise self._lost(reason)
+
+    def _why_not(self, from_seq: int, to_seq: int, chain: bytes) -> str:
+        (last,) = deque(SegmentDirectory([self._directory]).commits(from_seq, to_seq), maxlen=1) or (None,)
+        if last is None or last.last_seq != to_seq:
+            return f"event {to_seq} is not in it"
+        return "" if last.chain_after == chain else f"the chain of event {to_seq} is another one in it"
+
+    def _lost(self, reason: str) -> KvError:
+        self._opened, self.seq, self._last = False, 0, None
+        return KvError(f"archive {self._directory} is not what it was, nothing goes that it does not hold: {reason}")
+
     def _find(self) -> tuple[int, bytes]:
         self._directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self._directory)
         try:
-            span = SegmentDirectory([self._directory]).span()
+            found = SegmentDirectory([self._directory])
+            span = found.span()
         except NoSegments:
             return 0, CHAIN_START
+        if span.last_seq >= span.first_seq:
+            self._last = found.file_with(span.last_seq)
         return span.last_seq, span.chain
 
     async def _begin(self) -> tuple[int, bytes]:
@@ -123,5 +154,5 @@ class Archive:
 
     async def _write(self, commits: list[Commit]) -> None:
         path = await asyncio.to_thread(write_segment, self._directory, commits)
-        self.seq, self._chain = commits[-1].last_seq, commits[-1].chain_after
+        self.seq, self._chain, self._last = commits[-1].last_seq, commits[-1].chain_after, path
         _logger.info("segment archived", path=str(path), seq=self.seq)

@@ -1,4 +1,4 @@
-"""A second fold of the same log: what this replica's state should be, and every node's table digest at every event.
+"""A second fold of the same log: what this replica's state should be, and every node's table digest at ends of commits.
 
 Easy to get wrong: it must cost the write path nothing that is felt, so it works in short slices and rests between them,
 and may be behind. It begins with a copy of the replica's state; from there on it rests on the events alone, so a state
@@ -8,25 +8,29 @@ that was changed by anything else is noticed. A replica that started over from a
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 
 import structlog
 
 from kilim.controlplane.compared import Difference
+from kilim.controlplane.history import Held
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.table_digests import TableDigests
 from kilim.kvstore.commit import decode_commit
 from kilim.model.cluster_tables import ClusterTables
 from kilim.model.fold import fold_record
 from kilim.model.snapshot import Frozen, freeze
-from kilim.model.state import State, key_to_bytes
+from kilim.model.state import Change, State, key_to_bytes
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 # A slice delays all else in the process. Under load our share of the CPU is SLICE_S / (SLICE_S + REST_S).
 SLICE_S = 0.005
 REST_S = 0.010
+# Where commits keep coming we are behind by this much, the more the more they cost, and reckon many as one.
+GATHER_FACTOR = 4
+GATHER_MAX_S = 0.5
 LOOK_EVERY_S = 3.0
 FAILED_WAIT_S = 5.0
 _LOAD_AT_ONCE = 256
@@ -39,6 +43,7 @@ class Auditor:
         self.digests = TableDigests()
         self.difference: Difference | None = None  # the replica's state is not what its events give
         self.on_advanced: list[Callable[[], None]] = []
+        self.wanted: Callable[[], Collection[int]] = tuple  # the events at which a report waits for a digest
         self._replica = replica
         self._state = State()
         self._tables = ClusterTables()
@@ -51,6 +56,13 @@ class Auditor:
     def seq(self) -> int:
         """As far as digests are known."""
         return self.digests.seq
+
+    def problems(self) -> list[str]:
+        found = self.difference
+        if found is None:
+            return []
+        said, given = found.theirs.hex(), found.ours.hex()
+        return [f"this replica: its state digest at seq {found.seq} is {said}, its events give {given}"]
 
     async def run(self) -> None:
         """For ever."""
@@ -97,14 +109,12 @@ class Auditor:
             held = history.next_batch(self.seq + 1)
             if held is None or (not held and self.seq != self._replica.seq):
                 return
-            for each in held:
-                commit = decode_commit(each.encoded)
-                if commit.chain_before != self._chain:
-                    return
-                for number, record in enumerate(commit.records):
-                    await self._take(commit.first_seq + number, record)
-                self._chain = commit.chain_after
+            begun_s = time.thread_time()
+            if not await self._take_all(held):
+                return
             self._tell()
+            if held and self.seq == self._replica.seq:  # what comes meanwhile is reckoned together
+                await asyncio.sleep(min(GATHER_FACTOR * (time.thread_time() - begun_s), GATHER_MAX_S))
             if not held:
                 self._look()
                 try:
@@ -115,15 +125,38 @@ class Auditor:
                 for _ in range(3):  # those who were woken with us go first
                     await asyncio.sleep(0)
 
-    async def _take(self, seq: int, record: bytes) -> None:
-        for _ in self._tables.steps(self._state, fold_record(self._state, seq, record)):
+    async def _take_all(self, held: list[Held]) -> bool:
+        """Reckons where a report waits for it, and at the end: nodes report the ends of commits. False: these commits
+        do not go on from ours."""
+        wanted = self.wanted()
+        changes: list[Change] = []
+        for each in held:
+            commit = decode_commit(each.encoded)
+            if commit.chain_before != self._chain:
+                return False
+            for seq, record in enumerate(commit.records, commit.first_seq):
+                changes += fold_record(self._state, seq, record)
+                self._check_state(seq)
+                if seq != commit.last_seq or (each is not held[-1] and seq not in wanted):
+                    self.digests.skip()
+                else:
+                    await self._reckon(changes)
+                    changes = []
+                await self._rest_in_time()
+            self._chain = commit.chain_after
+        return True
+
+    async def _reckon(self, changes: list[Change]) -> None:
+        """The tables follow all that the state has taken since they last did."""
+        for _ in self._tables.steps(self._state, changes):
             await self._rest_in_time()
         changed = {node: self._tables.own_part(node) for node in self._tables.take_changed()}
         self.digests.add(self._tables.far_part, changed)
+
+    def _check_state(self, seq: int) -> None:
         theirs = self._replica.history.digest_at(seq)
         if theirs is not None:
             self._note(seq, theirs)
-        await self._rest_in_time()
 
     async def _rest_in_time(self) -> None:
         if time.monotonic() >= self._slice_ends_s:

@@ -65,6 +65,7 @@ class Compaction:
                 await self._defragment(members)
             for one in await self._look():
                 members[one.endpoint].after_bytes = one.db_bytes
+            self._keeper.note("")
             newest = self._keeper.manifests[-1].seq if self._keeper.manifests else 0
             done = Compacted(newest, self._keeper.start.first_seq, revision, full, list(members.values()))
             _logger.info("log compacted", snapshot_seq=newest, first_seq=done.first_seq, revision=revision, full=full)

@@ -55,11 +55,22 @@ class Compared:
         """For ours."""
         return self._waiting is not None
 
+    @property
+    def waiting_seq(self) -> int | None:
+        """What it is that waits."""
+        return None if self._waiting is None else self._waiting.seq
+
+    @property
+    def passed_over(self) -> bool:
+        """We are where the newest digest is of, or beyond, and had none of ours to compare it with."""
+        return self._newest is not None and not self.waits and self.verdict == api.NOT_COMPARED
+
     def hear(self, seq: int, digest: bytes) -> None:
         if not digest or self._newest == (seq, digest):
             return
         self._newest = Said(seq, digest)
-        if self._waiting is None:
+        # Who goes back has begun again, in a log that may never reach the seq that was waited for.
+        if self._waiting is None or seq < self._waiting.seq:
             self._waiting = self._newest
 
     def compare(self, reached: int, ours_at: Callable[[int], bytes | None]) -> bool:

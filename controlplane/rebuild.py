@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from kilim.controlplane.proof import claim_of, why_not_of_log
 from kilim.kvstore.errors import LogBroken, SnapshotBroken
 from kilim.kvstore.log import EventLog
 from kilim.kvstore.snapshots import SnapshotManifest, SnapshotStore
@@ -34,7 +35,8 @@ async def rebuild_state(log: EventLog, snapshots: SnapshotStore, after_seq: int)
         if manifest.seq <= after_seq or manifest.seq < start.first_seq - 1:
             break
         try:
-            await _check_chain(log, manifest)
+            if reason := await why_not_of_log(log, await log.span(), claim_of(manifest)):
+                raise SnapshotBroken(manifest.seq, reason)
             return Rebuilt(await _read_state(snapshots, manifest), manifest)
         except SnapshotBroken as error:
             _logger.error("snapshot cannot be used, trying the one before", seq=manifest.seq, reason=error.reason)
@@ -57,19 +59,3 @@ async def _read_state(snapshots: SnapshotStore, manifest: SnapshotManifest) -> S
             manifest.seq, f"gives state digest {state.digest.hex()}, its manifest says {manifest.state_digest.hex()}"
         )
     return state
-
-
-async def _check_chain(log: EventLog, manifest: SnapshotManifest) -> None:
-    """What is next in the log must follow from it."""
-    head = await log.head()
-    if manifest.seq > head.last_seq:
-        raise SnapshotBroken(manifest.seq, f"the log ends before it, at event {head.last_seq}")
-    found = head.chain
-    if manifest.seq < head.last_seq:
-        async with contextlib.aclosing(log.read(manifest.seq + 1, manifest.seq + 1)) as commits:
-            commit = await anext(commits)
-        if commit.first_seq != manifest.seq + 1:
-            raise SnapshotBroken(manifest.seq, "it is of the middle of a commit")
-        found = commit.chain_before
-    if found != manifest.chain:
-        raise SnapshotBroken(manifest.seq, f"its chain is {manifest.chain.hex()}, the log's there {found.hex()}")

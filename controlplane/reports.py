@@ -17,13 +17,17 @@ import structlog
 from kilim.controlplane.auditor import Auditor
 from kilim.controlplane.compared import Compared
 from kilim.controlplane.replica import Replica
+from kilim.model.settings import READ_BACK_INTERVAL_S
 from kilim.v1 import controlplane_pb2 as api
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 FIND_US_S = 3.0  # agents try again every 2 s at most
 ARRIVALS_MAX = 8192
+# A node that for so long reports what the log does not have, or digests that nothing can be compared with.
+ODD_S = 30.0
 STATE, TABLES, KERNEL = "state", "tables", "kernel"
+BEYOND = "beyond the log"
 DIGEST_NAMES = {STATE: "state digest", TABLES: "table digest", KERNEL: "table digest read back from its kernel"}
 
 
@@ -34,6 +38,7 @@ class Heard:
     report: api.NodeReport
     at_s: float
     streams: int = 0
+    odd_since_s: dict[str, float] = field(default_factory=dict)  # what is odd -> since when
     compared: dict[str, Compared] = field(
         default_factory=lambda: {what: Compared(name) for what, name in DIGEST_NAMES.items()}
     )
@@ -53,6 +58,7 @@ class Reports:
         replica.on_applied.append(self._note_arrival)
         replica.on_applied.append(self._compare_early)
         auditor.on_advanced.append(self._compare_early)
+        auditor.wanted = self._waited_for
 
     def of(self, node: str) -> Heard | None:
         return self._of.get(node)
@@ -85,6 +91,7 @@ class Reports:
     def open(self, node: str) -> None:
         heard = self._of.setdefault(node, Heard(api.NodeReport(node=node), time.monotonic()))
         heard.streams += 1
+        heard.odd_since_s = {}
         _logger.info("agent reports", node=node, streams=heard.streams)
 
     def close(self, node: str) -> None:
@@ -114,8 +121,34 @@ class Reports:
                     yield node, what, compared
 
     def problems(self) -> list[str]:
-        """Digest differences, one line each."""
-        return [f"node {node}: {each.difference}" for node, _, each in self.compared() if each.difference]
+        """Digest differences, and digests that are never compared, one line each."""
+        lines = [f"node {node}: {each.difference}" for node, _, each in self.compared() if each.difference]
+        for node, heard in sorted(self._of.items()):
+            if heard.streams and node in self._replica.state.nodes:
+                lines += [f"node {node}: {odd}" for odd in self._odd(heard)]
+        return lines
+
+    def _odd(self, heard: Heard) -> Iterator[str]:
+        now_s = time.monotonic()
+        for what, since_s in heard.odd_since_s.items():
+            if what == BEYOND and now_s - since_s >= ODD_S:
+                yield (
+                    f"reports event {heard.report.seq} for {now_s - since_s:.0f} s, "
+                    f"this replica's log ends at {self._replica.seq}"
+                )
+            elif what != BEYOND and now_s - since_s >= self._patience_s(what):
+                yield f"its {DIGEST_NAMES[what]} has not been compared for {now_s - since_s:.0f} s"
+
+    def _patience_s(self, what: str) -> float:
+        """A digest that is read back is as old as the interval says."""
+        return ODD_S + (2 * READ_BACK_INTERVAL_S.read(self._replica.state) if what == KERNEL else 0)
+
+    def _note_odd(self, heard: Heard) -> None:
+        odd = {what for what, compared in heard.compared.items() if compared.passed_over}
+        if heard.report.seq > self._replica.seq:
+            odd.add(BEYOND)
+        now_s = time.monotonic()
+        heard.odd_since_s = {what: heard.odd_since_s.get(what, now_s) for what in sorted(odd)}
 
     def _wake(self) -> None:
         self._changed.set()
@@ -134,12 +167,18 @@ class Reports:
                 turned = compared.compare(digests.seq, lambda seq: digests.at(node, seq))
             if turned:
                 changed.append(compared)
+        self._note_odd(heard)
         if any(compared.waits for compared in heard.compared.values()):
             self._uncompared.add(node)
         else:
             self._uncompared.discard(node)
         for compared in changed:
             _log_turn(node, compared)
+
+    def _waited_for(self) -> set[int]:
+        """Events after which a node has said what is not compared yet."""
+        waiting = [heard.compared.values() for node in self._uncompared if (heard := self._of.get(node)) is not None]
+        return {each.waiting_seq for of_node in waiting for each in of_node if each.waiting_seq is not None}
 
     def _compare_early(self) -> None:
         for node in list(self._uncompared):

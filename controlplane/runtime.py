@@ -36,7 +36,6 @@ from kilim.controlplane.logs import configure_logs
 from kilim.controlplane.metrics import MetricsServer, ReplicaMetrics
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
-from kilim.controlplane.snapshots import Snapshots
 from kilim.controlplane.store import Store
 from kilim.controlplane.table_asks import TableAsks
 from kilim.controlplane.writer import Writer
@@ -141,7 +140,13 @@ class _Process:
         self._reports = Reports(self._replica, self._auditor)
         self._subscriptions = Subscriptions(self._replica, self._log)
         self._keeper = Keeper(
-            self._replica, self._log, self._snapshots, self._store, settings.cluster, settings.log_archive_dir
+            self._replica,
+            self._log,
+            self._snapshots,
+            self._store,
+            settings.cluster,
+            settings.log_archive_dir,
+            lambda: [*self._auditor.problems(), *self._agreement.problems()],
         )
         self._compaction = Compaction(self._keeper, self._snapshots, self._store)
         self._peers = Peers()
@@ -168,7 +173,14 @@ class _Process:
             Resources(self._replica, self._writer),
             Nodes(self._writer, self._subscriptions, self._reports, table_asks),
             Cluster(self._replica, self._writer, self._reports, condition, table_asks),
-            Log(self._replica, self._log, Snapshots(self._replica), self._snapshots, self._compaction),
+            Log(
+                self._replica,
+                self._log,
+                self._subscriptions.snapshots,
+                self._snapshots,
+                self._compaction,
+                self._store.why_not,
+            ),
         )
         await self.metrics.start()
         addresses = await server.start(self._settings.listen)

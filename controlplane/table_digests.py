@@ -18,7 +18,8 @@ class TableDigests:
         self.seq = 0
         self._events_max = events_max
         self._own_parts_max = own_parts_max
-        self._shared: deque[tuple[int, tuple[str, ...]]] = deque()  # per event: the sum, and whose own part changed
+        # Per event: the sum, None where it was not reckoned; and whose own part changed.
+        self._shared: deque[tuple[int | None, tuple[str, ...]]] = deque()
         self._own: dict[str, deque[tuple[int, int]]] = {}  # node -> (since which event, own part)
         self._own_parts = 0
 
@@ -41,14 +42,25 @@ class TableDigests:
         for node, part in changed.items():
             self._own.setdefault(node, deque()).append((self.seq, part))
         self._own_parts += len(changed)
+        self._forget()
+
+    def _forget(self) -> None:
         while len(self._shared) > 1 and (len(self._shared) > self._events_max or self._own_parts > self._own_parts_max):
             self._forget_oldest()
+
+    def skip(self) -> None:
+        """Past an event after which nothing is reckoned; what it changes comes with the next `add`."""
+        self.seq += 1
+        self._shared.append((None, ()))
+        self._forget()
 
     def at(self, node: str, seq: int) -> bytes | None:
         """None where it is not remembered, or not reckoned yet."""
         if not self.first_seq <= seq <= self.seq:
             return None
         shared, _ = self._shared[seq - self.first_seq]
+        if shared is None:
+            return None
         own = next((part for since, part in reversed(self._own.get(node, ())) if since <= seq), 0)
         return digest_of(shared + own)
 

@@ -66,13 +66,16 @@ def _fitting(segments: SegmentDirectory, span: Span) -> list[SnapshotManifest]:
 async def _claim(client: EtcdClient, keys: Keys) -> int:
     """The mod revision of a head that says that a restore is going on; ours from now on, and nothing else is there."""
     start, end = prefix_range(keys.prefix)
-    found = await client.get_range(start, end, limit=1, keys_only=True)
+    found = await client.get_range(start, end, limit=1000, keys_only=True)
     head = await client.get(keys.head)
     if head is not None and not is_restoring(head.value):
         last = decode_head(head.value, head.mod_revision).last_seq
         raise NotEmpty(f"there is a log already, up to event {last}: a restore is into an empty etcd")
-    if head is None and found.kvs:
-        raise NotEmpty(f"the key {found.kvs[0].key.decode(errors='replace')} is there: a restore is into an empty etcd")
+    # The reserve of a control plane that was there before us is no fact.
+    foreign = [kv.key for kv in found.kvs if not kv.key.startswith(keys.reserve)]
+    if head is None and foreign:
+        what = "somebody runs on it" if foreign[0].startswith(keys.members) else "a restore is into an empty etcd"
+        raise NotEmpty(f"the key {foreign[0].decode(errors='replace')} is there: {what}")
     result = await client.transaction(
         compare=[transaction.mod_revision_is(keys.head, head.mod_revision if head else 0)],
         success=[transaction.put(keys.head, RESTORING)],

@@ -21,7 +21,11 @@ from kilim.v1 import agent_pb2, agent_pb2_grpc, controlplane_pb2, controlplane_p
 _WRITES = {"Apply", "Delete"}
 _ATTEMPT_S = 5.0
 _PAUSE_S = 0.1
-_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.initial_reconnect_backoff_ms", 100)]
+_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.enable_http_proxy", 0),
+]
 
 
 class Refused(LabError):

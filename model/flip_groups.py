@@ -124,7 +124,9 @@ class _Flips:
         gone = sorted(closed.keys() & changed - closing.keys())
         if changed_now or gone:
             return (*(_name(closing[key]) for key in changed_now), *(f"without {_name(closed[key])}" for key in gone))
-        return tuple(_name(rules) for rules in closing.values())
+        if closing:
+            return tuple(_name(rules) for rules in closing.values())
+        return tuple(f"no longer selected by {_name(rules)}" for rules in closed.values())
 
 
 def _closing(reach: Reach, subject: int, way: int) -> list[PolicyRules]:

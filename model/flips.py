@@ -4,15 +4,16 @@ A visitor would get wrong: the ends are pods by name, so that address, node and 
 and a verdict may change back; that is why every event of the focus is looked at, and none between is guessed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from kilim.model.explain import Flow, Place
 from kilim.model.focus import Focus, Focused
-from kilim.model.fold import entry_of
+from kilim.model.fold import endpoint_of, entry_of
 from kilim.model.identity import HOST, REMOTE_NODE, WORLD
 from kilim.model.nouns import decode_identity
-from kilim.model.state import Change, Key, State
+from kilim.model.snapshot import endpoint_field
+from kilim.model.state import Change, Key, State, endpoint_key
 from kilim.model.tables import Tables
 from kilim.model.verdict import Verdict, verdict
 from kilim.v1 import events_pb2 as pb
@@ -52,26 +53,49 @@ class Past:
         ends = (parties.source, parties.destination)
         self._keys = {end for end in ends if isinstance(end, str)}
         self._ips = {end for end in ends if isinstance(end, int)}
-        self._holders: dict[int, set[tuple[int, str]]] = {}  # address -> (identity, node) of each that ever had it
+        self._holders: set[tuple[int, int, str]] = set()  # (address, identity, node) of each that ever had one
         self._prefixes: set[tuple[int, bytes]] = set()
 
     def see(self, table: str, key: Key, value: bytes) -> None:
         if table == "endpoint":
-            endpoint = pb.Endpoint.FromString(value)
-            if key in self._keys:
-                self._ips.add(endpoint.ip)
-            self._holders.setdefault(endpoint.ip, set()).add((endpoint.identity, endpoint.node))
+            self._see_endpoint(pb.Endpoint.FromString(value))
         elif table == "identity":
             identity = decode_identity(value)
             if identity.cidr is not None:
                 self._prefixes.add((int(key), value))
 
-    def focused(self) -> Focused:
-        holders = {each for ip in self._ips for each in self._holders.get(ip, ())}
+    def see_event(self, event: pb.Event) -> None:
+        """What it puts somewhere."""
+        endpoint = endpoint_of(event)
+        if endpoint is not None:
+            self._see_endpoint(endpoint)
+            return
+        entry = entry_of(event)
+        if entry is not None and entry[2] is not None:
+            self.see(entry[0], entry[1], entry[2])
+
+    def _see_endpoint(self, endpoint: pb.Endpoint) -> None:
+        if endpoint_key(endpoint.namespace, endpoint.name) in self._keys:
+            self._ips.add(endpoint.ip)
+        self._holders.add((endpoint.ip, endpoint.identity, endpoint.node))
+
+    def marks(self) -> list[bytes]:
+        """One of them stands in the record of every endpoint that is one of the ends or has an address of theirs."""
+        return [*(key.partition("/")[2].encode() for key in self._keys), *(endpoint_field(ip=ip) for ip in self._ips)]
+
+    def focus(self) -> Focus:
+        """What every verdict in the stretch depends on."""
         cidrs = ((number, decode_identity(value).cidr) for number, value in self._prefixes)
         covering = {number for number, cidr in cidrs if cidr and any(cidr.contains_ip(ip) for ip in self._ips)}
-        identities = {identity for identity, _ in holders} | covering | _RESERVED
-        return Focused(Focus(frozenset(self._ips), frozenset(identities)), {node for _, node in holders})
+        identities = {identity for ip, identity, _ in self._holders if ip in self._ips} | covering | _RESERVED
+        return Focus(frozenset(self._ips), frozenset(identities))
+
+    def nodes(self) -> set[str]:
+        """Those that the ends have been on."""
+        return {node for ip, _, node in self._holders if ip in self._ips}
+
+    def focused(self) -> Focused:
+        return Focused(self.focus(), self.nodes())
 
 
 def flow_of(state: State, tables: dict[str, Tables], parties: Parties) -> Flow | str:
@@ -115,11 +139,3 @@ def last_flip(focused: Focused, events: Iterable[tuple[int, pb.Event]], parties:
             flip = Flip(seq, event, change, before, after)
             before = after
     return flip
-
-
-def entries_of(events: Iterable[tuple[int, pb.Event]]) -> Iterator[tuple[str, Key, bytes]]:
-    """What the events put somewhere."""
-    for _, event in events:
-        entry = entry_of(event)
-        if entry is not None and entry[2] is not None:
-            yield entry[0], entry[1], entry[2]

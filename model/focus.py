@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kilim.model.explain import Explanation, PolicyName, Row
-from kilim.model.fold import entry_of
+from kilim.model.fold import endpoint_of, entry_of
 from kilim.model.identity import FIRST_CIDR
 from kilim.model.node_tables import NodeTables
 from kilim.model.nouns import decode_identity
 from kilim.model.resolve import BUILT_IN
-from kilim.model.state import Change, Key, State, key_from_bytes, policy_key
+from kilim.model.snapshot import endpoint_field
+from kilim.model.state import Change, Key, State, endpoint_key, key_from_bytes, policy_key
 from kilim.v1 import events_pb2 as pb
 
 
@@ -29,13 +30,23 @@ class Focus:
     ips: frozenset[int]
     identities: frozenset[int]
 
+    def marks(self) -> list[bytes]:
+        """One of them stands in the record of every endpoint that is kept."""
+        identities = [endpoint_field(identity=number) for number in self.identities]
+        return [*(endpoint_field(ip=ip) for ip in self.ips), *identities]
+
     def keeps(self, table: str, key: Key, value: bytes) -> bool:
         if table == "endpoint":
-            endpoint = pb.Endpoint.FromString(value)
-            return endpoint.ip in self.ips or endpoint.identity in self.identities
+            return self.keeps_endpoint(pb.Endpoint.FromString(value))
         if table == "identity":
             return key in self.identities or (int(key) >= FIRST_CIDR and self._covers(value))
         return table in ("node", "policy")
+
+    def keeps_record(self, table: str, key: bytes, value: bytes) -> bool:
+        return self.keeps(table, key_from_bytes(table, key), value)
+
+    def keeps_endpoint(self, endpoint: pb.Endpoint) -> bool:
+        return endpoint.ip in self.ips or endpoint.identity in self.identities
 
     def _covers(self, value: bytes) -> bool:
         cidr = decode_identity(value).cidr
@@ -45,22 +56,29 @@ class Focus:
 class Focused:
     """The part of a state that a focus keeps, and the tables of some nodes made from it."""
 
-    def __init__(self, focus: Focus, nodes: Iterable[str]) -> None:
+    def __init__(self, focus: Focus, nodes: Iterable[str] = ()) -> None:
         self._focus = focus
         self.state = State()
         self.nodes = {name: NodeTables(name) for name in nodes}
 
     def load(self, records: Iterable[tuple[str, bytes, bytes]], seq: int) -> None:
         """A whole state, of which the focus keeps its part."""
-        keeps = self._focus.keeps
-        kept = (each for each in records if keeps(each[0], key_from_bytes(each[0], each[1]), each[2]))
-        self.state.load(kept, seq)
+        keeps = self._focus.keeps_record
+        self.state.load((each for each in records if keeps(*each)), seq)
+        for tables in self.nodes.values():
+            tables.rebuild(self.state)
+
+    def make_tables(self, nodes: Iterable[str]) -> None:
+        """Of these nodes, instead of those before."""
+        self.nodes = {name: NodeTables(name) for name in nodes}
         for tables in self.nodes.values():
             tables.rebuild(self.state)
 
     def follow(self, seq: int, event: pb.Event) -> Change | None:
         """What of the event is in the focus; None: nothing, and no row of it has changed."""
         self.state.seq = seq
+        if self._passes_by(event):
+            return None
         found = entry_of(event)
         if found is None:
             return None
@@ -72,6 +90,13 @@ class Focused:
             for tables in self.nodes.values():
                 tables.update(self.state, (change,))
         return change
+
+    def _passes_by(self, event: pb.Event) -> bool:
+        """An endpoint that is not in the focus and was not before: most events of a cluster."""
+        endpoint = endpoint_of(event)
+        if endpoint is None or self._focus.keeps_endpoint(endpoint):
+            return False
+        return endpoint_key(endpoint.namespace, endpoint.name) not in self.state.endpoints.data
 
 
 class Since(NamedTuple):

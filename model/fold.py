@@ -71,6 +71,14 @@ def fold_event(state: State, event: pb.Event) -> list[Change]:
     return [] if change is None else [change]
 
 
+def endpoint_of(event: pb.Event) -> pb.Endpoint | None:
+    """What `entry_of` sets for an endpoint that is added or updated, without the work of making its bytes."""
+    which = event.WhichOneof("body")
+    if which == "endpoint_added":
+        return event.endpoint_added.endpoint
+    return event.endpoint_updated.endpoint if which == "endpoint_updated" else None
+
+
 def entry_of(event: pb.Event) -> tuple[str, Key, bytes | None] | None:
     """(table, key, value) that the event sets, with None for the value removes; None: it changes nothing."""
     if UPCASTERS:

@@ -176,19 +176,37 @@ def _l4s_of_names(names: Iterable[PortName], offered: AbstractSet[NamedPort]) ->
 
 
 def without_covered(wanted: PolicyRows) -> PolicyRows:
-    """The rows that remain; see the list at the top. Covering is transitive, so one pass over all rows is enough."""
-    present = {key[2:5] for key in wanted}
-    broader = {l4: [each for each in _broader(l4) if each in present] for l4 in present}
+    """The rows that remain; see the list at the top. Covering is transitive, so one pass over all rows is enough.
+
+    What remains of a peer's rows depends on their ports and values alone, and most peers have those of another."""
+    of_peers: dict[tuple[int, int, int], list[PolicyKey]] = {}
+    for key in wanted:
+        of_peers.setdefault((key.direction, key.peer, key.tier), []).append(key)
+    kept: dict[tuple[int, bool, int, tuple[tuple[L4, int], ...]], list[int]] = {}
     rows: PolicyRows = {}
-    for key, value in wanted.items():
-        direction, peer, *_, tier = key
-        l4 = key[2:5]
-        covers = [(direction, peer, *each, tier) for each in broader[l4]]
-        if peer != ANY_PEER:
-            covers += [(direction, ANY_PEER, *each, tier) for each in (l4, *broader[l4])]
-        if all(wanted[PolicyKey(*cover)] < value for cover in covers if cover in wanted):
-            rows[key] = value
+    for (direction, peer, tier), keys in of_peers.items():
+        own = tuple((key[2:5], wanted[key]) for key in keys)
+        pattern = direction, peer == ANY_PEER, tier, own
+        if pattern not in kept:
+            above = [] if peer == ANY_PEER else of_peers.get((direction, ANY_PEER, tier), [])
+            kept[pattern] = _uncovered(own, {key[2:5]: wanted[key] for key in above})
+        for number in kept[pattern]:
+            rows[keys[number]] = own[number][1]
     return rows
+
+
+def _uncovered(own: tuple[tuple[L4, int], ...], of_any_peer: dict[L4, int]) -> list[int]:
+    """Positions in `own`, the rows of one peer in one direction and tier: those whose value is above all that cover
+    them."""
+    values = dict(own)
+    remaining = []
+    for number, (l4, value) in enumerate(own):
+        broader = list(_broader(l4))
+        above = [values[each] for each in broader if each in values]
+        above += [of_any_peer[each] for each in (l4, *broader) if each in of_any_peer]
+        if all(each < value for each in above):
+            remaining.append(number)
+    return remaining
 
 
 def _broader(l4: L4) -> Iterator[L4]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from kilim.model.address import format_ip
-from kilim.model.tables import ADMIN, ALLOW, BASELINE, DENY, INGRESS, NORMAL, PASS, Tables, action_of
+from kilim.model.tables import ADMIN, ALLOW, BASELINE, DENY, FOREIGN_KEY, INGRESS, NORMAL, PASS, Tables, action_of
 
 RowKey = tuple[int, ...]
 RowValue = tuple[int, ...]
@@ -70,8 +70,9 @@ def cells(table: str, key: RowKey, value: RowValue) -> list[str]:
         case "endpoints":
             return [format_ip(key[0]), *map(str, value)]
         case "policy":
-            subject, direction, *rest, tier = key
-            return [str(subject), way_text(direction, tier), *map(str, rest), value_text(value[0])]
+            subject, direction, *rest, ports, tier = key
+            bits = str(ports) if ports < FOREIGN_KEY else f"key/{ports - FOREIGN_KEY}"
+            return [str(subject), way_text(direction, tier), *map(str, rest), bits, value_text(value[0])]
     return [str(number) for number in (*key, *value)]
 
 

@@ -4,7 +4,7 @@ Easy to get wrong: `freeze` is cheap and must be made at one moment; `encode_par
 the state has moved on. A part is a list of serialized StateRecords, in order of (table, key).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from kilim.model.digest import hash_entry
@@ -13,6 +13,7 @@ from kilim.v1 import events_pb2 as pb
 
 PART_BYTES = 512 << 10
 _RECORD_OVERHEAD_BYTES = 4
+_OF_ENDPOINT = pb.StateRecord(table="endpoint").SerializeToString()
 
 
 class Frozen(NamedTuple):
@@ -47,6 +48,19 @@ def decode_records(records: Iterable[bytes]) -> Iterator[tuple[str, bytes, bytes
     """(table, key, value) of each, for `State.load`. Raises DecodeError for what is no record."""
     for record in map(pb.StateRecord.FromString, records):
         yield record.table, record.key, record.value
+
+
+def without_endpoints(records: Iterable[bytes], but: Collection[bytes]) -> Iterator[bytes]:
+    """The records but for those of endpoints in which none of the byte strings `but` stands: far cheaper than to decode
+    100,000 for a few. Records are canonical, so a key or a field has one form, which `endpoint_field` gives."""
+    for record in records:
+        if not record.startswith(_OF_ENDPOINT) or any(each in record for each in but):
+            yield record
+
+
+def endpoint_field(**field: int) -> bytes:
+    """As it stands in the record of an endpoint that has it."""
+    return pb.Endpoint(**field).SerializeToString()  # type: ignore[arg-type]
 
 
 def hash_records(records: Iterable[bytes]) -> int:

@@ -30,6 +30,9 @@ ALLOW = 1
 DENY = 2
 ANY_PROTOCOL = 0
 TOP_PRECEDENCE = 0xFFFF
+# A kernel's policy entry that matches on other bits than its fields imply is read as a row of its own: its
+# port_prefix_len is this and the number of bits of the whole key (0..128). Nothing that is desired has such rows.
+FOREIGN_KEY = 100
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -40,7 +43,7 @@ class PolicyKey(NamedTuple):
     peer: int  # identity; 0 = any
     protocol: int  # IANA number; 0 = any (then port 0/0)
     port: int
-    port_prefix_len: int  # 0..16
+    port_prefix_len: int  # 0..16; more is no row of ours, see FOREIGN_KEY
     tier: int = NORMAL
 
 
@@ -221,11 +224,6 @@ def hash_policy_row(subject: int, key: PolicyKey, verdict: int) -> int:
     return hash_bytes(_pack_policy(_ENTRY["policy"], subject, *key, verdict))
 
 
-def _hash_policy_rows(subject: int, rows: PolicyRows) -> int:
-    entry = _ENTRY["policy"]
-    return sum(hash_bytes(_pack_policy(entry, subject, *key, verdict)) for key, verdict in rows.items())
-
-
 class TablesDigest:
     """Running digest over the rows of one node; lengths are fixed by the packing above."""
 
@@ -241,7 +239,7 @@ class TablesDigest:
             _shift(before.ipcache, delta.ipcache, hash_ipcache)
             + _shift(before.endpoints, delta.endpoints, hash_endpoint)
             + _shift(before.subjects, delta.subjects, hash_subject)
-            + _shift(before.policy, delta.policy, _hash_policy_rows)
+            + _shift_policy(before.policy, delta.policy)
         )
 
 
@@ -256,4 +254,15 @@ def _shift(before: dict[K, V], delta: dict[K, V | None], hash_row: Callable[[K, 
             total -= hash_row(key, old)
         if new is not None:
             total += hash_row(key, new)
+    return total
+
+
+def _shift_policy(before: dict[int, PolicyRows], delta: dict[int, PolicyRows | None]) -> int:
+    """Of a subject's rows only those that differ are hashed: often one of some thousand."""
+    total = 0
+    nothing: PolicyRows = {}
+    for subject, rows in delta.items():
+        old, new = before.get(subject, nothing), rows or nothing
+        total += sum(hash_policy_row(subject, key, verdict) for key, verdict in new.items() - old.items())
+        total -= sum(hash_policy_row(subject, key, verdict) for key, verdict in old.items() - new.items())
     return total

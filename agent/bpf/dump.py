@@ -7,7 +7,8 @@ from kilim.agent.bpf import rows
 from kilim.agent.bpf.layout import TICK_SHIFT
 from kilim.agent.bpf.maps import Map, Maps
 from kilim.model.address import format_ip
-from kilim.model.rows import value_text, way_text
+from kilim.model.rows import cells
+from kilim.model.tables import FOREIGN_KEY
 
 Dump = tuple[list[str], list[list[str]]]
 
@@ -52,18 +53,25 @@ def _dump_subjects(maps: Maps, raw: bool) -> Dump:
 
 
 def _dump_policy(maps: Maps, raw: bool) -> Dump:
-    """Logical: only rows of the table that the subject points at."""
+    """Logical: only rows of the table that the subject points at, and what no agent writes."""
     present = {identity: row[0] for (identity,), row in _sorted_rows(maps["subjects"])}
     listed: list[list[str]] = []
-    for key, (value,) in _sorted_rows(maps["policy"]):
-        prefix_len, table, subject, peer, way, protocol, port = key
-        if not raw and present.get(subject) != table:
+    keys, values = maps["policy"].read()
+    listing = zip(keys.tolist(), rows.port_prefix_lens(keys).tolist(), values["value"].tolist(), strict=True)
+    for key, bits, value in sorted(listing, key=_as_desired_rows):
+        _, table, subject, peer, way, protocol, port = key
+        if not raw and present.get(subject) != table and bits < FOREIGN_KEY:
             continue
-        ports = max(prefix_len - rows.PROTOCOL_BITS, 0)
-        row = _cells([subject, way_text(way & 1, way >> 1), peer, protocol, port, ports, value_text(value)])
+        row = cells("policy", (subject, way & 1, peer, protocol, port, bits, way >> 1), (value,))
         listed.append([str(table), *row] if raw else row)
     columns = ["subject", "direction", "peer", "protocol", "port", "port_prefix_len", "verdict"]
     return ["table", *columns] if raw else columns, listed
+
+
+def _as_desired_rows(row: tuple[tuple[int, ...], int, int]) -> tuple[int, ...]:
+    """The order in which the log's own rows are printed."""
+    prefix_len, table, subject, peer, way, protocol, port = row[0]
+    return subject, way & 1, peer, protocol, port, prefix_len, way >> 1, table
 
 
 def _dump_ct(maps: Maps, raw: bool) -> Dump:

@@ -8,9 +8,10 @@ import numpy as np
 
 from kilim.agent.bpf import rows
 from kilim.agent.bpf.maps import Maps, Rows
-from kilim.agent.core.drift import DriftedRow
+from kilim.agent.core.drift import DriftedRow, in_words
 from kilim.model.address import format_ip
 from kilim.model.mac import node_mac, pod_mac
+from kilim.model.rows import RowChange
 from kilim.model.tables import IpcacheKey, IpcacheValue, PolicyRows, Tables
 
 NO_INTERFACE = 0
@@ -36,6 +37,7 @@ class KernelRows:
     policy: dict[int, PolicyRows] = field(default_factory=dict)  # under the subject's present table
     table_of: dict[int, int] = field(default_factory=dict)  # where those rows are
     leftovers: list[Rows] = field(default_factory=list)  # policy keys at which no subject points
+    foreign: list[tuple[Rows, Rows]] = field(default_factory=list)  # policy entries that no agent writes
     stamp: int = 0  # highest table or revision in use
 
     def tables(self) -> Tables:
@@ -70,13 +72,33 @@ def local_differences(written: KernelRows, held: KernelRows) -> list[DriftedRow]
     for ip, was in written.endpoints.items():
         now = held.endpoints.get(ip)
         if now is not None and was[1:] == now[1:] and was.ifindex not in (now.ifindex, NO_INTERFACE):
-            what = f"ifindex {now.ifindex}" if now.ifindex else "other MAC addresses or flags"
-            found.append(DriftedRow("endpoints", format_ip(ip), what, f"ifindex {was.ifindex}"))
+            found.append(drifted_endpoint(ip, was.ifindex, now.ifindex))
     for identity, subject in written.subjects.items():
         other = held.subjects.get(identity)
         if other is not None and other[:2] != subject[:2]:
-            texts = [f"table {each.table} revision {each.revision}" for each in (other, subject)]
-            found.append(DriftedRow("subjects", str(identity), *texts))
+            found.append(drifted_subject(identity, subject, other))
+    return [*found, *foreign_rows(held)]
+
+
+def drifted_endpoint(ip: int, written: int, held: int) -> DriftedRow:
+    """From the interfaces; NO_INTERFACE: something else is not what goes with the address."""
+    what = f"ifindex {held}" if held else "other MAC addresses or flags"
+    return DriftedRow("endpoints", format_ip(ip), what, f"ifindex {written}")
+
+
+def drifted_subject(identity: int, written: KernelSubject, held: KernelSubject) -> DriftedRow:
+    texts = [f"table {each.table} revision {each.revision}" for each in (held, written)]
+    return DriftedRow("subjects", str(identity), *texts)
+
+
+def foreign_rows(kernel: KernelRows) -> list[DriftedRow]:
+    found = []
+    for keys, values in kernel.foreign:
+        way = keys["way"]
+        columns = [keys["subject"], way & 1, keys["peer"], keys["protocol"], keys["port"]]
+        columns += [rows.port_prefix_lens(keys), way >> 1, values["value"]]
+        for *key, value in zip(*(column.tolist() for column in columns), strict=True):
+            found.append(in_words(RowChange("policy", tuple(key), (value,), None)))
     return found
 
 
@@ -97,6 +119,10 @@ def _last_revision(maps: Maps) -> int:
 
 def _read_policy(maps: Maps, kernel: KernelRows) -> None:
     keys, values = maps["policy"].read()
+    foreign = rows.foreign_policy(keys)
+    if foreign.any():
+        kernel.foreign.append((keys[foreign].copy(), values[foreign].copy()))
+        keys, values = keys[~foreign], values[~foreign]
     order = np.lexsort((keys["table"], keys["subject"]))
     keys, values = keys[order], values[order]
     changes = (keys["subject"][1:] != keys["subject"][:-1]) | (keys["table"][1:] != keys["table"][:-1])

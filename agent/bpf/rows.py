@@ -9,7 +9,7 @@ import numpy.typing as npt
 from kilim.agent.bpf import layout
 from kilim.agent.bpf.maps import Rows
 from kilim.model.mac import node_mac, pod_mac
-from kilim.model.tables import IpcacheKey, IpcacheValue, PolicyKey, PolicyRows
+from kilim.model.tables import FOREIGN_KEY, IpcacheKey, IpcacheValue, PolicyKey, PolicyRows
 
 # The part of a policy key that always matches exactly (table, subject, peer, way), and that plus the protocol.
 EXACT_BITS = 104
@@ -34,6 +34,12 @@ def ipcache_values(values: Collection[IpcacheValue]) -> Rows:
     rows = np.zeros(len(columns), layout.IPCACHE_VALUE)
     rows["identity"], rows["tunnel_endpoint"] = columns[:, 0], columns[:, 1]
     return rows
+
+
+def without_host_bits(key: IpcacheKey) -> IpcacheKey:
+    """To the kernel both are the same entry; whichever was written last is what it gives back."""
+    ip, prefix_len = key
+    return ip & (0xFFFFFFFF << (32 - prefix_len)), prefix_len
 
 
 def decode_ipcache(keys: Rows, values: Rows) -> dict[IpcacheKey, IpcacheValue]:
@@ -86,10 +92,26 @@ def policy_values(values: Collection[int]) -> Rows:
     return rows
 
 
+def foreign_policy(keys: Rows) -> npt.NDArray[np.bool_]:
+    """Which match on other bits than their fields imply (`policy_keys`): nothing that an agent writes. They may apply
+    to subjects that do not point at their table, too."""
+    any_protocol, bits = keys["protocol"] == 0, keys["prefix_len"]
+    foreign: npt.NDArray[np.bool_] = np.where(any_protocol, bits != EXACT_BITS, bits < PROTOCOL_BITS)
+    return foreign
+
+
+def port_prefix_lens(keys: Rows) -> npt.NDArray[np.int64]:
+    """Different for different keys that are the same but for their prefix length."""
+    bits = keys["prefix_len"].astype(np.int64)
+    lengths: npt.NDArray[np.int64] = np.where(
+        foreign_policy(keys), bits + FOREIGN_KEY, np.maximum(bits - PROTOCOL_BITS, 0)
+    )
+    return lengths
+
+
 def decode_policy(keys: Rows, values: Rows) -> PolicyRows:
     """The rows of one subject and table."""
-    port_prefix_lens = np.maximum(keys["prefix_len"].astype(np.int64) - PROTOCOL_BITS, 0)
     way = keys["way"]
-    columns = (way & 1, keys["peer"], keys["protocol"], keys["port"], port_prefix_lens, way >> 1)
+    columns = (way & 1, keys["peer"], keys["protocol"], keys["port"], port_prefix_lens(keys), way >> 1)
     policy_rows = zip(*(column.tolist() for column in columns), strict=True)
     return dict(zip((PolicyKey(*row) for row in policy_rows), values["value"].tolist(), strict=True))

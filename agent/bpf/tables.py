@@ -31,6 +31,7 @@ class KernelTables:
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
         self._kernel = read_kernel_rows(maps)
+        self._remove_foreign()
         self._unused = True  # nobody has asked for what was read, nothing has been written
         self._retired: list[_Retired] = []
         self._wanted: dict[int, EndpointValue] = {}
@@ -122,8 +123,15 @@ class KernelTables:
     def _reload(self) -> None:
         stamp = self._kernel.stamp
         self._kernel = read_kernel_rows(self._maps)
+        self._remove_foreign()
         self._kernel.stamp = max(self._kernel.stamp, stamp)
         self._adopt()
+
+    def _remove_foreign(self) -> None:
+        """At once, also before the log is caught up with: no agent wrote them. Later it could be a row of ours that
+        goes, as to the kernel some of them are the same entry."""
+        for keys, _ in self._kernel.foreign:
+            self._maps["policy"].delete(keys)
 
     def _adopt(self) -> None:
         self._retired = []
@@ -222,7 +230,9 @@ class KernelTables:
     def _delete(self, delta: TablesDelta) -> None:
         kernel = self._kernel
         prefixes = [key for key, value in delta.ipcache.items() if value is None and key in kernel.ipcache]
-        self._maps["ipcache"].delete(rows.ipcache_keys(prefixes))
+        # what has host bits is the same entry as the prefix without, which has been written over it
+        over = {key for key in prefixes if (own := rows.without_host_bits(key)) != key and own in kernel.ipcache}
+        self._maps["ipcache"].delete(rows.ipcache_keys([key for key in prefixes if key not in over]))
         for prefix in prefixes:
             del kernel.ipcache[prefix]
         ips = [ip for ip, value in delta.endpoints.items() if value is None and ip in kernel.endpoints]

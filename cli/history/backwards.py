@@ -5,48 +5,93 @@ snapshot that cannot be read only makes the stretch that begins before it longer
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
+from google.protobuf.message import DecodeError
 
+from kilim.cli.failure import Failure
 from kilim.cli.history.progress import counted
 from kilim.cli.history.rebuild import event_of
 from kilim.cli.history.source import HistorySource
-from kilim.kvstore.errors import SnapshotBroken
+from kilim.kvstore.commit import CHAIN_START
+from kilim.kvstore.cursor import Cursor
+from kilim.kvstore.errors import LogBroken, SnapshotBroken, Trimmed
+from kilim.model.digest import digest_of
 from kilim.model.explain import Explanation
-from kilim.model.flips import Flip, Parties, Past, entries_of, last_flip
-from kilim.model.focus import Since, Thing, Watch, focus_of, things_of
-from kilim.model.snapshot import decode_records
-from kilim.model.state import key_from_bytes
+from kilim.model.flips import Flip, Parties, Past, last_flip
+from kilim.model.focus import Focused, Since, Thing, Watch, focus_of, things_of
+from kilim.model.snapshot import decode_records, hash_records, without_endpoints
+from kilim.model.state import State, key_from_bytes
 from kilim.v1.events_pb2 import Event
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """The state at `seq`, as records, and the events after it up to `to_seq`."""
+    """The state at `seq`, as records, and the events after it up to `to_seq`. `held`: those of the events that matter,
+    where somebody has picked them already."""
 
     source: HistorySource
     seq: int
     to_seq: int
     encoded: tuple[bytes, ...]
+    state_digest: bytes
+    chain: bytes
+    held: tuple[tuple[int, Event], ...] | None = None
 
-    def records(self) -> Iterator[tuple[str, bytes, bytes]]:
-        return decode_records(self.encoded)
+    def records(self, marks: list[bytes]) -> Iterator[tuple[str, bytes, bytes]]:
+        """Of endpoints only those that bear one of the marks."""
+        return decode_records(without_endpoints(self.encoded, marks))
+
+    def show(self, past: Past) -> None:
+        """Everything that tells what the ends were."""
+        self._show_records(past)
+        for _, event in self.events():
+            past.see_event(event)
+        self._show_records(past)  # who else had the addresses that the ends turned out to have
+
+    def _show_records(self, past: Past) -> None:
+        for table, key, value in self.records(past.marks()):
+            past.see(table, key_from_bytes(table, key), value)
+
+    def check_state(self) -> None:
+        """Raises SnapshotBroken where the records are not those of the digest."""
+        try:
+            found = digest_of(hash_records(self.encoded))
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise SnapshotBroken(self.seq, f"it holds what is no record: {error}") from error
+        if found != self.state_digest:
+            claimed = self.state_digest.hex()
+            raise SnapshotBroken(self.seq, f"its entries give {found.hex()}, it claims {claimed}")
 
     def events(self) -> Iterator[tuple[int, Event]]:
-        if self.seq >= self.to_seq:
-            return
+        if self.held is not None:
+            yield from self.held
+        elif self.seq < self.to_seq:
+            yield from self._read()
+
+    def _read(self) -> Iterator[tuple[int, Event]]:
         commits = self.source.commits(self.seq + 1, self.to_seq)
         for commit in counted(commits, self.seq, self.to_seq):
             for seq, record in enumerate(commit.records, commit.first_seq):
                 if self.seq < seq <= self.to_seq:
                     yield seq, event_of(record)
 
+    def check_joint(self) -> None:
+        """Raises SnapshotBroken where the events do not go on from the state."""
+        if not 0 < self.seq < self.to_seq:
+            return
+        try:
+            for commit in self.source.commits(self.seq + 1, self.seq + 1):
+                Cursor(self.seq + 1, self.chain).advance(commit)
+        except LogBroken as error:
+            raise SnapshotBroken(self.seq, f"the log does not go on from it: {error.reason}") from error
 
-def stretches(source: HistorySource, at_seq: int) -> Iterator[Stretch]:
-    """Up to event `at_seq`, as far back as can be replayed. Each is as long as all before it, where snapshots allow:
-    loading one costs as much as many events."""
-    to_seq, stretch = at_seq, _stretch(source, at_seq, at_seq)
+
+def stretches(source: HistorySource, at_seq: int, newest: Stretch | None = None) -> Iterator[Stretch]:
+    """Up to event `at_seq`, as far back as can be replayed, beginning with `newest` where that is known. Each is as
+    long as all before it, where snapshots allow: loading one costs as much as many events."""
+    to_seq, stretch = at_seq, newest or _stretch(source, at_seq, at_seq)
     while stretch is not None:
         yield stretch
         to_seq = stretch.seq
@@ -62,22 +107,59 @@ def _stretch(source: HistorySource, below: int, to_seq: int) -> Stretch | None:
     while True:
         try:
             base = source.base(below) if below > 0 else None
-            seq, records = (base.seq, tuple(base.records)) if base is not None else (0, ())
+            if base is None:
+                made = Stretch(source, 0, to_seq, (), State().digest, CHAIN_START)
+            else:
+                made = Stretch(source, base.seq, to_seq, tuple(base.records), base.state_digest, base.chain)
         except SnapshotBroken as error:
             click.echo(f"warning: {error}; going on without it", err=True)
             below = min(below, error.seq) - 1
             continue
-        return Stretch(source, seq, to_seq, records) if seq >= source.span().first_seq - 1 else None
+        return made if made.seq >= min(source.span().first_seq - 1, to_seq) else None
 
 
-def since_when(source: HistorySource, at_seq: int, explanation: Explanation) -> dict[Thing, Since]:
+def focused_at(source: HistorySource, at_seq: int, parties: Parties) -> tuple[Focused, Stretch]:
+    """The part of the state at `at_seq` that the verdict depends on, and the stretch that it was folded from with no
+    more than that. What does not fit together is passed over or raised as by `moment_at`."""
+    span = source.span()
+    if at_seq > span.last_seq:
+        raise Failure(f"event {at_seq} has not happened: the log ends at event {span.last_seq}")
+    below = at_seq
+    while (stretch := _stretch(source, below, at_seq)) is not None:
+        try:
+            return _focused(stretch, parties)
+        except SnapshotBroken as error:
+            click.echo(f"warning: {error}; going on without it", err=True)
+            below = error.seq - 1
+    raise Trimmed(span.first_seq)
+
+
+def _focused(stretch: Stretch, parties: Parties) -> tuple[Focused, Stretch]:
+    past = Past(parties)
+    stretch.check_state()
+    stretch.check_joint()
+    stretch.show(past)
+    focus = past.focus()
+    focused = Focused(focus)
+    kept = tuple(without_endpoints(stretch.encoded, focus.marks()))
+    focused.load(decode_records(kept), stretch.seq)
+    held = tuple((seq, event) for seq, event in stretch.events() if focused.follow(seq, event) is not None)
+    if focused.state.seq < stretch.to_seq:
+        raise LogBroken(focused.state.seq + 1, f"missing, though event {stretch.to_seq} was asked for")
+    focused.make_tables(past.nodes())
+    return focused, replace(stretch, encoded=kept, held=held)
+
+
+def since_when(
+    source: HistorySource, at_seq: int, explanation: Explanation, newest: Stretch | None = None
+) -> dict[Thing, Since]:
     """For each entry and policy of an explanation the event since which it is what it is at `at_seq`."""
     missing, focus = things_of(explanation), focus_of(explanation)
     found: dict[Thing, Since] = {}
     oldest = at_seq
-    for stretch in stretches(source, at_seq):
+    for stretch in stretches(source, at_seq, newest):
         watch = Watch(focus, missing)
-        watch.begin(stretch.records(), stretch.seq)
+        watch.begin(stretch.records(focus.marks()), stretch.seq)
         for seq, event in stretch.events():
             watch.follow(seq, event)
         found.update(watch.changed)
@@ -88,17 +170,16 @@ def since_when(source: HistorySource, at_seq: int, explanation: Explanation) -> 
     return {**found, **dict.fromkeys(missing, Since(oldest, None))}
 
 
-def flip_before(source: HistorySource, at_seq: int, parties: Parties) -> tuple[Flip | None, int]:
+def flip_before(
+    source: HistorySource, at_seq: int, parties: Parties, newest: Stretch | None = None
+) -> tuple[Flip | None, int]:
     """The event at which the verdict last changed, up to `at_seq`, and from which event on this is known."""
     oldest = at_seq
-    for stretch in stretches(source, at_seq):
+    for stretch in stretches(source, at_seq, newest):
         past = Past(parties)
-        for table, key, value in stretch.records():
-            past.see(table, key_from_bytes(table, key), value)
-        for entry in entries_of(stretch.events()):
-            past.see(*entry)
+        stretch.show(past)
         focused = past.focused()
-        focused.load(stretch.records(), stretch.seq)
+        focused.load(stretch.records(past.focus().marks()), stretch.seq)
         flip = last_flip(focused, stretch.events(), parties)
         oldest = stretch.seq
         if flip is not None:

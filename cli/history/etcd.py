@@ -36,8 +36,7 @@ class EtcdHistory:
 
     def span(self) -> Span:
         if self._span is None:
-            start, head = self._run(self._log.start()), self._run(self._log.head())
-            self._span = Span(start.first_seq, start.chain_before, head.last_seq, head.chain)
+            self._span = self._run(self._log.span())
         return self._span
 
     def commits(self, from_seq: int, to_seq: int | None = None) -> Iterator[Commit]:

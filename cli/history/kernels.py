@@ -4,7 +4,7 @@ Easy to get wrong: each node is compared at the event that it enforced when it w
 so the kernels are read first, and the history is opened when it has all of these events.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from kilim.cli.history.source import HistorySource
 from kilim.cli.history.times import format_time
 from kilim.cli.nodes import digest_text
 from kilim.cli.table import table as text_table
+from kilim.model.cluster_tables import ClusterTables
 from kilim.model.digest import Multiset
 from kilim.model.rows import KEY_CELLS, TABLES, RowChange, RowKey, RowValue, cells, differences
 from kilim.model.tables import ROW_BYTES, Tables, hash_rows, unpack_rows
@@ -25,6 +26,8 @@ from kilim.v1.events_pb2 import Event
 
 READ_S = 60.0
 NOTHING = "nothing"
+WAITS = "nothing: waits for its interface"
+NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,12 @@ class Held:
     seq: int
     agent_digest: bytes
     packed: dict[str, bytes]  # by table; much smaller than the rows themselves
+    local_drift: tuple[str, ...] = ()  # what its agent finds wrong with rows that are right as far as the log goes
+    held_endpoints: frozenset[int] = frozenset()  # addresses whose rows wait for their interface
+
+    @property
+    def row_count(self) -> int:
+        return sum(len(rows) // ROW_BYTES[table] for table, rows in self.packed.items())
 
     def digest(self) -> bytes:
         running = Multiset()
@@ -67,17 +76,25 @@ class NodeResult:
     agent_digest: bytes = b""
     log_digest: bytes = b""
     differing: list[Differing] = field(default_factory=list)
+    local_drift: tuple[str, ...] = ()
+    held_endpoints: frozenset[int] = frozenset()
     error: str = ""
 
     @property
     def is_clean(self) -> bool:
-        return not self.error and not self.differing and self.agent_digest == self.log_digest
+        if self.error or self.differing or self.local_drift:
+            return False
+        return self.agent_digest == self.kernel_digest == self.log_digest
 
     @property
     def outcome(self) -> str:
         parts = [self.error] if self.error else []
         if self.differing:
             parts.append(f"{len(self.differing)} row{'s differ' if len(self.differing) > 1 else ' differs'}")
+        elif not self.error and self.kernel_digest != self.log_digest:
+            parts.append("no row differs, but their digest does: some row is there more than once")
+        if self.local_drift:
+            parts.append(f"wrong beyond its rows: {_few(self.local_drift)}")
         if not self.error and self.agent_digest != self.log_digest:
             parts.append(f"the agent wants other rows than the log: its table digest is {self.agent_digest.hex()}")
         return "; ".join(parts) or "ok"
@@ -96,37 +113,38 @@ def read_held(client: Client, node: str) -> Held:
             packed[part.table].append(part.rows)
     if not part.last:
         raise Failure("its answer ended before the last part")
-    return Held(node, part.seq, part.table_digest, {table: b"".join(rows) for table, rows in packed.items()})
+    rows = {table: b"".join(each) for table, each in packed.items()}
+    return Held(node, part.seq, part.table_digest, rows, tuple(part.local_drift), frozenset(part.held_endpoints))
 
 
 def compare(source: HistorySource, held: Sequence[Held]) -> Iterator[NodeResult]:
     """In the order of what they had enforced, as the log is folded once."""
     moment: Moment | None = None
+    digests = ClusterTables()
     for each in sorted(held, key=lambda each: (each.seq, each.node)):
         if moment is None:
             moment = moment_at(source, each.seq)
+            for _ in digests.fill(moment.state):
+                pass
         for step in steps(source, moment, each.seq):
             moment = moment._replace(chain=step.chain)
-        yield _compare_node(source, moment, each)
+            digests.update(moment.state, step.changes)
+        result = NodeResult(each.node, each.seq, each.row_count, each.digest(), each.agent_digest)
+        result.local_drift, result.held_endpoints = each.local_drift, each.held_endpoints
+        result.log_digest = digests.digest(each.node)
+        if result.kernel_digest != result.log_digest:  # only now each row is looked at
+            result.log_digest, result.differing = _differing(source, moment, each)
+        yield result
 
 
-def _compare_node(source: HistorySource, moment: Moment, held: Held) -> NodeResult:
+def _differing(source: HistorySource, moment: Moment, held: Held) -> tuple[bytes, list[Differing]]:
+    """The log's digest, and the rows that differ."""
     wanted = node_at(moment, held.node)
-    result = NodeResult(
-        held.node,
-        held.seq,
-        sum(len(rows) // ROW_BYTES[table] for table, rows in held.packed.items()),
-        held.digest(),
-        held.agent_digest,
-        wanted.table_digest,
-    )
-    if result.kernel_digest != result.log_digest:
-        _, _, events = follow_node(source, earliest_moment(source, held.seq), held.node, held.seq)
-        result.differing = [
-            Differing(change, events.of(change.table, change.key), events.after_seq)
-            for change in differences(held.tables(), wanted.tables)
-        ]
-    return result
+    _, _, events = follow_node(source, earliest_moment(source, held.seq), held.node, held.seq)
+    return wanted.table_digest, [
+        Differing(change, events.of(change.table, change.key), events.after_seq)
+        for change in differences(held.tables(), wanted.tables)
+    ]
 
 
 def result_data(result: NodeResult) -> dict[str, Any]:
@@ -140,7 +158,8 @@ def result_data(result: NodeResult) -> dict[str, Any]:
         "kernel_digest": result.kernel_digest.hex(),
         "agent_digest": result.agent_digest.hex(),
         "log_digest": result.log_digest.hex(),
-        "differences": [_difference_data(each) for each in result.differing],
+        "differences": [_difference_data(each, result.held_endpoints) for each in result.differing],
+        "local_drift": list(result.local_drift),
     }
 
 
@@ -157,18 +176,29 @@ def result_lines(results: Sequence[NodeResult], down: Sequence[str]) -> Iterator
     ]
     body += [[node, None, None, None, "down: not compared"] for node in down]
     yield text_table(["NODE", "SEQ", "ROWS", "KERNEL DIGEST", "RESULT"], sorted(body, key=lambda row: str(row[0])))
-    rows = [[each.node, *_difference_cells(one)] for each in results for one in each.differing]
+    rows = [[each.node, *_difference_cells(one, each.held_endpoints)] for each in results for one in each.differing]
     if rows:
         yield ""
         yield text_table(["NODE", "TABLE", "KEY", "KERNEL HAS", "LOG SAYS", "SINCE", "TIME", "ACTOR", "WHAT"], rows)
 
 
-def _difference_cells(one: Differing) -> list[str]:
+def _few(texts: Sequence[str]) -> str:
+    more = len(texts) - NAMED
+    return ", ".join(texts[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _waits(one: Differing, held_endpoints: Collection[int]) -> bool:
+    """It is to be there as soon as its interface is; until then the endpoint is closed."""
+    table, key, found, _ = one.change
+    return table == "endpoints" and found is None and key[0] in held_endpoints
+
+
+def _difference_cells(one: Differing, held_endpoints: Collection[int]) -> list[str]:
     table, key, found, wanted = one.change
     texts = [
         table,
         _key_text(table, key, found or wanted),
-        _value_text(table, key, found),
+        WAITS if _waits(one, held_endpoints) else _value_text(table, key, found),
         _value_text(table, key, wanted),
     ]
     if one.since is None:
@@ -177,7 +207,7 @@ def _difference_cells(one: Differing) -> list[str]:
     return [*texts, str(seq), format_time(event.time_ns), event.actor, f"{event_name(event)} {event_summary(event)}"]
 
 
-def _difference_data(one: Differing) -> dict[str, Any]:
+def _difference_data(one: Differing, held_endpoints: Collection[int]) -> dict[str, Any]:
     table, key, found, wanted = one.change
     data: dict[str, Any] = {
         "table": table,
@@ -186,6 +216,8 @@ def _difference_data(one: Differing) -> dict[str, Any]:
         "log": None if wanted is None else _value_text(table, key, wanted),
         "since": None,
     }
+    if _waits(one, held_endpoints):
+        data["waits"] = "for its interface"
     if one.since is not None:
         seq, event = one.since
         data["since"] = {

@@ -149,12 +149,7 @@ class Condition:
             problems.append("this replica has not read the log yet")
         if self._replica.broken:
             problems.append(f"this replica does not follow the log: {self._replica.broken}")
-        if self._auditor.difference is not None:
-            found = self._auditor.difference
-            problems.append(
-                f"this replica: its state digest at seq {found.seq} is {found.theirs.hex()}, "
-                f"its events give {found.ours.hex()}"
-            )
+        problems += self._auditor.problems()
         if not etcd.reachable:
             problems.append(self._store.why_not() or "etcd: not reached yet")
         elif etcd.error:
@@ -164,7 +159,7 @@ class Condition:
         problems += [f"etcd: alarm {alarm}" for alarm in etcd.alarms if "NOSPACE" not in alarm]
         if self._keeper.error and not self._store.full:
             problems.append(f"this replica: {NOT_KEPT}: {self._keeper.error}")
-        return problems
+        return problems + self._keeper.proven.problems()
 
 
 def log_status(keeper: Keeper) -> api.LogStatus:

@@ -3,7 +3,7 @@
 Easy to get wrong: what is in memory has been verified when it was folded; `stored` asks for what etcd holds now.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import structlog
@@ -26,16 +26,24 @@ BATCH_BYTES = 1 << 20
 
 
 class Log(rpc.LogServicer):
-    """`present` are snapshots of the state in memory, `stored` those in etcd."""
+    """`present` are snapshots of the state in memory, `stored` those in etcd, which `why_away` says is away where it
+    is not empty: what memory can answer is answered then, and the rest is refused at once."""
 
     def __init__(
-        self, replica: Replica, log: EventLog, present: Snapshots, stored: SnapshotStore, compaction: Compaction
+        self,
+        replica: Replica,
+        log: EventLog,
+        present: Snapshots,
+        stored: SnapshotStore,
+        compaction: Compaction,
+        why_away: Callable[[], str] = str,
     ) -> None:
         self._replica = replica
         self._log = log
         self._present = present
         self._stored = stored
         self._compaction = compaction
+        self._why_away = why_away
 
     async def ReadLog(self, request: api.ReadLogRequest, context: Context) -> AsyncIterator[api.LogEntry]:
         """What is in memory from there, the rest from etcd; with `follow` it goes on as events come."""
@@ -72,6 +80,8 @@ class Log(rpc.LogServicer):
                 yield batch
 
     async def _held_or_stored(self, request: api.ReadCommitsRequest, context: Context) -> AsyncIterator[Commit]:
+        if request.stored and (away := self._why_away()):
+            raise Unavailable(away)
         if request.stored:
             cursor = request.from_seq or (await self._log.start()).first_seq
             try:
@@ -101,12 +111,20 @@ class Log(rpc.LogServicer):
         """One that is broken is never given: the one before it is, unless exactly that one was asked for."""
         async with answering(context):
             self._check_loaded()
-            if request.at_seq == 0:
-                for message in (await self._present.take())[1]:
+            away = self._why_away()
+            memory_is_all = self._replica.history.first_seq == 1
+            if away and not memory_is_all and (request.exact or request.at_seq < self._replica.seq):
+                raise Unavailable(away)
+            if request.at_seq == 0 or (away and not memory_is_all):
+                async for message in self._present.take().parts():
                     yield api.SubscribeResponse.FromString(message).snapshot
                 return
-            find = self._stored_of(request.at_seq, context) if request.exact else self._newest_stored(request.at_seq)
-            parts = await find
+            if away:
+                parts = []
+            elif request.exact:
+                parts = await self._stored_of(request.at_seq, context)
+            else:
+                parts = await self._newest_stored(request.at_seq)
         if not parts:
             which = "of" if request.exact else "at or before"
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no snapshot {which} event {request.at_seq}")

@@ -9,6 +9,12 @@ from kilim.v1 import controlplane_pb2_grpc as rpc
 
 PATIENCE_S = 0.7
 
+_OPTIONS = (
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
 
 class Peers:
     """One channel per address, kept."""
@@ -32,9 +38,7 @@ class Peers:
         if not address:
             return "advertises no address"
         if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(
-                address, options=[("grpc.max_reconnect_backoff_ms", 1000), ("grpc.use_local_subchannel_pool", 1)]
-            )
+            self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
         try:
             stub = rpc.ClusterStub(self._channels[address])
             status: api.StatusResponse = await stub.Status(

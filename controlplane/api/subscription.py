@@ -49,7 +49,7 @@ class Subscriptions:
         self._log = log
         self._messages = Messages(replica.history)
         self._beat = Beat(replica.history, heartbeat_s)
-        self._snapshots = Snapshots(replica)
+        self.snapshots = Snapshots(replica)
         self._closing = False
         self.count = 0  # of those who follow
 
@@ -72,10 +72,10 @@ class Subscriptions:
         else:
             cursor = 1
             if self._history.seq > SNAPSHOT_FROM_EVENTS or self._history.first_seq > 1:
-                seq, parts = await self._snapshots.take()
-                for part in parts:
+                snapshot = self.snapshots.take()
+                async for part in snapshot.parts():
                     await write(part)
-                cursor = seq + 1
+                cursor = snapshot.seq + 1
         self.count += 1
         try:
             await self._follow_from(cursor, write)

@@ -31,8 +31,9 @@ def check_subjects_and_policy(draft: Draft) -> None:
         subjects = bounds.subjects_on(node)
         if subjects > limits.subjects:
             _refuse_growth(draft, "subjects", node, limits.subjects, str(subjects))
-        rows = bounds.count_over(node, limits.policy)
+        rows = bounds.refused_before(node) or bounds.count_over(node, limits.policy)
         if rows:
+            bounds.remember_refused(node, rows)
             _refuse_growth(draft, "policy", node, limits.policy, f"at least {rows}")
 
 
@@ -42,9 +43,11 @@ def _refuse_growth(draft: Draft, table: str, node: str, limit: int, needed: str)
     draft.view.undo(draft.changes)
     try:
         before = bounds.subjects_on(node), bounds.rows_on(node)
-        was_over = before[0] > limit if table == "subjects" else bounds.count_over(node, limit) > 0
+        is_no_larger = after[0] <= before[0] and after[1] <= before[1]
+        # Counting costs seconds where rows are very many.
+        was_over = is_no_larger and (before[0] > limit if table == "subjects" else bounds.count_over(node, limit) > 0)
     finally:
         draft.view.redo(draft.changes)
-    if was_over and after[0] <= before[0] and after[1] <= before[1]:
+    if was_over:
         return
     raise Refusal(Code.EXHAUSTED, f"table {table} of node {node} holds {limit} rows, {needed} would be needed")

@@ -3,6 +3,7 @@
 1. A snapshot is taken when `every_events` happened since the last one, or a quarter of the age has passed.
 2. Events go when they are older than the age or beyond the count, but only up to a complete snapshot, the base: the
    log then begins right after it. A later snapshot must be there too, and where there is an archive, they are in it.
+   Age is reckoned to what the newest events say the time is, and one snapshot goes by age at a time.
 3. Of snapshots, the base stays, the newest `keep_snapshots`, and between them some in distances of a quarter of what is
    kept, so that one is at hand when its turn to be the base comes.
 Easy to get wrong: trimming is only ever up to a snapshot, so what is kept may exceed the limits by that distance.
@@ -42,13 +43,15 @@ class Taken:
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What there is: events `first_seq` .. `head_seq`, complete snapshots (oldest first), and the events up to
-    `archived_seq` in the archive; None: no archive is wanted. `oldest_time_ns` is of event `first_seq`."""
+    `archived_seq` in the archive; None: no archive is wanted. `oldest_time_ns` is of event `first_seq`; `recent_ns`
+    is what the newest events say the time is; None: nothing goes by age."""
 
     first_seq: int
     head_seq: int
     oldest_time_ns: int
     snapshots: tuple[Taken, ...]
     archived_seq: int | None = None
+    recent_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +111,13 @@ def _is_due(kept: Kept, limits: Limits, now_ns: int) -> bool:
 
 def _candidates(kept: Kept, limits: Limits, now_ns: int) -> Iterator[Taken]:
     """Those that may be the base: everything up to them is to go. The newest never."""
-    latest_ns = 0  # clocks of replicas differ: no event is older than one before it
+    present_ns = min(now_ns, kept.recent_ns) if kept.recent_ns is not None else 0
+    next_seq = next((one.seq for one in kept.snapshots if one.seq >= kept.first_seq), 0)
+    latest_ns = 0  # clocks of replicas differ: no event is older than one before it; 0: not known
     for one in kept.snapshots[:-1]:
         latest_ns = max(latest_ns, one.time_ns)
         too_many = kept.head_seq - one.seq >= limits.keep_events
-        too_old = now_ns - latest_ns > limits.keep_age_ns
+        too_old = one.seq <= next_seq and latest_ns > 0 and present_ns - latest_ns > limits.keep_age_ns
         archived = kept.archived_seq is None or one.seq <= kept.archived_seq
         if (too_many or too_old) and archived:
             yield one

@@ -70,12 +70,13 @@ def _bare(etcd: EtcdClient, records: int) -> Work:
 def _appender(etcd: EtcdClient, cluster: str, records: int) -> Work:
     log = EventLog(etcd, cluster)
     head: list[LogHead] = []
+    events = [_record() for _ in range(records)]
 
     async def work() -> int:
         if not head:
             head.append(await log.head())
         try:
-            _, head[0] = await log.append(head[0], [_record() for _ in range(records)])
+            _, head[0] = await log.append(head[0], events)
         except Conflict as conflict:
             head[0] = conflict.head
             return 0

@@ -30,9 +30,7 @@ class ReplicaProcess:
     pid: int
 
     def cpu_s(self) -> float:
-        """User and system time so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+        return cpu_s(self.pid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,12 @@ class Plane:
     etcd: tuple[str, ...]
     replicas: tuple[ReplicaProcess, ...]
     folder: Path
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
 
 @asynccontextmanager

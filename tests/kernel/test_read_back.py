@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 import structlog
 
+from kilim.agent.bpf import rows
 from kilim.agent.bpf.maps import Map, Maps
+from kilim.agent.bpf.tables import KernelTables
 from kilim.agent.cache import DiskCache
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.inbox import Inbox
 from kilim.agent.read_back import ReadBack
 from kilim.agent.replica import Replica
+from kilim.agent.table_answers import table_parts
 from kilim.kvstore.commit import encode_commit
 from kilim.model.nouns import Policy, policy_to_pb
-from kilim.model.tables import ALLOW, Tables, TablesDelta, unpack_rows
+from kilim.model.tables import ALLOW, ROW_BYTES, Tables, TablesDelta, unpack_rows
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import events_pb2 as pb
 from tests.kernel.rig import INGRESS, LO, Rig, row
@@ -92,6 +95,19 @@ def add(table: str, new: dict[str, int], like: dict[str, int]) -> Callable[[Node
     return change
 
 
+def replace(table: str, new: dict[str, int], like: dict[str, int]) -> Callable[[Node], None]:
+    """The same bytes but for these fields of the key."""
+
+    def change(node: Node) -> None:
+        each, keys, values = node.row(table, **like)
+        each.delete(keys)
+        for field, value in new.items():
+            keys[field] = value
+        each.update(keys, values)
+
+    return change
+
+
 def remove(table: str, **key: int) -> Callable[[Node], None]:
     def change(node: Node) -> None:
         each, keys, _ = node.row(table, **key)
@@ -100,6 +116,7 @@ def remove(table: str, **key: int) -> Callable[[Node], None]:
     return change
 
 
+ANY_PROTOCOL = {"protocol": 0, "way": INGRESS}  # of the host
 CHANGES = {
     "ipcache value": (
         set_value("ipcache", "identity", 999, ip=0x0A010002),
@@ -136,6 +153,63 @@ CHANGES = {
         add("policy", {"peer": 302}, {"peer": 301}),
         ["policy 300 ingress 302 6 80 16: found allow, wanted nothing"],
     ),
+    "policy row's protocol": (
+        replace("policy", {"protocol": 17}, {"peer": 301}),
+        [
+            "policy 300 ingress 301 6 80 16: found nothing, wanted allow",
+            "policy 300 ingress 301 17 80 16: found allow, wanted nothing",
+        ],
+    ),
+    "policy verdict that is none": (
+        set_value("policy", "value", 3, peer=301),
+        ["policy 300 ingress 301 6 80 16: found 3, wanted allow"],
+    ),
+    "policy row for ports beside its own": (
+        replace("policy", {"port": 81, "prefix_len": 112 + 15}, {"peer": 301}),
+        [
+            "policy 300 ingress 301 6 80 16: found nothing, wanted allow",
+            "policy 300 ingress 301 6 81 15: found allow, wanted nothing",
+        ],
+    ),
+    "ipcache row with host bits": (
+        add("ipcache", {"ip": 0x01020304, "prefix_len": 24}, {"ip": POD}),
+        ["ipcache 1.2.3.4/24: found 300 -, wanted nothing"],
+    ),
+    **{
+        f"policy row for all that shares {bits} bits": (
+            replace("policy", {"prefix_len": bits}, ANY_PROTOCOL),
+            [
+                "policy 300 ingress 1 0 0 0: found nothing, wanted allow",
+                f"policy 300 ingress 1 0 0 key/{bits}: found allow, wanted nothing",
+            ],
+        )
+        for bits in (0, 31, 64, 96, 103, 105, 112, 120, 128)
+    },
+    **{
+        f"policy row for all that shares {bits} bits, beside the true one": (
+            add("policy", {"prefix_len": bits}, ANY_PROTOCOL),
+            [f"policy 300 ingress 1 0 0 key/{bits}: found allow, wanted nothing"],
+        )
+        for bits in (0, 64, 112)
+    },
+    "policy row of nobody's table that applies to everybody": (
+        add("policy", {"prefix_len": 0, "table": 9999, "subject": 9999}, ANY_PROTOCOL),
+        ["policy 9999 ingress 1 0 0 key/0: found allow, wanted nothing"],
+    ),
+    "policy row of one protocol that does not look at it": (
+        replace("policy", {"prefix_len": 104}, {"peer": 301}),
+        [
+            "policy 300 ingress 301 6 80 16: found nothing, wanted allow",
+            "policy 300 ingress 301 6 80 key/104: found allow, wanted nothing",
+        ],
+    ),
+    "policy row of any protocol that looks at it": (
+        replace("policy", {"prefix_len": 104, "protocol": 6}, ANY_PROTOCOL),
+        [
+            "policy 300 ingress 1 0 0 0: found nothing, wanted allow",
+            "policy 300 ingress 1 6 0 key/104: found allow, wanted nothing",
+        ],
+    ),
 }
 
 
@@ -148,10 +222,10 @@ async def test_a_change_by_hand_is_named_counted_and_repaired(node: Node, what: 
     with structlog.testing.capture_logs() as logs:
         await node.read_back._check()
     (line,) = [entry for entry in logs if "first" in entry]
-    assert (line["first"], line["rows"]) == (named, 1)
-    assert dict(node.enforcement.drift_repairs) == {named[0].split()[0]: 1}
+    assert (sorted(line["first"]), line["rows"]) == (sorted(named), len(named))
+    assert dict(node.enforcement.drift_repairs) == {named[0].split()[0]: len(named)}
     told, mended = [report for report in node.reports if report.kernel_seq][-3::2]
-    assert mended.kernel_digest == mended.table_digest and mended.drift_repairs == 1
+    assert mended.kernel_digest == mended.table_digest and mended.drift_repairs == len(named)
     if "ifindex" not in named[0]:  # not in the digest
         assert told.kernel_digest != told.table_digest
     assert node.tables.read_rows() == before
@@ -166,6 +240,45 @@ async def test_a_subject_that_points_at_other_rows_points_at_its_own_again(node:
     assert after.tolist() == before.tolist()
     assert dict(node.enforcement.drift_repairs) == {"subjects": 1}
     assert (await node.read_back.read()).is_clean
+
+
+def test_an_address_with_host_bits_in_place_of_a_prefix_gives_way_to_it(node: Node) -> None:
+    node.tables.write(TablesDelta(ipcache={(0x0A090800, 24): (16777217, 0)}), 8, {})
+    before = node.tables.read_rows()
+    replace("ipcache", {"ip": 0x0A090807}, {"ip": 0x0A090800})(node)
+    held = node.tables.read_rows()
+    assert held.ipcache.keys() - before.ipcache.keys() == {(0x0A090807, 24)}
+    node.tables.write(TablesDelta.between(held, before), 9, {})
+    assert node.tables.read_rows() == before == KernelTables(node.maps).read_rows()
+
+
+@pytest.mark.parametrize("key", [{"prefix_len": 64}, {"prefix_len": 104, "protocol": 6}])
+def test_what_no_agent_writes_is_removed_at_the_start_and_takes_nothing_with_it(
+    node: Node, key: dict[str, int]
+) -> None:
+    before = node.tables.read_rows()
+    replace("policy", key, ANY_PROTOCOL)(node)
+    tables = KernelTables(node.maps)
+    assert not any(rows.foreign_policy(node.maps["policy"].read()[0]))
+    tables.write(TablesDelta.between(tables.read_rows(), before), 8, {POD: LO})
+    tables.sweep(0.0)
+    assert KernelTables(node.maps).read_rows() == before
+
+
+async def test_what_is_wrong_beyond_rows_and_what_waits_is_answered(node: Node) -> None:
+    set_value("endpoints", "ifindex", 77, ip=POD)(node)
+    _, _, subject = node.row("subjects", identity=300)
+    number, revision = int(subject["table"][0]), int(subject["revision"][0])
+    set_value("subjects", "revision", revision + 5, identity=300)(node)
+    replica = node.enforcement.replica
+    late = encode_commit(replica.seq + 1, replica.chain, [endpoint_added("late", POD + 16)])
+    await node.enforcement._follow([late])
+    *_, last = table_parts(await node.read_back.read())
+    assert list(last.local_drift) == [
+        "endpoints 10.1.0.1: found ifindex 77, wanted ifindex 1",
+        f"subjects 300: found table {number} revision {revision + 5}, wanted table {number} revision {revision}",
+    ]
+    assert list(last.held_endpoints) == [POD + 16] and last.last
 
 
 async def test_a_kernel_that_is_right_costs_no_repair(node: Node) -> None:
@@ -184,7 +297,8 @@ async def test_an_endpoint_that_waits_for_its_interface_is_no_drift(node: Node) 
     assert node.tables.held_endpoints == {POD + 16}
     await node.read_back._check()
     assert not node.enforcement.drift_repairs
-    assert node.reports[-1].kernel_digest != node.reports[-1].table_digest  # it is not there, after all
+    assert node.reports[-1].kernel_digest == node.reports[-1].table_digest
+    assert len((await node.read_back.read()).rows["endpoints"]) == ROW_BYTES["endpoints"]  # it is not there, after all
 
 
 async def test_nothing_that_the_agent_writes_itself_is_taken_for_drift(node: Node) -> None:

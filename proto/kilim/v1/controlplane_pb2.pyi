@@ -667,6 +667,7 @@ class NodeReport(_message.Message):
     DRIFT_REPAIRS_FIELD_NUMBER: _builtins.int
     KERNEL_DIGEST_FIELD_NUMBER: _builtins.int
     KERNEL_SEQ_FIELD_NUMBER: _builtins.int
+    KERNEL_READINGS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     seq: _builtins.int
     """everything up to here is enforced"""
@@ -680,6 +681,8 @@ class NodeReport(_message.Message):
     """table digest recomputed from the kernel at the last read-back, before repair"""
     kernel_seq: _builtins.int
     """the seq at which that was; 0: not yet"""
+    kernel_readings: _builtins.int
+    """read-backs since the agent started; one that stands still reads no more"""
     @_builtins.property
     def errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what keeps the node from more, empty when well"""
@@ -696,10 +699,11 @@ class NodeReport(_message.Message):
         drift_repairs: _builtins.int = ...,
         kernel_digest: _builtins.bytes = ...,
         kernel_seq: _builtins.int = ...,
+        kernel_readings: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "drift_repairs", b"drift_repairs", "errors", b"errors", "kernel_digest", b"kernel_digest", "kernel_seq", b"kernel_seq", "node", b"node", "seq", b"seq", "state_digest", b"state_digest", "table_digest", b"table_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "drift_repairs", b"drift_repairs", "errors", b"errors", "kernel_digest", b"kernel_digest", "kernel_readings", b"kernel_readings", "kernel_seq", b"kernel_seq", "node", b"node", "seq", b"seq", "state_digest", b"state_digest", "table_digest", b"table_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1390,6 +1394,8 @@ class TablesPart(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    LOCAL_DRIFT_FIELD_NUMBER: _builtins.int
+    HELD_ENDPOINTS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """enforced when they were read"""
     table_digest: _builtins.bytes
@@ -1401,6 +1407,16 @@ class TablesPart(_message.Message):
     last: _builtins.bool
     error: _builtins.str
     """the kernel could not be read"""
+    @_builtins.property
+    def local_drift(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In the last part:
+        what is wrong with rows beyond what is packed (interfaces, MAC addresses, …), in words
+        """
+
+    @_builtins.property
+    def held_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """addresses whose endpoints rows wait for their interface"""
+
     def __init__(
         self,
         *,
@@ -1410,10 +1426,12 @@ class TablesPart(_message.Message):
         rows: _builtins.bytes = ...,
         last: _builtins.bool = ...,
         error: _builtins.str = ...,
+        local_drift: _abc.Iterable[_builtins.str] | None = ...,
+        held_endpoints: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "last", b"last", "rows", b"rows", "seq", b"seq", "table", b"table", "table_digest", b"table_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "held_endpoints", b"held_endpoints", "last", b"last", "local_drift", b"local_drift", "rows", b"rows", "seq", b"seq", "table", b"table", "table_digest", b"table_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ async def agents(server: str, directory: Path, *names: str) -> AsyncIterator[Non
                 where = directory / name
                 settings = Settings(
                     name, f"192.0.2.{number}", (server,), state_dir=where / "state", run_dir=where / "run",
-                    datapath_mode="memory",
+                    datapath_mode="memory", pod_cidrs=(f"10.244.{number - 1}.0/24",),
                 )  # fmt: skip
                 group.create_task(serve(settings, stop), name=f"agent {name}")
             try:

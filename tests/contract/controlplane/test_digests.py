@@ -11,7 +11,9 @@ import pytest
 
 from kilim.controlplane import runtime
 from kilim.controlplane.replica import Replica
+from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.embedded import EmbeddedEtcd
+from kilim.kvstore.snapshots import SnapshotStore
 from kilim.model.node_tables import NodeTables
 from kilim.model.state import State
 from kilim.v1 import controlplane_pb2 as api
@@ -173,6 +175,26 @@ async def test_replicas_agree_at_checkpoints_too(
         assert [each.seq for each in status.checkpoints] == [4, 8]
         assert status.checkpoints[-1].state_digest == replicas[0].history.digest_at(8)
         assert head == 10
+
+
+async def test_a_snapshot_of_another_state_is_an_alarm_until_it_is_gone(
+    etcd: EmbeddedEtcd, cluster: str, replicas: list[Replica]
+) -> None:
+    wrong = b"w" * 32
+    client = EtcdClient(etcd.endpoints)
+    snapshots = SnapshotStore(client, cluster)
+    try:
+        async with replica(etcd.endpoints, cluster, keep_every_s=0.05) as r:
+            head = await r.fill(3)
+            status = await r.until(lambda status: status.ok)
+            await snapshots.publish(head, status.chain, wrong, 1, [])
+            ours = status.state_digest.hex()
+            problem = f"newest snapshot: its state digest at seq {head} is {wrong.hex()}, this replica has {ours}"
+            await r.until(lambda status: problem in status.problems)
+            await snapshots.delete(head)
+            await r.until(lambda status: status.ok)
+    finally:
+        await client.close()
 
 
 async def test_an_auditor_left_behind_begins_again(etcd: EmbeddedEtcd, cluster: str, replicas: list[Replica]) -> None:

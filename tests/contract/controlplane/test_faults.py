@@ -127,6 +127,14 @@ async def test_without_etcd_it_reads_and_subscribes_from_memory_and_refuses_to_w
         assert len((await r.resources.List(api.ListRequest(kind="Namespace"))).items) == 5
         follower = Follower(State())
         await follower.follow(r, 5)
+        held = [batch async for batch in r.log.ReadCommits(api.ReadCommitsRequest(from_seq=1))]
+        assert sum(len(batch.commits) for batch in held)
+        with pytest.raises(grpc.aio.AioRpcError) as none:  # memory begins at 1: the empty state is where to begin
+            [part async for part in r.log.ReadSnapshot(api.ReadSnapshotRequest(at_seq=3), timeout=3)]
+        assert none.value.code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(grpc.aio.AioRpcError) as away:
+            [batch async for batch in r.log.ReadCommits(api.ReadCommitsRequest(stored=True), timeout=3)]
+        assert (away.value.details() or "").startswith("etcd is unreachable since ")
         await own.start()
         await r.until(lambda status: status.etcd.reachable)
         assert (await r.apply(namespace("late"))).seq == 6
@@ -218,7 +226,8 @@ async def test_a_log_that_is_whole_again_is_written_to_again(
 ) -> None:
     monkeypatch.setattr("kilim.controlplane.replica.BROKEN_RETRY_S", 0.1)
     async with replica(etcd.endpoints, cluster) as r:
-        await r.fill(3)
+        for turn in range(3):  # a commit each
+            await r.fill(1, f"n{turn}-")
     client = EtcdClient(etcd.endpoints)
     (second,) = [commit async for commit in EventLog(client, cluster).read(2, 2)]
     await client.delete(Keys(cluster).commit(2))

@@ -154,7 +154,19 @@ async def test_a_broken_snapshot_is_passed_over(etcd: EmbeddedEtcd, cluster: str
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await r.log.ReadSnapshot(api.ReadSnapshotRequest(at_seq=1)).read()
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        for _ in range(2):  # the second time, the newest one is of the head, and broken
+            assert (await r.log.Compact(api.CompactRequest(), timeout=60)).snapshot_seq == again.seq
+            assert (await read_stored(store, again.seq)).digest == again.state_digest
+            await client.put(Keys(cluster).part(again.seq, 0), b"rot")
     await client.close()
+
+
+async def read_stored(store: SnapshotStore, seq: int) -> State:
+    state = State()
+    manifest = next(one for one in await store.manifests() if one.seq == seq)
+    async for records in store.read(manifest):
+        state.load(decode_records(records), seq)
+    return state
 
 
 async def test_compaction_on_demand_and_by_two_at_once(etcd: EmbeddedEtcd, cluster: str) -> None:

@@ -141,10 +141,13 @@ async def test_an_operator_may_clear_it_by_hand(tmp_path: Path, cluster: str) ->
         check_refused(caught.value)
         await r.until(lambda status: any(problem.startswith(TO_DO) for problem in status.problems))
         async with replica(own.endpoints, cluster, "r2") as late:
-            assert (await late.status()).seq == 5
-        await asyncio.to_thread(tidy_up, own.endpoints[0])
-        assert (await r.apply(namespace("works"))).results[0].action == "created"
-        await r.until(lambda status: status.ok)
+            status = await late.status()
+            assert status.seq == 5
+            assert {one.name for one in status.replicas} == {"r1", "r2"}
+            assert [one.name for one in (await r.status()).replicas] == ["r1"]  # no lease can be granted
+            await asyncio.to_thread(tidy_up, own.endpoints[0])
+            assert (await r.apply(namespace("works"))).results[0].action == "created"
+            await r.until(lambda status: status.ok and len(status.replicas) == 2)
 
 
 async def until_reserved(client: EtcdClient, cluster: str) -> None:

@@ -28,8 +28,8 @@ class Done(NamedTuple):
     stderr: str
 
 
-async def kilim(r: Running, *arguments: str, stdin: Any = None) -> Done:
-    command = [sys.executable, "-m", "kilim.cli.main", *arguments, "--server", r.address]
+async def kilim(r: Running, *arguments: str, stdin: Any = None, server: bool = True) -> Done:
+    command = [sys.executable, "-m", "kilim.cli.main", *arguments, *(["--server", r.address] if server else [])]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
     out, err = await process.communicate(json.dumps(stdin).encode() if stdin else None)

@@ -137,8 +137,12 @@ async def test_only_into_nothing(original: _Original, client: EtcdClient) -> Non
     assert await original.dump(original.cluster) == before
     target = original.cluster + "-copy"
     await client.put(Keys(target).member("replica1"), b"here")
-    with pytest.raises(NotEmpty, match="member/replica1 is there"):
+    with pytest.raises(NotEmpty, match="member/replica1 is there: somebody runs on it"):
         await restore(client, target, segments)
+    await client.delete(Keys(target).member("replica1"))
+    await client.put(Keys(target).reserve + b"0", bytes(1000))
+    await restore(client, target, segments)
+    assert (await EventLog(client, target).head()).next_seq == 11
 
 
 async def test_an_interrupted_one_is_no_log_and_is_begun_again(original: _Original, client: EtcdClient) -> None:

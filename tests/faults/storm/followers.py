@@ -24,6 +24,7 @@ from tests.faults.storm.stage import Archive
 
 PAUSE_S = 0.1
 SAMPLE_S = 1.0
+COMPARED = ("state_comparison", "table_comparison", "kernel_comparison")
 START_ANEW = {grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.FAILED_PRECONDITION}
 
 
@@ -136,7 +137,7 @@ def _alarms(status: api.StatusResponse) -> Sequence[str]:
     """Nothing may differ from anything, whatever happens to processes and wires."""
     found = []
     for node in status.nodes:
-        for what in ("state_comparison", "table_comparison", "kernel_comparison"):
+        for what in COMPARED:
             if getattr(node, what) == api.DIFFERS:
                 found.append(f"{what} of {node.name} at {node.seq} differs")
         if node.drift_repairs:

@@ -15,6 +15,7 @@ from kilim.lab import faults
 from kilim.lab.errors import LabError
 from kilim.lab.process import pid_of, wait_until
 from tests.faults.cluster.stage import Stage
+from tests.faults.storm.probes import Prober
 from tests.faults.storm.record import Injected
 from tests.faults.storm.schedule import (
     AGENT,
@@ -42,6 +43,7 @@ HEALED_S = 2.0  # neighbours and tunnels of an unplugged node find one another a
 @dataclass(slots=True)
 class Nemesis:
     stage: Stage
+    prober: Prober
     injected: list[Injected] = field(default_factory=list)
     _hurt: set[str] = field(default_factory=set)
 
@@ -59,18 +61,15 @@ class Nemesis:
         if not victims:
             return  # all of that role are being hurt already
         self._hurt.update(victims)
-        began_ns = held_from_ns = time.monotonic_ns()
-        note = ""
+        began_ns, note = time.monotonic_ns(), ""
         try:
             note = await self._do(fault, victims)
-            held_from_ns = time.monotonic_ns()
             await asyncio.sleep(fault.hold_s)
         finally:
-            held_ns = (held_from_ns, time.monotonic_ns())
             await self._undo(fault, victims)
             self._hurt.difference_update(victims)
             ended_ns = time.monotonic_ns() + (int(HEALED_S * 1e9) if fault.kind == UNPLUG else 0)
-            self.injected.append(Injected(fault.kind, tuple(victims), began_ns, ended_ns, note, held_ns))
+            self.injected.append(Injected(fault.kind, tuple(victims), began_ns, ended_ns, note))
 
     async def _victims(self, fault: Fault) -> list[str]:
         lab = self.stage.lab
@@ -111,6 +110,7 @@ class Nemesis:
             case "cut":
                 await asyncio.to_thread(self._cut, victims[0])
             case "unplug":
+                await self.prober.probe_across(False)
                 await asyncio.to_thread(faults.partition, lab, victims[0])
             case "clock":
                 faults.set_clock(lab, victims[0], fault.offset_s)
@@ -142,6 +142,8 @@ class Nemesis:
                 self.stage.resume(*victims)
             case "cut" | "unplug":
                 await asyncio.to_thread(faults.heal, lab, victims[0])
+                if fault.kind == UNPLUG:
+                    await self.prober.probe_across(True)
             case "fill":
                 faults.free_disk(lab, victims[0])
                 if pid_of(lab.name, victims[0]) is None:

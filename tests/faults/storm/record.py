@@ -83,7 +83,6 @@ class Injected:
     began_ns: int
     ended_ns: int
     note: str = ""
-    held_ns: tuple[int, int] = (0, 0)  # surely in effect between these
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from kilim.v1 import controlplane_pb2 as api
 from tests.faults.cluster.stage import SEEDS, Stage
 from tests.faults.storm.checker import History, find_wrongs
 from tests.faults.storm.nemesis import Nemesis
-from tests.faults.storm.probes import POLICY_DROPS, Probed, Prober, lost_in_the_wire, probe_wrongs
+from tests.faults.storm.probes import POLICY_DROPS, Probed, Prober, probe_wrongs
 from tests.faults.storm.record import save_records
 from tests.faults.storm.schedule import DECK, planned
 from tests.faults.storm.stage import StormStage
@@ -33,8 +33,8 @@ TIMEOUT_S = 300 + 30 * ROUNDS
 @pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_storm_breaks_no_promise(stage: StormStage, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    plan, storm, nemesis = planned(seed, ROUNDS), prepared(stage, seed), Nemesis(stage)
-    prober = Prober(running_pods(stage.lab), PROBES)
+    plan, storm, prober = planned(seed, ROUNDS), prepared(stage, seed), Prober(running_pods(stage.lab), PROBES)
+    nemesis = Nemesis(stage, prober)
     file = HISTORIES / f"storm-{seed}.jsonl"
     drops_before = await policy_drops(stage)
     try:
@@ -46,7 +46,7 @@ async def test_a_storm_breaks_no_promise(stage: StormStage, seed: int, capsys: p
         wrongs += find_wrongs(history) + probe_wrongs(probed, nemesis.injected, drops)
         with capsys.disabled():
             said = told(storm, history, probed, nemesis, await stage.replicas[0].status())
-            print("", said, counted(drops, probed, nemesis), sep="\n  ")
+            print("", said, f"policy dropped {drops} packets, {probed.denied_syns} were denied", sep="\n  ")
         assert not wrongs, f"{len(wrongs)} promises broken: " + "\n".join(wrongs[:20])
         assert history.operations and probed.total(True) and probed.total(False)
     except BaseException:
@@ -57,13 +57,6 @@ async def test_a_storm_breaks_no_promise(stage: StormStage, seed: int, capsys: p
     finally:
         await prober.abandon()
         save_records(file, [*storm.history().records(), *nemesis.injected])
-
-
-def counted(drops: int, probed: Probed, nemesis: Nemesis) -> str:
-    lost = lost_in_the_wire(probed, nemesis.injected)
-    return (
-        f"policy dropped {drops} packets: {probed.denied_syns} were denied, {lost} of them lost in an unplugged cable"
-    )
 
 
 def told(storm: Storm, history: History, probed: Probed, nemesis: Nemesis, status: api.StatusResponse) -> str:

@@ -10,7 +10,7 @@ from kilim.agent import read_back
 from kilim.agent.cache import DiskCache
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.inbox import Inbox
-from kilim.agent.memory_tables import MemoryTables
+from kilim.agent.memory_tables import MemoryReading, MemoryTables
 from kilim.agent.read_back import NotInSync, ReadBack
 from kilim.agent.replica import Replica
 from kilim.kvstore.commit import encode_commit
@@ -80,6 +80,28 @@ async def test_who_asks_at_once_gets_one_reading_between_them(tmp_path: Path, mo
     moments = await asyncio.gather(*(node.read_back.read() for _ in range(20)))
     assert len(started) == 1 and all(moment is moments[0] for moment in moments)
     assert (await node.read_back.read()) is not moments[0]
+
+
+async def test_a_kernel_that_cannot_be_read_is_told_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path)
+    node.sync()
+    await node.read_back._check()
+    assert node.enforcement.report().kernel_readings == 1
+
+    def fail(reading: MemoryReading) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryReading, "read", fail)
+        await node.read_back._check()
+    report = node.enforcement.report()
+    assert list(report.errors) == ["the kernel's rows cannot be read back: Input/output error"]
+    assert report.kernel_readings == 1
+    await node.read_back._check()
+    report = node.enforcement.report()
+    assert not report.errors and report.kernel_readings == 2
 
 
 async def test_a_kernel_that_fails_is_tried_again_without_haste(

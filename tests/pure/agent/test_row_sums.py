@@ -3,7 +3,8 @@
 import random
 
 from kilim.agent.row_sums import RowSums
-from kilim.model.tables import ROW_BYTES, PolicyKey, Tables, pack_rows
+from kilim.model.digest import Multiset
+from kilim.model.tables import ROW_BYTES, PolicyKey, Tables, hash_rows, pack_rows
 
 
 def packed(tables: Tables, chance: random.Random) -> dict[str, bytes]:
@@ -31,3 +32,12 @@ def test_it_follows_what_comes_goes_and_moves() -> None:
                     held.pop(chance.choice(list(held)))  # type: ignore[attr-defined]
         assert sums.digest(packed(tables, chance)).digest() == tables.digest(), step
     assert sums.digest(packed(Tables(), chance)).digest() == Tables().digest()
+
+
+def test_a_row_that_is_there_twice_counts_twice() -> None:
+    sums, row, other = RowSums(), b"\0\0\1\0\1", b"\0\0\2\0\1"
+    for rows in (row, row + row, other + row, row + other + row + row, row + other, other + other, row):
+        total = sum(hash_rows("subjects", each) for each in (rows[at : at + 5] for at in range(0, len(rows), 5)))
+        wanted = Multiset()
+        wanted.add(total)
+        assert sums.digest({"subjects": rows}).digest() == wanted.digest()

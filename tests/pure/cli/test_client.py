@@ -224,3 +224,11 @@ def test_the_reason_is_the_last_thing_grpc_says() -> None:
             )
 
     assert why_unavailable(Error()) == "connection refused"
+
+
+def test_what_a_server_quotes_of_grpc_is_left_as_it_says_it() -> None:
+    class Error(grpc.RpcError):
+        def details(self) -> str:
+            return "etcd is unreachable since 4 s: UNAVAILABLE: failed to connect; last error: Connection refused"
+
+    assert why_unavailable(Error()).startswith("etcd is unreachable since 4 s")

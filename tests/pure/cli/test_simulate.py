@@ -47,7 +47,7 @@ CLOSED_OFF = """\
 networkpolicy.networking.k8s.io/db configured (simulated)
 shop/web -> shop/db TCP 5432: allowed -> denied (NetworkPolicy shop/db)
 shop/web -> shop/db TCP 5433: denied -> allowed (NetworkPolicy shop/db rule 0)
-2 pairs would change
+2 verdicts would change
 """
 
 
@@ -75,7 +75,7 @@ def test_a_policy_that_would_go(simulate: Simulate) -> None:
         "networkpolicy.networking.k8s.io/closed deleted (simulated)\n"
         "shop/*, 0.0.0.0/0, remote-node -> shop/{web,cache,api} any port: denied -> allowed "
         "(without NetworkPolicy shop/closed)\n"
-        "15 pairs would change\n"
+        "15 verdicts would change\n"
     )
 
 
@@ -88,7 +88,7 @@ def test_a_policy_that_closes_a_namespace_to_the_world(simulate: Simulate) -> No
         "shop/web -> shop/db TCP 5432: allowed -> denied (NetworkPolicy shop/out)",
         "shop/* -> 10.9.0.0/16, remote-node any port: allowed -> denied (NetworkPolicy shop/out)",
     ]
-    assert count == "9 pairs would change"
+    assert count == "9 verdicts would change"
 
 
 def test_nothing_would_change(simulate: Simulate) -> None:

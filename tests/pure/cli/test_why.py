@@ -23,6 +23,7 @@ from kilim.controlplane.decide.command import (
     RemoveEndpoint,
 )
 from kilim.controlplane.decide.view import Defaults, View
+from kilim.kvstore.errors import SnapshotBroken
 from kilim.model.resource import parse_manifest
 from kilim.model.state import State
 from tests.pure.cli.held import HeldHistory, base_at, commits_of
@@ -130,6 +131,27 @@ def test_what_is_older_than_all_that_is_held(why: Why) -> None:
     assert done.stdout.splitlines()[5].split()[-4:] == ["<=5", "-", "-", "-"]
     done = why(history, "--port", "22", "--bisect", "--at", "6", to="203.0.113.7")
     assert "so since event 5 or before" in done.stdout
+
+
+def test_a_snapshot_that_is_broken_is_passed_over(why: Why) -> None:
+    class Broken(Snapshots):
+        def base(self, at_seq: int) -> Base | None:
+            base = super().base(at_seq)
+            if base is not None and base.seq == 7:
+                raise SnapshotBroken(7, "part 0 is missing")
+            return base
+
+    done = why(Broken(story().records, (4, 7)), "--port", "5432")
+    assert done.stdout == (SHOWN / "why_allowed.txt").read_text()
+    assert "part 0 is missing" in done.stderr
+
+
+def test_a_node_always_reaches_its_pods(why: Why) -> None:
+    told = story()
+    told.policy("out", podSelector={}, policyTypes=["Egress"])
+    assert "egress at n1: allowed by Kilim itself: a pod reaches its node" in (
+        why(Snapshots(told.records), "--port", "80", to="192.0.2.1").stdout
+    )
 
 
 @pytest.mark.parametrize("at", [(), (5,), (8,), (9,)])

@@ -53,6 +53,28 @@ def test_a_difference_stands_until_a_later_digest_agrees() -> None:
     assert (compared.verdict, compared.difference) == (api.MATCH, None)
 
 
+def test_one_who_goes_back_is_compared_from_there_on() -> None:
+    """After an older backup was put back, or one wrong report: the log may never reach what was waited for."""
+    compared = Compared("state digest")
+    compared.hear(1000, digest(1000))
+    compared.compare(10, digest)
+    compared.hear(9, digest(99))
+    assert compared.compare(10, digest)
+    assert (compared.verdict, compared.waits) == (api.DIFFERS, False)
+
+
+def test_what_is_passed_over_is_known_to_be() -> None:
+    compared = Compared("state digest")
+    assert not compared.passed_over
+    compared.hear(7, digest(7))
+    assert not compared.passed_over
+    compared.compare(10, lambda seq: None)
+    assert compared.passed_over
+    compared.hear(10, digest(10))
+    compared.compare(10, digest)
+    assert not compared.passed_over
+
+
 def test_what_is_no_longer_remembered_is_not_compared() -> None:
     compared = Compared("state digest")
     compared.hear(7, digest(99))
@@ -69,9 +91,14 @@ def test_digests_by_seq(history: list[tuple[int, dict[str, int]]], most: int, mo
     digests = TableDigests(most, most_own)
     digests.begin(first, 7, {"a": 1})
     own, expected = {"a": 1}, {first: (7, {"a": 1})}
+    skipped = set()
     for seq, (shared, changed) in enumerate(history, first + 1):
-        digests.add(shared, changed)
-        own = own | changed
+        if shared % 4 == 0:
+            digests.skip()
+            skipped.add(seq)
+        else:
+            digests.add(shared, changed)
+            own = own | changed
         expected[seq] = shared, own
         assert len(digests._shared) <= most
         assert digests._own_parts == sum(map(len, digests._own.values())) <= max(most_own, 3)
@@ -79,5 +106,6 @@ def test_digests_by_seq(history: list[tuple[int, dict[str, int]]], most: int, mo
     for seq, (shared, parts) in expected.items():
         for node in ("a", "b", "c", "d"):
             wanted = digest_of(shared + parts.get(node, 0)) if seq >= digests.first_seq else None
+            wanted = None if seq in skipped else wanted
             assert digests.at(node, seq) == wanted
     assert digests.at("a", first + len(history) + 1) is None

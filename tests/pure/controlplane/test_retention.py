@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import median_low
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,9 +24,10 @@ class Log:
     archived: int = 0
 
     def kept(self) -> Kept:
+        recent = median_low(self.times[-100:]) if self.times else None
         taken = tuple(Taken(seq, self.times[seq - 1]) for seq in sorted(self.snapshots))
         oldest = self.times[self.first_seq - 1] if self.first_seq <= len(self.times) else 0
-        return Kept(self.first_seq, len(self.times), oldest, taken, self.archived if self.archive else None)
+        return Kept(self.first_seq, len(self.times), oldest, taken, self.archived if self.archive else None, recent)
 
     def round(self, limits: Limits, now_ns: int, done: int = 5) -> Plan:
         """As the keeper does: looks, and carries out the first `done` steps of what is planned."""
@@ -90,13 +92,50 @@ def test_by_age_and_by_count_whichever_comes_first() -> None:
     limits = Limits(every_events=10, keep_snapshots=2, keep_events=100, keep_age_ns=8 * HOUR_NS)
     three = (Taken(10, HOURS), Taken(20, HOURS + 1), Taken(30, HOURS + HOUR_NS))
     kept = Kept(1, 35, HOURS, three)
-    assert plan_retention(kept, limits, HOURS + 2).trim_to == 0
-    assert plan_retention(kept, limits, HOURS + 2 + 8 * HOUR_NS) == Plan(
-        take=True, archive_to=0, trim_to=21, delete=(10,)
+    late = HOURS + 2 + 8 * HOUR_NS
+    assert plan_retention(replace(kept, recent_ns=late), limits, HOURS + 2).trim_to == 0, (
+        "one clock says it is not late"
     )
+    assert plan_retention(replace(kept, recent_ns=HOURS), limits, late).trim_to == 0, "one clock says it is late"
+    assert plan_retention(kept, limits, late).trim_to == 0
+    aged = replace(kept, recent_ns=late)
+    assert plan_retention(aged, limits, late) == Plan(take=True, archive_to=0, trim_to=11, delete=())
+    rest = replace(aged, first_seq=11, oldest_time_ns=HOURS)
+    assert plan_retention(rest, limits, late) == Plan(take=True, archive_to=0, trim_to=21, delete=(10,))
     far = Kept(1, 115, HOURS, three)
     assert plan_retention(far, limits, HOURS + HOUR_NS).trim_to == 11
     assert plan_retention(Kept(1, 130, HOURS, three), limits, HOURS + HOUR_NS).trim_to == 21
+
+
+@given(limits_strategy, steps, st.integers(-(10**6), 10**6), st.integers(0, 49))
+def test_one_clock_that_jumps_takes_no_history(
+    limits: Limits, steps: list[tuple[int, int, int]], jump_hours: int, written: int
+) -> None:
+    """The leader's clock, and the events that it has written since: nothing goes that would not go by count."""
+    log, now_ns = Log(), HOURS
+    for events, _, _ in steps:
+        log.times += [now_ns] * events
+        log.round(limits, now_ns)
+    log.times += [now_ns] * 100
+    jumped_ns = now_ns + jump_hours * HOUR_NS
+    log.times += [jumped_ns] * written
+    by_count = plan_retention(replace(log.kept(), recent_ns=None), limits, jumped_ns)
+    assert plan_retention(log.kept(), limits, jumped_ns).trim_to == by_count.trim_to
+
+
+@given(limits_strategy, steps)
+def test_by_age_one_snapshot_goes_at_a_time(limits: Limits, steps: list[tuple[int, int, int]]) -> None:
+    """Even where most of the newest events are of the wrong time."""
+    log, now_ns = Log(), HOURS
+    for events, hours, _ in steps:
+        now_ns += abs(hours) * HOUR_NS
+        log.times += [now_ns] * events
+        log.round(limits, now_ns, done=2)
+    far_ns = now_ns + 10**6 * HOUR_NS
+    kept = replace(log.kept(), recent_ns=far_ns)
+    by_count = plan_retention(replace(kept, recent_ns=None), limits, far_ns).trim_to
+    oldest = min(log.snapshots, default=0)
+    assert plan_retention(kept, limits, far_ns).trim_to in {0, by_count, oldest + 1}
 
 
 def test_the_archive_comes_first() -> None:

@@ -151,13 +151,7 @@ def test_a_seed_gives_one_schedule_in_which_everything_comes() -> None:
 
 
 def probed(*wrong: dict[str, Any], denied_syns: int = 10) -> Probed:
-    pairs = [
-        ("client-node1", "server-node2", True, 5, 0, list[int]()),
-        ("stranger-node1", "server-node2", False, 4, 0, [100, 150, 160, 200]),
-        ("stranger-node1", "server-node1", False, 4, 0, [100, 150, 160, 200]),
-        ("server-node1", "stranger-node2", False, 2, 0, [150, 160]),
-    ]
-    return Probed(1.0, 0.1, 0, denied_syns, pairs, list(wrong))
+    return Probed(1.0, 0.1, 0, denied_syns, [("client-node1", "server-node2", True, 5, 0)], list(wrong))
 
 
 def failure(source: str, allowed: bool, began: int, ended: int) -> dict[str, Any]:
@@ -168,7 +162,7 @@ def failure(source: str, allowed: bool, began: int, ended: int) -> dict[str, Any
 def test_only_an_unplugged_node_excuses_a_failed_connection_between_nodes() -> None:
     unplugged = [Injected("unplug", ("node1",), 100, 200)]
     across, within = failure("client-node1", True, 150, 250), failure("client-node2", True, 150, 250)
-    assert probe_wrongs(probed(across), unplugged, 8) == []
+    assert probe_wrongs(probed(across), unplugged, 10) == []
     assert probe_wrongs(probed(across), [Injected("kill", (NODE,), 100, 200)], 10) != []
     assert probe_wrongs(probed(within), unplugged, 10) != []
     assert probe_wrongs(probed(failure("client-node1", True, 201, 250)), unplugged, 10) != []
@@ -181,6 +175,3 @@ def test_only_an_unplugged_node_excuses_a_failed_connection_between_nodes() -> N
 def test_policy_may_drop_no_more_than_what_is_denied() -> None:
     assert probe_wrongs(probed(), [], 10) == []
     assert probe_wrongs(probed(), [], 11) != []
-    unplugged = [Injected("unplug", ("node2",), 90, 300, held_ns=(140, 170))]
-    assert probe_wrongs(probed(), unplugged, 8) == []
-    assert probe_wrongs(probed(), unplugged, 9) != []  # two never came to where they were to be dropped

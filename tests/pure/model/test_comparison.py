@@ -10,6 +10,7 @@ from kilim.model.address import parse_cidr, parse_ip
 from kilim.model.comparison import OTHER_NODES, Comparison
 from kilim.model.compile import cidrs_of
 from kilim.model.desired import desired_tables
+from kilim.model.flip_groups import flip_groups
 from kilim.model.identity import Identity
 from kilim.model.l4_set import EVERYTHING, allowed_by, both, contains, without
 from kilim.model.nouns import (
@@ -127,7 +128,36 @@ def check(before: State, after: State) -> int:
         if source != target and not is_own_node(before, source, target)
     }
     assert found == wanted
+    check_groups(before, after)
     return len(found)
+
+
+def check_groups(before: State, after: State) -> None:
+    """Groups say exactly what the pairs say, each flow once, and count single pods."""
+    comparison = Comparison(before, after)
+    changed = {
+        (pair.source, pair.destination, protocol, port): contains(pair.after, protocol, port)
+        for pair in comparison.pairs()
+        for protocol, port in L4S
+        if contains(pair.before, protocol, port) != contains(pair.after, protocol, port)
+    }
+    for one, other, protocol, port in list(changed):
+        if one == other and len(comparison.ends[one].names) == 1:  # a pod alone is not its own peer
+            del changed[one, other, protocol, port]
+    grouped: dict[tuple[int, int, int, int], bool] = {}
+    for group in flip_groups(comparison):
+        pairs = 0
+        for one, other in product(group.sources, group.destinations):
+            names = product(comparison.ends[one].names, comparison.ends[other].names)
+            pairs += sum(source != target for source, target in names)
+            if one != other or len(comparison.ends[one].names) > 1:
+                for protocol, port in L4S:
+                    if contains(group.ranges, protocol, port):
+                        assert (one, other, protocol, port) not in grouped
+                        grouped[one, other, protocol, port] = group.allowed
+        assert group.pairs == pairs > 0
+        assert group.causes
+    assert grouped == changed
 
 
 def is_own_node(state: State, source: str, target: str) -> bool:

@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kilim.model.desired import desired_tables
-from kilim.model.flips import Outcome, Parties, Past, entries_of, last_flip, outcome_of
+from kilim.model.flips import Outcome, Parties, Past, last_flip, outcome_of
 from kilim.model.fold import fold_event
 from kilim.model.state import State, key_from_bytes
 from kilim.v1 import events_pb2 as pb
@@ -41,8 +41,8 @@ def test_equal_to_the_definition(history: list[pb.Event], first: int, parties: P
     past = Past(parties)
     for table, key, value in state.records():
         past.see(table, key_from_bytes(table, key), value)
-    for entry in entries_of(events):
-        past.see(*entry)
+    for _, event in events:
+        past.see_event(event)
     focused = past.focused()
     focused.load(state.records(), first)
     flip = last_flip(focused, events, parties)
