@@ -17,12 +17,12 @@ import structlog
 
 from kilim.controlplane.archive import Archive
 from kilim.controlplane.decide.retention import Kept, Plan, Taken, limits_of, plan_retention, spare_snapshots
-from kilim.controlplane.proof import Claim
+from kilim.controlplane.proof import Claim, NothingToProveBy
 from kilim.controlplane.proven import NotFromLog, ProvenSnapshots
 from kilim.controlplane.replica import Replica, event_time_ns
 from kilim.controlplane.store import FULL, Store
 from kilim.kvstore.client import EtcdClient
-from kilim.kvstore.errors import Compacted, KvError, NoSpace, OutcomeUnknown, Trimmed, Unavailable
+from kilim.kvstore.errors import Compacted, KvError, NoSpace, OutcomeUnknown, SnapshotBroken, Trimmed, Unavailable
 from kilim.kvstore.log import EventLog
 from kilim.kvstore.reserve import RESERVE_BYTES, Reserve
 from kilim.kvstore.snapshots import SnapshotManifest, SnapshotStore
@@ -71,7 +71,7 @@ class Keeper:
         self.proven = ProvenSnapshots(log, snapshots)
         self.error = ""
         self._doubts = doubts
-        self._doubted = ""
+        self._doubted = False
         self._oldest: tuple[int, int] = (0, 0)  # first event held, its time
         self._age_due_s: float | None = None
         self._revision, self._revision_at_s = 0, 0.0
@@ -90,14 +90,14 @@ class Keeper:
                 async with self.turn:
                     await self._round(is_leader())
                 self.note("")
-                self._doubted = ""
+                self._doubted = False
                 pause_s = every_s
             except PASSING as error:
                 _logger.debug("nothing is kept in this round", error=str(error))
             except InDoubt as error:
-                if str(error) != self._doubted:
+                if not self._doubted:
                     _logger.error("nothing is kept, trimmed or deleted", error=str(error))
-                self._doubted = str(error)
+                self._doubted = True
             except NoSpace:
                 self.note(FULL)
             except (KvError, OSError) as error:
@@ -158,10 +158,15 @@ class Keeper:
         self._must_be_sound()
         if newest is not None and newest.seq == self._replica.seq:
             if take and not await self.proven.is_good(newest):
-                await self._take()
+                await self._take(asked=True)
         elif take or self._plan().take:
-            await self._take()
-        await self.trim()
+            await self._take(asked=take)
+        try:
+            await self.trim()
+        except SnapshotBroken as error:
+            if not take:
+                raise
+            _logger.error("the log is not trimmed now: snapshot is broken and was deleted", error=str(error))
 
     async def trim(self) -> None:
         """As far as the snapshots that there are let it. Needs next to no space in etcd, and makes some."""
@@ -217,12 +222,19 @@ class Keeper:
         archived = self.archive.seq if self.archive is not None else None
         return Kept(self.start.first_seq, self._replica.seq, self._oldest[1], taken, archived, recent_ns)
 
-    async def _take(self) -> None:
+    async def _take(self, *, asked: bool) -> None:
+        """Proven. Unproven only where nothing in etcd is left to prove it by, and somebody asks for it."""
         chain, time_ns, frozen = self._replica.chain, self._replica.time_ns, freeze(self._replica.state)
         began_s = time.monotonic()
         claim = Claim(frozen.seq, chain, frozen.state_digest)
-        if wrong := await self.proven.prove(claim):
-            raise NotFromLog(frozen.seq, wrong[claim])
+        try:
+            if wrong := await self.proven.prove(claim):
+                raise NotFromLog(frozen.seq, wrong[claim])
+        except NothingToProveBy as error:
+            if not asked:
+                raise
+            await self.proven.check_chain(claim)
+            _logger.warning("snapshot is taken on the word of this replica alone", seq=frozen.seq, reason=str(error))
         self._must_be_sound()
         try:
             parts = _in_thread(encode_parts(frozen))

@@ -31,6 +31,10 @@ REST_S = 0.010
 _LOAD_AT_ONCE = 256
 
 
+class NothingToProveBy(KvError):
+    """The log does not begin at event 1, and no snapshot that it could begin from is whole."""
+
+
 class Claim(NamedTuple):
     """That the log gives this state after event `seq`."""
 
@@ -89,7 +93,12 @@ class Proofs:
         self._proven &= set(claims) - set(wrong)
         if unproven:
             fit = [one for one in held if one.seq >= span.first_seq - 1 and claim_of(one) not in wrong]
-            wrong |= await self._fold(deque(unproven), await self._root(unproven[0].seq, span, fit))
+            root = await self._root(unproven[0].seq, span, fit)
+            stored = set(map(claim_of, held))  # those before the root could not be read, which is for others to say
+            wrong |= {
+                one: "no snapshot before it is whole" for one in unproven if one.seq < root.seq and one not in stored
+            }
+            wrong |= await self._fold(deque(one for one in unproven if one.seq >= root.seq), root)
         return wrong
 
     async def _root(self, seq: int, span: Span, held: Sequence[SnapshotManifest]) -> _Root:
@@ -102,7 +111,7 @@ class Proofs:
             except SnapshotBroken as error:
                 _logger.error("snapshot cannot be used, trying another one", seq=error.seq, reason=error.reason)
         if span.first_seq > 1:
-            raise KvError(f"no snapshot in etcd is whole, and the log begins at {span.first_seq}: restore it")
+            raise NothingToProveBy(f"no snapshot in etcd is whole, and the log begins at {span.first_seq}: restore it")
         return _Root(0, CHAIN_START, State())
 
     async def _load(self, manifest: SnapshotManifest) -> _Root:

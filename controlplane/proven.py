@@ -83,6 +83,11 @@ class ProvenSnapshots:
         self.manifests = [one for one in self.manifests if claim_of(one) not in wrong]
         return {claim: wrong[claim] for claim in claims if claim in wrong}
 
+    async def check_chain(self, claim: Claim) -> None:
+        """Raises NotFromLog where it is of another log."""
+        if reason := await why_not_of_log(self._log, await self._log.span(), claim):
+            raise NotFromLog(claim.seq, reason)
+
     async def _remove(self, seq: int, reason: str) -> None:
         _logger.error("snapshot is not what the log gives and was removed", seq=seq, reason=reason)
         await self._store.delete(seq)

@@ -132,6 +132,40 @@ async def test_an_early_report_is_compared_when_the_replica_is_there(etcd: Embed
         await r.until(lambda status: of(status, "node1").table_comparison == api.DIFFERS)
 
 
+async def test_one_who_was_ahead_of_the_log_is_compared_when_he_goes_back(etcd: EmbeddedEtcd, cluster: str) -> None:
+    async with replica(etcd.endpoints, cluster) as r, agent(r, "node1") as one:
+        head = await fill(r, nodes=1)
+        far, wrong = head + 1000, b"f" * 32
+        await one.call.write(
+            api.NodeReport(node="node1", seq=far, table_digest=wrong, kernel_seq=far, kernel_digest=wrong)
+        )
+        await r.until(lambda status: of(status, "node1").seq == head + 1000)
+        await one.report(head, table_digest=b"w" * 32, kernel_seq=head, kernel_digest=b"w" * 32)
+        status = await r.until(lambda status: of(status, "node1").kernel_comparison == api.DIFFERS)
+        node = of(status, "node1")
+        assert (node.table_comparison, node.state_comparison) == (api.DIFFERS, api.MATCH)
+
+
+async def test_what_is_never_compared_is_a_problem(
+    etcd: EmbeddedEtcd, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kilim.controlplane.reports.ODD_S", 0.0)
+    async with replica(etcd.endpoints, cluster) as first:
+        head = await fill(first, nodes=1)
+    async with replica(etcd.endpoints, cluster) as r, agent(r, "node1") as one:
+        await one.call.write(api.NodeReport(node="node1", seq=head + 1000, state_digest=b"f" * 32))
+        status = await r.until(lambda status: of(status, "node1").seq == head + 1000)
+        (problem,) = status.problems
+        assert problem == f"node node1: reports event {head + 1000} for 0 s, this replica's log ends at {head}"
+        await one.call.write(
+            api.NodeReport(node="node1", seq=head - 1, table_digest=b"f" * 32)
+        )  # the replica began with `head`: it knows no tables before it
+        words = "node node1: its table digest has not been compared for"
+        await r.until(lambda status: any(problem.startswith(words) for problem in status.problems))
+        await one.report(head)
+        await r.until(lambda status: status.ok)
+
+
 async def test_a_state_that_was_changed_behind_a_replicas_back(
     etcd: EmbeddedEtcd, cluster: str, replicas: list[Replica]
 ) -> None:
@@ -191,8 +225,10 @@ async def test_a_snapshot_of_another_state_is_an_alarm_until_it_is_gone(
             ours = status.state_digest.hex()
             problem = f"newest snapshot: its state digest at seq {head} is {wrong.hex()}, this replica has {ours}"
             await r.until(lambda status: problem in status.problems)
-            await snapshots.delete(head)
-            await r.until(lambda status: status.ok)
+            status = await r.until(lambda status: problem not in status.problems)
+            assert await snapshots.manifests() == []
+            (line,) = status.problems  # the log has spoken: it was the snapshot
+            assert line.startswith(f"snapshot at event {head} is not of this log: its state digest is {wrong.hex()}")
     finally:
         await client.close()
 
