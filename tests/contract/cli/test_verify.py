@@ -1,4 +1,4 @@
-"""`kilim verify` over real agents (with rows in memory), a replica and etcd: what differs is named, and nothing else."""
+"""`kilim verify` over real agents (rows in memory), a replica and etcd: what differs is named, and nothing else."""
 
 import json
 from pathlib import Path
