@@ -5,6 +5,7 @@ its answer, as the agent's other answers come behind it on the same stream.
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 
@@ -39,15 +40,43 @@ class _Ask:
 
 
 class _Agent:
-    """The stream of one agent."""
+    """The stream of one agent. Who is gone before its question was sent is not asked for, and of what was sent at most
+    AT_ONCE are unanswered, whoever is gone since."""
 
     def __init__(self) -> None:
-        self.questions: asyncio.Queue[api.TablesQuestion | None] = asyncio.Queue()  # at most AT_ONCE are open
-        self.asks: dict[int, _Ask] = {}
+        self.asks: dict[int, _Ask] = {}  # of those who wait
+        self._unsent: dict[int, None] = {}  # of these
+        self._unanswered: set[int] = set()
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    def open(self, number: int) -> _Ask:
+        ask = self.asks[number] = _Ask()
+        self._unsent[number] = None
+        self._changed.set()
+        return ask
+
+    def close(self, number: int) -> None:
+        self.asks.pop(number, None)
+        self._unsent.pop(number, None)
+
+    async def questions(self) -> AsyncIterator[api.TablesQuestion]:
+        while not self._ended:
+            if self._unsent and len(self._unanswered) < AT_ONCE:
+                number = next(iter(self._unsent))
+                del self._unsent[number]
+                self._unanswered.add(number)
+                yield api.TablesQuestion(id=number)
+            else:
+                self._changed.clear()
+                await self._changed.wait()
 
     async def take(self, answers: AsyncIterator[api.TablesAnswer]) -> None:
         try:
             async for answer in answers:
+                if answer.part.last or answer.part.error:
+                    self._unanswered.discard(answer.id)
+                    self._changed.set()
                 ask = self.asks.get(answer.id)
                 if ask is None:  # nobody waits for it any more
                     continue
@@ -55,10 +84,11 @@ class _Agent:
                     async with asyncio.timeout(READER_S):
                         await ask.parts.put(answer.part)
                 except TimeoutError:
-                    self.asks.pop(answer.id, None)
+                    self.close(answer.id)
                     ask.end()
         finally:
-            self.questions.put_nowait(None)
+            self._ended = True
+            self._changed.set()
             for ask in self.asks.values():
                 ask.end()
 
@@ -68,22 +98,24 @@ class TableAsks:
 
     def __init__(self, reports: Reports) -> None:
         self._reports = reports
-        self._agents: dict[str, _Agent] = {}
+        self._agents: dict[str, list[_Agent]] = {}  # the newest last: a node has two while the older one ends
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
 
     async def questions(self, node: str, answers: AsyncIterator[api.TablesAnswer]) -> AsyncIterator[api.TablesQuestion]:
         """For the agent whose stream this is, until that ends."""
         agent = _Agent()
-        self._agents[node] = agent  # the newest stream counts; an older one ends by itself
+        self._agents.setdefault(node, []).append(agent)
         self._changed.set()
         self._changed = asyncio.Event()
         taking = asyncio.create_task(agent.take(answers), name=f"tables of {node}")
         try:
-            while (question := await agent.questions.get()) is not None:
-                yield question
+            async with contextlib.aclosing(agent.questions()) as questions:  # type: ignore[type-var]
+                async for question in questions:
+                    yield question
         finally:
-            if self._agents.get(node) is agent:
+            self._agents[node].remove(agent)
+            if not self._agents[node]:
                 del self._agents[node]
             taking.cancel()
             await asyncio.gather(taking, return_exceptions=True)
@@ -93,9 +125,8 @@ class TableAsks:
         agent = await self._find(node)
         if len(agent.asks) >= AT_ONCE:
             raise AgentAway(f"node {node}: {AT_ONCE} others are reading its tables; try again")
-        number, ask = next(self._numbers), _Ask()
-        agent.asks[number] = ask
-        agent.questions.put_nowait(api.TablesQuestion(id=number))
+        number = next(self._numbers)
+        ask = agent.open(number)
         try:
             while True:
                 async with asyncio.timeout(ANSWER_S):
@@ -109,7 +140,7 @@ class TableAsks:
             _logger.warning("an agent does not answer for its tables", node=node, within_s=ANSWER_S)
             raise AgentAway(f"node {node}: its agent did not answer within {ANSWER_S:g} s") from None
         finally:
-            agent.asks.pop(number, None)
+            agent.close(number)
 
     async def _find(self, node: str) -> _Agent:
         try:
@@ -120,9 +151,9 @@ class TableAsks:
                     await self._changed.wait()
         except TimeoutError:
             pass
-        agent = self._agents.get(node)
-        if agent is None:
+        agents = self._agents.get(node)
+        if not agents:
             up = self._reports.is_up(node)
             why = "does not offer its tables: is it of another version?" if up else "is not connected to this replica"
             raise AgentAway(f"node {node}: its agent {why}")
-        return agent
+        return agents[-1]

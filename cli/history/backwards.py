@@ -102,8 +102,9 @@ def stretches(source: HistorySource, at_seq: int, newest: Stretch | None = None)
         stretch = stretch or _stretch(source, to_seq - 1, to_seq)
 
 
-def _stretch(source: HistorySource, below: int, to_seq: int) -> Stretch | None:
-    """From the newest good snapshot of event `below` or before; None: the events after it are no longer held."""
+def _stretch(source: HistorySource, below: int, to_seq: int, *, check: bool = True) -> Stretch | None:
+    """From the newest good snapshot of event `below` or before; None: the events after it are no longer held. Without
+    `check` it is for the caller to find out whether it is good."""
     while True:
         try:
             base = source.base(below) if below > 0 else None
@@ -111,6 +112,9 @@ def _stretch(source: HistorySource, below: int, to_seq: int) -> Stretch | None:
                 made = Stretch(source, 0, to_seq, (), State().digest, CHAIN_START)
             else:
                 made = Stretch(source, base.seq, to_seq, tuple(base.records), base.state_digest, base.chain)
+                if check:
+                    made.check_state()
+                    made.check_joint()
         except SnapshotBroken as error:
             click.echo(f"warning: {error}; going on without it", err=True)
             below = min(below, error.seq) - 1
@@ -125,7 +129,7 @@ def focused_at(source: HistorySource, at_seq: int, parties: Parties) -> tuple[Fo
     if at_seq > span.last_seq:
         raise Failure(f"event {at_seq} has not happened: the log ends at event {span.last_seq}")
     below = at_seq
-    while (stretch := _stretch(source, below, at_seq)) is not None:
+    while (stretch := _stretch(source, below, at_seq, check=False)) is not None:
         try:
             return _focused(stretch, parties)
         except SnapshotBroken as error:

@@ -146,6 +146,33 @@ def test_a_snapshot_that_is_broken_is_passed_over(why: Why) -> None:
     assert "part 0 is missing" in done.stderr
 
 
+def test_a_snapshot_of_another_history_is_passed_over(why: Why) -> None:
+    """As segments of another cluster beside a server give it: whole in itself, of the same pods, and not ours."""
+    other = Story()
+    for number in (1, 2):
+        other.node(number)
+    for number in range(4):
+        other.policy(f"theirs{number}", podSelector={"matchLabels": {"app": "nobody"}}, policyTypes=["Egress"])
+    other.pod(1, "web", 1)
+    other.pod(2, "db", 1)
+    foreign = commits_of(other.records, 1)
+    told = story()
+    for number in range(12):
+        told.policy(f"noise{number}", podSelector={"matchLabels": {"app": "nobody"}}, policyTypes=["Egress"])
+    last = len(told.records)
+
+    class Mixed(Snapshots):
+        def base(self, at_seq: int) -> Base | None:
+            if at_seq >= last - 2:
+                return base_at(self.held, last - 2)
+            return base_at(foreign, len(foreign)) if at_seq >= len(foreign) else None
+
+    for words in (["--bisect"], []):
+        done = why(Mixed(told.records), "--port", "5432", *words)
+        assert done.stdout == why(Snapshots(told.records, (last - 2,)), "--port", "5432", *words).stdout
+        assert "the log does not go on from it" in done.stderr
+
+
 def test_a_node_always_reaches_its_pods(why: Why) -> None:
     told = story()
     told.policy("out", podSelector={}, policyTypes=["Egress"])

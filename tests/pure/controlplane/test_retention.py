@@ -85,7 +85,9 @@ def test_what_is_kept_is_bounded(limits: Limits, events: int, hours: int, archiv
         log.round(limits, now_ns)
         held = len(log.times) - log.first_seq + 1
         assert held <= max(limits.keep_events, limits.every_events + events) + 2 * distance
-        assert len(log.snapshots) <= limits.keep_snapshots + 1 + 2 * 9
+        # The newest events say what time it is, half of a hundred late: each of those may have a snapshot, where events
+        # are rarer than a quarter of the age.
+        assert len(log.snapshots) <= limits.keep_snapshots + 1 + 2 * 9 + 50
 
 
 def test_by_age_and_by_count_whichever_comes_first() -> None:

@@ -57,6 +57,82 @@ async def test_a_reader_that_takes_nothing_loses_its_answer(monkeypatch: pytest.
     await questions.aclose()
 
 
+async def asked_and_gone(asks: TableAsks) -> None:
+    reader = asks.read("node1")
+    waiting = asyncio.ensure_future(anext(reader))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await reader.aclose()
+
+
+async def test_who_is_gone_is_not_asked_for() -> None:
+    asks, stream = TableAsks(cast(Reports, Up())), Stream()
+    questions = asks.questions("node1", aiter(stream))
+    first = asyncio.ensure_future(anext(questions))
+    await asyncio.sleep(0)
+    await asked_and_gone(asks)
+    begun = await first  # on its way to the agent already
+    for _ in range(50):
+        await asked_and_gone(asks)
+    reader = asks.read("node1")
+    waiting = asyncio.ensure_future(anext(reader))
+    number = (await anext(questions)).id
+    assert number == begun.id + 51
+    for each in (begun.id, number):
+        stream.answers.put_nowait(api.TablesAnswer(id=each, part=api.TablesPart(last=True)))
+    assert (await asyncio.wait_for(waiting, 5)).last
+    await reader.aclose()
+    await questions.aclose()
+
+
+async def test_an_agent_that_answers_nothing_is_asked_a_few_questions() -> None:
+    asks, stream = TableAsks(cast(Reports, Up())), Stream()
+    questions = asks.questions("node1", aiter(stream))
+    numbers: list[int] = []
+    one_more = asyncio.Event()
+
+    async def take() -> None:
+        async for question in questions:
+            numbers.append(question.id)
+            if len(numbers) > AT_ONCE:
+                one_more.set()
+
+    taking = asyncio.create_task(take())
+    await asyncio.sleep(0)
+    for _ in range(AT_ONCE * 3):
+        await asked_and_gone(asks)
+        await asyncio.sleep(0)
+    assert len(numbers) == AT_ONCE
+    reader = asks.read("node1")
+    waiting = asyncio.ensure_future(anext(reader))
+    stream.answers.put_nowait(api.TablesAnswer(id=numbers[0], part=api.TablesPart(last=True)))
+    async with asyncio.timeout(5):
+        await one_more.wait()
+        stream.answers.put_nowait(api.TablesAnswer(id=numbers[-1], part=api.TablesPart(last=True)))
+        assert (await waiting).last
+        stream.answers.put_nowait(None)
+        await taking
+    await reader.aclose()
+
+
+async def test_of_two_streams_the_one_that_stays_is_asked() -> None:
+    asks, streams = TableAsks(cast(Reports, Up())), [Stream(), Stream()]
+    older, newer = (asks.questions("node1", aiter(stream)) for stream in streams)
+    first, second = asyncio.ensure_future(anext(older)), asyncio.ensure_future(anext(newer))
+    await asyncio.sleep(0)
+    streams[1].answers.put_nowait(None)
+    with pytest.raises(StopAsyncIteration):
+        await second
+    reader = asks.read("node1")
+    waiting = asyncio.ensure_future(anext(reader))
+    streams[0].answers.put_nowait(api.TablesAnswer(id=(await first).id, part=api.TablesPart(last=True)))
+    assert (await asyncio.wait_for(waiting, 5)).last
+    await reader.aclose()
+    await older.aclose()
+
+
 async def test_not_everybody_is_served_at_once() -> None:
     asks, stream = TableAsks(cast(Reports, Up())), Stream()
     questions = asks.questions("node1", aiter(stream))
