@@ -154,6 +154,10 @@ _ENTRY = {
     "subjects": b"subjects\0\0\0\x04",
     "policy": b"policy\0\0\0\x0e",
 }
+# A policy row of tier NORMAL without a precedence counts in the digest as it did before there were tiers, so that versions
+# on either side agree on it: key without tier, value of one byte.
+_PLAIN_ENTRY = b"policy\0\0\0\x0d"
+_PLAIN = b"\0\0\0\0"  # tier and the upper bytes of the value
 ROW_BYTES = {table: packing.size for table, packing in _PACKING.items()}
 
 # Both in one go.
@@ -161,6 +165,7 @@ _pack_ipcache = struct.Struct(">11sIBII").pack
 _pack_endpoint = struct.Struct(">13sIHI").pack
 _pack_subject = struct.Struct(">12sIB").pack
 _pack_policy = struct.Struct(">10sIBIBHBBI").pack
+_pack_plain_policy = struct.Struct(">10sIBIBHBB").pack
 
 
 def pack_rows(table: str, tables: Tables) -> bytes:
@@ -205,7 +210,10 @@ def unpack_rows(table: str, data: bytes, into: Tables) -> None:
 def hash_rows(table: str, data: bytes) -> int:
     """What packed rows add to the sum behind the digest of a node's tables (`Multiset`)."""
     size, entry = ROW_BYTES[table], _ENTRY[table]
-    return sum(hash_bytes(entry + data[start : start + size]) for start in range(0, len(data), size))
+    rows = (data[start : start + size] for start in range(0, len(data), size))
+    if table != "policy":
+        return sum(hash_bytes(entry + row) for row in rows)
+    return sum(hash_bytes(_PLAIN_ENTRY + row[:13] + row[17:] if row[13:17] == _PLAIN else entry + row) for row in rows)
 
 
 def hash_ipcache(key: IpcacheKey, value: IpcacheValue) -> int:
@@ -221,6 +229,8 @@ def hash_subject(identity: int, flags: int) -> int:
 
 
 def hash_policy_row(subject: int, key: PolicyKey, verdict: int) -> int:
+    if key.tier == NORMAL and verdict < 256:
+        return hash_bytes(_pack_plain_policy(_PLAIN_ENTRY, subject, *key[:5], verdict))
     return hash_bytes(_pack_policy(_ENTRY["policy"], subject, *key, verdict))
 
 
