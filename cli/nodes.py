@@ -1,4 +1,8 @@
-"""The table of nodes, as `kilim status` and `kilim node list` print it."""
+"""The table of nodes, as `kilim status` and `kilim node list` print it.
+
+Easy to get wrong: of a node that is down or silent only the past is known. A question mark stands before all that is
+said of it, so that nobody takes it for the present.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,7 +11,7 @@ from kilim.cli.table import age
 from kilim.v1 import controlplane_pb2 as pb
 
 DIGEST_CHARACTERS = 10
-MARKS = {pb.MATCH: "✓", pb.DIFFERS: "✗", pb.NOT_COMPARED: "…"}
+MARKS = {pb.MATCH: "✓", pb.DIFFERS: "✗", pb.NOT_COMPARED: "…", pb.STALE: "?"}
 HEALTH = ("NAME", "STATUS", "IP", "SEQ", "LAG", "STATE DIGEST", "TABLE DIGEST", "KERNEL")
 PLACE = ("NAME", "STATUS", "IP", "POD CIDRS", "SEQ", "LAG", "REPORTED", "ERRORS")
 
@@ -31,13 +35,23 @@ def node_rows(nodes: Iterable[Any], columns: Iterable[str], wide: bool) -> tuple
 def _condition(node: Any) -> str:
     if not node.up:
         return "down"
+    if node.silent:
+        return "silent"
     if node.errors:
         return "errors"
     return "differs" if pb.DIFFERS in {node.state_comparison, node.table_comparison, node.kernel_comparison} else "ok"
 
 
 def _lag(node: Any) -> str:
-    return f"{node.lag_events} ({age(node.lag_ms)})" if node.lag_events else "0"
+    text = f"{node.lag_events} ({age(node.lag_ms)})" if node.lag_events else "0"
+    if node.up and not node.silent:
+        return text
+    return f"? {text}" if node.lag_events else "?"
+
+
+def _kernel(node: Any) -> str:
+    mark = MARKS.get(node.kernel_comparison, "?")
+    return f"{mark} {age(node.kernel_age_ms)}" if node.kernel_comparison == pb.STALE else mark
 
 
 _CELLS: dict[str, Callable[[Any, bool], object]] = {
@@ -49,7 +63,7 @@ _CELLS: dict[str, Callable[[Any, bool], object]] = {
     "LAG": lambda node, wide: _lag(node),
     "STATE DIGEST": lambda node, wide: compared_text(node.state_comparison, node.state_digest, wide),
     "TABLE DIGEST": lambda node, wide: compared_text(node.table_comparison, node.table_digest, wide),
-    "KERNEL": lambda node, wide: MARKS.get(node.kernel_comparison, "?"),
+    "KERNEL": lambda node, wide: _kernel(node),
     "REPAIRS": lambda node, wide: node.drift_repairs,
     "REPORTED": lambda node, wide: f"{age(node.last_report_age_ms)} ago" if node.seq else None,
     "ERRORS": lambda node, wide: "; ".join(node.errors),

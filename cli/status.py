@@ -13,13 +13,16 @@ from kilim.cli.nodes import HEALTH, compared_text, digest_text, node_rows
 from kilim.cli.output import output_option, plain, print_data
 from kilim.cli.progress import waiting_for
 from kilim.cli.table import size, table
+from kilim.cli.wait import name_behind
 from kilim.v1 import controlplane_pb2 as pb
 
 POLL_S = 0.2
 
 
 @click.command(cls=Command, example="kilim status --wait\nkilim status -o json")
-@click.option("--wait", is_flag=True, help="Return when everything is well.")
+@click.option(
+    "--wait", is_flag=True, help="Return when everything is well and every node enforces what the log has by now."
+)
 @click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long --wait may take.")
 @output_option("json", "yaml", "wide")
 @server_option
@@ -30,30 +33,46 @@ def status(context: click.Context, wait: bool, timeout: float, output: str | Non
     A digest has a ✓ where the server that answers reckons the same one itself, ✗ where it does not, … while it has not
     compared yet. LAG is events not enforced yet, and since when there are any. KERNEL compares what the agent last read
     back from its kernel.
+
+    ? is what was right when it was last heard and may be otherwise now: all of a node that is down (no connection to
+    this server) or silent (connected, nothing heard for 5s), and a KERNEL that was last read back so long ago (? 5m).
     """
-    answer = _well(servers, timeout) if wait else connect(servers).cluster("Status", pb.StatusRequest())
+    answer, behind = _well(servers, timeout) if wait else (connect(servers).cluster("Status", pb.StatusRequest()), "")
     if output in {"json", "yaml"}:
         print_data(plain(answer), output)
     else:
         click.echo(render(answer, wide=output == "wide"))
+    if behind:
+        raise Failure(behind)
     context.exit(0 if answer.ok else FAILED)
 
 
-def _well(servers: str | None, timeout_s: float) -> Any:
-    """The first status that is well, or the last one there was."""
+def _well(servers: str | None, timeout_s: float) -> tuple[Any, str]:
+    """The first status that is well and where nothing that the log had at the beginning lacks anywhere; or the last one
+    there was, and who is behind."""
     client, answer, deadline = connect(servers), None, time.monotonic() + timeout_s
+    seq = 0
     with waiting_for("waiting until everything is well"):
         while True:
             try:
                 answer = client.cluster("Status", pb.StatusRequest())
-                if answer.ok:
-                    return answer
+                seq = seq or answer.seq
+                if answer.ok and not still_behind(answer, seq):
+                    return answer, ""
             except Failure:
                 if time.monotonic() > deadline and answer is None:
                     raise
             if time.monotonic() > deadline:
-                return answer
+                return answer, still_behind(answer, seq)
             time.sleep(POLL_S)
+
+
+def still_behind(answer: Any, seq: int) -> str:
+    """The nodes that are up and do not enforce `seq`, in words."""
+    behind = [node for node in answer.nodes if node.up and node.seq < seq]
+    if not behind and answer.seq >= seq:
+        return ""
+    return f"seq {seq} is not enforced everywhere: {name_behind(behind, seq)}"
 
 
 def render(answer: Any, wide: bool) -> str:

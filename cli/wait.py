@@ -3,6 +3,7 @@
 Easy to get wrong: where no node is up nothing is enforced anywhere, and that is no success.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -26,8 +27,12 @@ def wait_for(client: Client, seq: int, timeout_s: float) -> None:
         return
     if response.down and not response.behind:
         raise Failure(f"no node is up: seq {seq} is enforced when their agents run again")
-    behind = "; ".join(f"node {node.name} is at {node.seq}: {why_behind(node, seq)}" for node in response.behind)
-    raise Failure(f"seq {seq} is not enforced everywhere after {timeout_s:g}s: {behind or 'the server is behind'}")
+    raise Failure(f"seq {seq} is not enforced everywhere after {timeout_s:g}s: {name_behind(response.behind, seq)}")
+
+
+def name_behind(nodes: Iterable[Any], seq: int) -> str:
+    named = (f"node {node.name} is at {node.seq}: {why_behind(node, seq)}" for node in nodes)
+    return "; ".join(named) or "the server is behind"
 
 
 def why_behind(node: Any, seq: int) -> str:

@@ -51,6 +51,11 @@ class Compared:
         return api.MATCH if settled else api.NOT_COMPARED
 
     @property
+    def agrees(self) -> bool | None:
+        """As of the last comparison; None: nothing was compared yet."""
+        return False if self.difference is not None else self.match
+
+    @property
     def waits(self) -> bool:
         """For ours."""
         return self._waiting is not None

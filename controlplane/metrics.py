@@ -85,17 +85,18 @@ class ReplicaMetrics(Collector):
     def _digest_match(self) -> Metric:
         family = GaugeMetricFamily(
             "kilim_digest_match",
-            "Whether a node's or replica's digest is this replica's own (1) or not (0); absent while not compared.",
+            "Whether a node's or replica's digest is this replica's own (1) or not (0); absent while that is not "
+            "known: not compared yet, the node down or silent, its kernel not read back for long.",
             labels=["peer", "what"],
         )
         own = Compared("")
         own.match, own.difference = self._replica.loaded or None, self._auditor.difference
-        compared = [(f"replica/{self._name}", "state", own)]
-        compared += [(f"replica/{name}", "state", each) for name, each in self._agreement.compared()]
-        compared += [(f"node/{name}", what, each) for name, what, each in self._reports.compared()]
-        for peer, what, each in compared:
-            if each.difference is not None or each.match is not None:
-                family.add_metric([peer, what], float(each.difference is None))
+        agreements = [(f"replica/{self._name}", "state", own.agrees)]
+        agreements += [(f"replica/{name}", "state", each.agrees) for name, each in self._agreement.compared()]
+        agreements += [(f"node/{name}", what, agrees) for name, what, agrees in self._reports.agreements()]
+        for peer, what, agrees in agreements:
+            if agrees is not None:
+                family.add_metric([peer, what], float(agrees))
         return family
 
     def _lags(self) -> Iterable[Metric]:

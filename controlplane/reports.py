@@ -1,7 +1,8 @@
 """What the agents say: the latest report of each node, kept as long as its stream lives and, as "down", after it.
 
 Easy to get wrong: a report may be ahead of this replica, and its table digest of the auditor. Digests are compared
-when ours are there too; a difference found is an alarm that stays in status until the node reports one that agrees.
+when ours are there too; a difference found is an alarm that stays in status until the node reports one that agrees,
+an agreement is one only while the node is heard.
 """
 
 import asyncio
@@ -26,6 +27,10 @@ FIND_US_S = 3.0  # agents try again every 2 s at most
 ARRIVALS_MAX = 8192
 # A node that for so long reports what the log does not have, or digests that nothing can be compared with.
 ODD_S = 30.0
+# An agent repeats its report every second; from here on it hangs, or the way to it does.
+SILENT_S = 5.0
+# A kernel that was not read back for so many intervals, and so long: nobody knows what it holds now.
+READINGS_MISSED, KERNEL_STALE_S = 10, 60.0
 STATE, TABLES, KERNEL = "state", "tables", "kernel"
 BEYOND = "beyond the log"
 DIGEST_NAMES = {STATE: "state digest", TABLES: "table digest", KERNEL: "table digest read back from its kernel"}
@@ -38,6 +43,7 @@ class Heard:
     report: api.NodeReport
     at_s: float
     streams: int = 0
+    kernel_heard_s: float = 0.0  # when we first heard of the last reading
     odd_since_s: dict[str, float] = field(default_factory=dict)  # what is odd -> since when
     compared: dict[str, Compared] = field(
         default_factory=lambda: {what: Compared(name) for what, name in DIGEST_NAMES.items()}
@@ -105,13 +111,37 @@ class Reports:
 
     def take(self, report: api.NodeReport) -> None:
         heard = self._of[report.node]
-        heard.report, heard.at_s = report, time.monotonic()
+        before, heard.report, heard.at_s = heard.report, report, time.monotonic()
+        reading = (report.kernel_readings, report.kernel_seq)
+        if report.kernel_seq and reading != (before.kernel_readings, before.kernel_seq):
+            heard.kernel_heard_s = heard.at_s
         heard.compared[STATE].hear(report.seq, report.state_digest)
         heard.compared[TABLES].hear(report.seq, report.table_digest)
         if report.kernel_seq:
             heard.compared[KERNEL].hear(report.kernel_seq, report.kernel_digest)
         self._compare(report.node, heard)
         self._wake()
+
+    def is_silent(self, heard: Heard) -> bool:
+        """Connected, but not heard."""
+        return heard.streams > 0 and time.monotonic() - heard.at_s > SILENT_S
+
+    def verdict(self, heard: Heard, what: str) -> "api.Comparison.ValueType":
+        """A difference stands until it is seen to have ended, a match for as long as the node is heard."""
+        verdict = heard.compared[what].verdict
+        return api.STALE if verdict == api.MATCH and self._is_stale(heard, what) else verdict
+
+    def agreements(self) -> Iterator[tuple[str, str, bool | None]]:
+        """(node, which digest, whether it is ours) of every node that is in the log; None: that is not known now."""
+        for node, what, compared in self.compared():
+            stale = compared.agrees and self._is_stale(self._of[node], what)
+            yield node, what, None if stale else compared.agrees
+
+    def _is_stale(self, heard: Heard, what: str) -> bool:
+        if not heard.streams or self.is_silent(heard):
+            return True
+        patience_s = max(READINGS_MISSED * READ_BACK_INTERVAL_S.read(self._replica.state), KERNEL_STALE_S)
+        return what == KERNEL and time.monotonic() - heard.kernel_heard_s > patience_s
 
     def compared(self) -> Iterator[tuple[str, str, Compared]]:
         """(node, which digest, what came of it) of every node that is in the log."""

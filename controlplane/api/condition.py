@@ -13,8 +13,6 @@ from kilim.kvstore.election import Election
 from kilim.model.address import format_ip
 from kilim.v1 import controlplane_pb2 as api
 
-# An agent repeats its report every second; from here on it hangs, or the way to it does.
-SILENT_S = 5.0
 # A replica that has gone is missed for as long; then it is taken to have been removed on purpose.
 MISSED_S = 600.0
 NOT_KEPT = "snapshots and trimming of the log do not go on"
@@ -59,7 +57,7 @@ class Condition:
         for node in nodes:
             if not node.up:
                 problems.append(f"node {node.name}: its agent does not report to this replica")
-            elif node.last_report_age_ms > SILENT_S * 1000:
+            elif node.silent:
                 problems.append(f"node {node.name}: its agent has been silent for {node.last_report_age_ms // 1000} s")
             problems += [f"node {node.name}: {error}" for error in node.errors if node.up]
         return api.StatusResponse(
@@ -81,16 +79,18 @@ class Condition:
         heard = self._reports.of(name)
         if heard is not None:
             report = heard.report
-            status.up = heard.streams > 0
+            status.up, status.silent = heard.streams > 0, self._reports.is_silent(heard)
             status.seq = report.seq
             status.state_digest = report.state_digest
             status.table_digest = report.table_digest
-            status.state_comparison = heard.compared[STATE].verdict
-            status.table_comparison = heard.compared[TABLES].verdict
-            status.kernel_comparison = heard.compared[KERNEL].verdict
+            status.state_comparison = self._reports.verdict(heard, STATE)
+            status.table_comparison = self._reports.verdict(heard, TABLES)
+            status.kernel_comparison = self._reports.verdict(heard, KERNEL)
             status.drift_repairs = report.drift_repairs
             status.errors.extend(report.errors)
-            status.last_report_age_ms = int((time.monotonic() - heard.at_s) * 1000)
+            now_s = time.monotonic()
+            status.last_report_age_ms = int((now_s - heard.at_s) * 1000)
+            status.kernel_age_ms = int((now_s - heard.kernel_heard_s) * 1000) if heard.kernel_heard_s else 0
         status.lag_events = max(self._replica.seq - status.seq, 0)
         status.lag_ms = int(self._reports.lag_s(name) * 1000)
         return status

@@ -29,6 +29,8 @@ class _ComparisonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Comparison
     """ours at that seq is not known (yet)"""
     MATCH: _Comparison.ValueType  # 1
     DIFFERS: _Comparison.ValueType  # 2
+    STALE: _Comparison.ValueType  # 3
+    """a match once, too long ago to say anything of now: node down or silent, kernel not read"""
 
 class Comparison(_Comparison, metaclass=_ComparisonEnumTypeWrapper): ...
 
@@ -36,6 +38,8 @@ NOT_COMPARED: Comparison.ValueType  # 0
 """ours at that seq is not known (yet)"""
 MATCH: Comparison.ValueType  # 1
 DIFFERS: Comparison.ValueType  # 2
+STALE: Comparison.ValueType  # 3
+"""a match once, too long ago to say anything of now: node down or silent, kernel not read"""
 Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
@@ -979,11 +983,14 @@ class NodeStatus(_message.Message):
     TABLE_COMPARISON_FIELD_NUMBER: _builtins.int
     DRIFT_REPAIRS_FIELD_NUMBER: _builtins.int
     KERNEL_COMPARISON_FIELD_NUMBER: _builtins.int
+    KERNEL_AGE_MS_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     ip: _builtins.str
     up: _builtins.bool
     """its agent has a report stream open to this replica"""
     seq: _builtins.int
+    """this and all below: as last heard, where the node is down or silent"""
     state_digest: _builtins.bytes
     table_digest: _builtins.bytes
     last_report_age_ms: _builtins.int
@@ -998,6 +1005,10 @@ class NodeStatus(_message.Message):
     drift_repairs: _builtins.int
     kernel_comparison: Global___Comparison.ValueType
     """what the agent last read back from its kernel with what was desired then"""
+    kernel_age_ms: _builtins.int
+    """since this replica heard of that reading; 0: of none"""
+    silent: _builtins.bool
+    """up, and nothing was heard for some seconds"""
     @_builtins.property
     def pod_cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1020,10 +1031,12 @@ class NodeStatus(_message.Message):
         table_comparison: Global___Comparison.ValueType = ...,
         drift_repairs: _builtins.int = ...,
         kernel_comparison: Global___Comparison.ValueType = ...,
+        kernel_age_ms: _builtins.int = ...,
+        silent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift_repairs", b"drift_repairs", "errors", b"errors", "ip", b"ip", "kernel_comparison", b"kernel_comparison", "lag_events", b"lag_events", "lag_ms", b"lag_ms", "last_report_age_ms", b"last_report_age_ms", "name", b"name", "pod_cidrs", b"pod_cidrs", "seq", b"seq", "state_comparison", b"state_comparison", "state_digest", b"state_digest", "table_comparison", b"table_comparison", "table_digest", b"table_digest", "up", b"up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift_repairs", b"drift_repairs", "errors", b"errors", "ip", b"ip", "kernel_age_ms", b"kernel_age_ms", "kernel_comparison", b"kernel_comparison", "lag_events", b"lag_events", "lag_ms", b"lag_ms", "last_report_age_ms", b"last_report_age_ms", "name", b"name", "pod_cidrs", b"pod_cidrs", "seq", b"seq", "silent", b"silent", "state_comparison", b"state_comparison", "state_digest", b"state_digest", "table_comparison", b"table_comparison", "table_digest", b"table_digest", "up", b"up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,11 +1,14 @@
 """What the command line prints: tables, messages as data, events and policies in words."""
 
+from typing import Any
+
 import pytest
 
 from kilim.cli.columns import columns, selector_text
 from kilim.cli.describe import describe_object
 from kilim.cli.event import SUMMARIES, event_name, event_summary
 from kilim.cli.kinds import BY_NAME, KINDS, kind_of, reference
+from kilim.cli.nodes import HEALTH, node_rows
 from kilim.cli.output import plain
 from kilim.cli.status import render
 from kilim.cli.table import age, size, table
@@ -188,3 +191,25 @@ def test_status_compares_digests_within_100_columns() -> None:
     wide = render(answer, wide=True)
     assert f"✓ {ours.hex()}" in wide and "REPAIRS" in wide and "POD CIDRS" in wide
     assert render(pb.StatusResponse(), wide=False).splitlines()[2] == "History  from event 1, 0 snapshots"
+
+
+def cells(**heard: Any) -> dict[str, str]:
+    stale = dict.fromkeys(("state_comparison", "table_comparison", "kernel_comparison"), pb.STALE)
+    said = {**stale, "state_digest": b"\xab" * 32, "table_digest": b"\xcd" * 32, "seq": 4, "kernel_age_ms": 300_000}
+    headers, (row,) = node_rows([pb.NodeStatus(name="n1", **{**said, **heard})], HEALTH, wide=False)
+    return dict(zip(headers, map(str, row), strict=True))
+
+
+@pytest.mark.parametrize(("status", "heard"), [("down", {}), ("silent", {"up": True, "silent": True})])
+def test_nothing_of_a_node_that_is_not_heard_looks_current(status: str, heard: dict[str, bool]) -> None:
+    shown = cells(**heard, errors=["map policy is full"])
+    assert (shown["STATUS"], shown["LAG"], shown["KERNEL"]) == (status, "?", "? 5m")
+    assert (shown["STATE DIGEST"], shown["TABLE DIGEST"]) == ("? ababababab", "? cdcdcdcdcd")
+    assert cells(**heard, lag_events=12, lag_ms=180_000)["LAG"] == "? 12 (3m)"
+
+
+def test_a_kernel_last_read_long_ago_shows_how_long() -> None:
+    shown = cells(up=True, state_comparison=pb.MATCH, table_comparison=pb.MATCH)
+    assert (shown["STATUS"], shown["LAG"], shown["KERNEL"]) == ("ok", "0", "? 5m")
+    assert cells(up=True, kernel_comparison=pb.MATCH)["KERNEL"] == "✓"
+    assert cells(kernel_comparison=pb.DIFFERS)["KERNEL"] == "✗"
