@@ -539,6 +539,11 @@ class ClusterStub:
                 request_serializer=kilim_dot_v1_dot_controlplane__pb2.ChangeSettingRequest.SerializeToString,
                 response_deserializer=kilim_dot_v1_dot_controlplane__pb2.ChangeSettingResponse.FromString,
                 _registered_method=True)
+        self.ConfigureEndpoint = channel.unary_unary(
+                '/kilim.v1.Cluster/ConfigureEndpoint',
+                request_serializer=kilim_dot_v1_dot_controlplane__pb2.ConfigureEndpointRequest.SerializeToString,
+                response_deserializer=kilim_dot_v1_dot_controlplane__pb2.ConfigureEndpointResponse.FromString,
+                _registered_method=True)
         self.Wait = channel.unary_unary(
                 '/kilim.v1.Cluster/Wait',
                 request_serializer=kilim_dot_v1_dot_controlplane__pb2.WaitRequest.SerializeToString,
@@ -562,6 +567,13 @@ class ClusterServicer:
 
     def ChangeSetting(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfigureEndpoint(self, request, context):
+        """NOT_FOUND
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -591,6 +603,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.ChangeSetting,
                     request_deserializer=kilim_dot_v1_dot_controlplane__pb2.ChangeSettingRequest.FromString,
                     response_serializer=kilim_dot_v1_dot_controlplane__pb2.ChangeSettingResponse.SerializeToString,
+            ),
+            'ConfigureEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfigureEndpoint,
+                    request_deserializer=kilim_dot_v1_dot_controlplane__pb2.ConfigureEndpointRequest.FromString,
+                    response_serializer=kilim_dot_v1_dot_controlplane__pb2.ConfigureEndpointResponse.SerializeToString,
             ),
             'Wait': grpc.unary_unary_rpc_method_handler(
                     servicer.Wait,
@@ -657,6 +674,33 @@ class Cluster:
             '/kilim.v1.Cluster/ChangeSetting',
             kilim_dot_v1_dot_controlplane__pb2.ChangeSettingRequest.SerializeToString,
             kilim_dot_v1_dot_controlplane__pb2.ChangeSettingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfigureEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kilim.v1.Cluster/ConfigureEndpoint',
+            kilim_dot_v1_dot_controlplane__pb2.ConfigureEndpointRequest.SerializeToString,
+            kilim_dot_v1_dot_controlplane__pb2.ConfigureEndpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

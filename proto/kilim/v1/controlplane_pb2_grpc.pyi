@@ -173,6 +173,8 @@ class ClusterStub:
     def __new__(cls, channel: _aio.Channel) -> ClusterAsyncStub: ...
     Status: _grpc.UnaryUnaryMultiCallable[_controlplane_pb2.StatusRequest, _controlplane_pb2.StatusResponse]
     ChangeSetting: _grpc.UnaryUnaryMultiCallable[_controlplane_pb2.ChangeSettingRequest, _controlplane_pb2.ChangeSettingResponse]
+    ConfigureEndpoint: _grpc.UnaryUnaryMultiCallable[_controlplane_pb2.ConfigureEndpointRequest, _controlplane_pb2.ConfigureEndpointResponse]
+    """NOT_FOUND"""
     Wait: _grpc.UnaryUnaryMultiCallable[_controlplane_pb2.WaitRequest, _controlplane_pb2.WaitResponse]
     ReadTables: _grpc.UnaryStreamMultiCallable[_controlplane_pb2.ReadTablesRequest, _controlplane_pb2.TablesPart]
     """what the kernel of a node holds; UNAVAILABLE: its agent is away"""
@@ -182,6 +184,8 @@ class ClusterAsyncStub(ClusterStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_controlplane_pb2.StatusRequest, _controlplane_pb2.StatusResponse]  # type: ignore[assignment]
     ChangeSetting: _aio.UnaryUnaryMultiCallable[_controlplane_pb2.ChangeSettingRequest, _controlplane_pb2.ChangeSettingResponse]  # type: ignore[assignment]
+    ConfigureEndpoint: _aio.UnaryUnaryMultiCallable[_controlplane_pb2.ConfigureEndpointRequest, _controlplane_pb2.ConfigureEndpointResponse]  # type: ignore[assignment]
+    """NOT_FOUND"""
     Wait: _aio.UnaryUnaryMultiCallable[_controlplane_pb2.WaitRequest, _controlplane_pb2.WaitResponse]  # type: ignore[assignment]
     ReadTables: _aio.UnaryStreamMultiCallable[_controlplane_pb2.ReadTablesRequest, _controlplane_pb2.TablesPart]  # type: ignore[assignment]
     """what the kernel of a node holds; UNAVAILABLE: its agent is away"""
@@ -200,6 +204,14 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _controlplane_pb2.ChangeSettingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_controlplane_pb2.ChangeSettingResponse, _abc.Awaitable[_controlplane_pb2.ChangeSettingResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ConfigureEndpoint(
+        self,
+        request: _controlplane_pb2.ConfigureEndpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controlplane_pb2.ConfigureEndpointResponse, _abc.Awaitable[_controlplane_pb2.ConfigureEndpointResponse]]:
+        """NOT_FOUND"""
 
     @_abc_1.abstractmethod
     def Wait(

@@ -450,9 +450,12 @@ class Node(_message.Message):
     IP_FIELD_NUMBER: _builtins.int
     POD_CIDRS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     ip: _builtins.int
     """underlay IPv4 address, host byte order"""
+    identity: _builtins.int
+    """as other nodes see it, from 1<<25; 0: remote-node (6), no policy tells it from other nodes"""
     @_builtins.property
     def pod_cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """canonical "10.61.1.0/24" """
@@ -466,10 +469,11 @@ class Node(_message.Message):
         ip: _builtins.int = ...,
         pod_cidrs: _abc.Iterable[_builtins.str] | None = ...,
         labels: _abc.Iterable[Global___Label] | None = ...,
+        identity: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "labels", b"labels", "name", b"name", "pod_cidrs", b"pod_cidrs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "ip", b"ip", "labels", b"labels", "name", b"name", "pod_cidrs", b"pod_cidrs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -482,7 +486,7 @@ class Identity(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """Cilium's numbering: reserved 1-255, cluster-local 256-65535, CIDR from 1<<24"""
+    """Cilium's numbering: reserved 1-255, cluster-local 256-65535, CIDR from 1<<24, nodes from 1<<25"""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"source:key=value", sorted: k8s:app=db, cidr:10.0.0.0/8, reserved:world"""
@@ -515,6 +519,7 @@ class Endpoint(_message.Message):
     CONTAINER_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
+    POLICY_AUDIT_MODE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     """pod name; (namespace, name) is the key"""
@@ -526,6 +531,8 @@ class Endpoint(_message.Message):
     identity: _builtins.int
     container_id: _builtins.str
     service_account: _builtins.str
+    policy_audit_mode: _builtins.bool
+    """what its policy would drop is forwarded and recorded"""
     @_builtins.property
     def named_ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedPort]:
         """sorted"""
@@ -547,10 +554,11 @@ class Endpoint(_message.Message):
         container_id: _builtins.str = ...,
         labels: _abc.Iterable[Global___Label] | None = ...,
         service_account: _builtins.str = ...,
+        policy_audit_mode: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "endpoint_id", b"endpoint_id", "identity", b"identity", "ip", b"ip", "labels", b"labels", "name", b"name", "named_ports", b"named_ports", "namespace", b"namespace", "node", b"node", "service_account", b"service_account"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "endpoint_id", b"endpoint_id", "identity", b"identity", "ip", b"ip", "labels", b"labels", "name", b"name", "named_ports", b"named_ports", "namespace", b"namespace", "node", b"node", "policy_audit_mode", b"policy_audit_mode", "service_account", b"service_account"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -590,6 +598,7 @@ class Policy(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     MANIFEST_JSON_FIELD_NUMBER: _builtins.int
     CIDRS_EXCLUDE_PODS_FIELD_NUMBER: _builtins.int
+    CIDRS_INCLUDE_NODES_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """"NetworkPolicy" """
     namespace: _builtins.str
@@ -599,6 +608,8 @@ class Policy(_message.Message):
     """the object as applied, JSON with sorted keys and no white space"""
     cidrs_exclude_pods: _builtins.bool
     """policy-cidr-match-mode was "none": its CIDRs select nothing inside the cluster"""
+    cidrs_include_nodes: _builtins.bool
+    """its CIDRs select nodes too"""
     def __init__(
         self,
         *,
@@ -607,10 +618,11 @@ class Policy(_message.Message):
         name: _builtins.str = ...,
         manifest_json: _builtins.str = ...,
         cidrs_exclude_pods: _builtins.bool = ...,
+        cidrs_include_nodes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidrs_exclude_pods", b"cidrs_exclude_pods", "kind", b"kind", "manifest_json", b"manifest_json", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidrs_exclude_pods", b"cidrs_exclude_pods", "cidrs_include_nodes", b"cidrs_include_nodes", "kind", b"kind", "manifest_json", b"manifest_json", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -678,17 +690,22 @@ class Setting(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     value: _builtins.str
+    """empty: not set"""
+    node: _builtins.str
+    """holds for this node alone, before the cluster's; empty: the cluster's"""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         value: _builtins.str = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "node", b"node", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
