@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 from kilim.controlplane.api.limits import ERRORS, LABELS, POD_CIDRS, TEXT_LENGTH, check_count, check_length, check_names
+from kilim.controlplane.api.patience import patiently
 from kilim.controlplane.api.status import Context, answering
 from kilim.controlplane.api.subscription import Refused, Subscriptions
 from kilim.controlplane.decide.command import (
@@ -70,7 +71,7 @@ class Nodes(rpc.NodesServicer):
         """What it writes is serialised already (see `Server`)."""
         try:
             async with answering(context):
-                await self._subscriptions.follow(request, context.write)
+                await self._subscriptions.follow(request, patiently(context))
         except Refused as refused:
             await context.abort(refused.code, str(refused))
 

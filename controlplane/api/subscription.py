@@ -6,16 +6,18 @@ Where it starts, the first rule that holds:
  3. from_seq beyond the next event: UNAVAILABLE if this replica is behind the log, else FAILED_PRECONDITION.
  4. chain_before differs, or from_seq is within a commit: FAILED_PRECONDITION.
  5. Commits from from_seq on, out of memory or, what is no longer there, out of the log.
-Easy to get wrong: a subscriber that does not read stops its own call at a `write`; all that is kept is a number.
+Easy to get wrong: a subscriber that does not read stops its own call at a `write`; all that is kept is a number
+and one message. What it writes with ends the wait some time (`patience`).
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import grpc
 import structlog
 
 from kilim.controlplane.api.broadcast import Beat, Messages, encode_commits
+from kilim.controlplane.api.patience import Write
 from kilim.controlplane.api.status import NOT_LOADED
 from kilim.controlplane.history import Held
 from kilim.controlplane.replica import Replica
@@ -28,8 +30,6 @@ _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 1.0
 SNAPSHOT_FROM_EVENTS = 1000
-
-Write = Callable[[bytes], Awaitable[None]]  # a serialised SubscribeResponse; waits while the subscriber does not read
 
 
 class Refused(Exception):
@@ -63,7 +63,7 @@ class Subscriptions:
         self._history.wake()
 
     async def follow(self, request: api.SubscribeRequest, write: Write) -> None:
-        """For ever. Raises Refused or KvError."""
+        """For ever; `write` is given serialised SubscribeResponses. Raises Refused or KvError."""
         if not self._replica.loaded:
             raise Unavailable(NOT_LOADED)
         if request.from_seq > 1:
@@ -73,8 +73,9 @@ class Subscriptions:
             cursor = 1
             if self._history.seq > SNAPSHOT_FROM_EVENTS or self._history.first_seq > 1:
                 snapshot = self.snapshots.take()
-                async for part in snapshot.parts():
-                    await write(part)
+                async with contextlib.aclosing(snapshot.parts()) as parts:
+                    async for part in parts:
+                        await write(part)
                 cursor = snapshot.seq + 1
         self.count += 1
         try:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import pytest
+
 from kilim.controlplane.decide.view import Defaults
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.snapshots import Snapshots
+from kilim.kvstore.errors import Unavailable
 from kilim.model.nouns import Setting, setting_to_pb
 from kilim.model.snapshot import decode_records
 from kilim.model.state import State
@@ -46,3 +49,26 @@ async def test_of_nothing_there_is_one_part() -> None:
 
 async def _all(snapshots: Snapshots) -> list[bytes]:
     return [part async for part in snapshots.take().parts()]
+
+
+async def test_no_more_than_two_are_held_whoever_reads_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kilim.controlplane.snapshots.SHARED_EVENTS", 0)
+    replica = large()
+    snapshots = Snapshots(replica)
+    readers, taken = [], []
+    for _ in range(6):
+        replica.history.seq += 1  # type: ignore[misc]
+        taken.append(snapshots.take())
+        readers.append(taken[-1].parts())
+        await anext(readers[-1])
+    assert len({id(each) for each in taken}) == 2 and taken[-1] is taken[1]
+    monkeypatch.setattr("kilim.controlplane.snapshots.OLDER_S", 0.0)
+    third = snapshots.take()
+    assert third is not taken[1]
+    with pytest.raises(Unavailable, match="too slowly"):
+        async for _ in readers[0]:
+            pass
+    assert len([part async for part in readers[1]]) > 2  # the one before the last goes on
+    assert len([part async for part in third.parts()]) > 3
+    for each in readers:
+        await each.aclose()
