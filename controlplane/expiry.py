@@ -16,8 +16,9 @@ from kilim.controlplane.decide.command import ReleaseIdentities, WithdrawMembers
 from kilim.controlplane.decide.membership import unneeded_prefixes
 from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.decide.setting import identity_grace_s
+from kilim.controlplane.phases import PhasedWriter
 from kilim.controlplane.replica import Replica
-from kilim.controlplane.writer import Busy, Writer
+from kilim.controlplane.writer import Busy
 from kilim.kvstore.errors import KvError
 from kilim.model.address import Cidr
 from kilim.model.identity import FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL
@@ -55,7 +56,7 @@ def unused_identities(state: State) -> list[int]:
 
 
 async def run_expiry(
-    replica: Replica, writer: Writer, is_leader: Callable[[], bool], actor: str, every_s: float = LOOK_EVERY_S
+    replica: Replica, writer: PhasedWriter, is_leader: Callable[[], bool], actor: str, every_s: float = LOOK_EVERY_S
 ) -> None:
     """For ever."""
     identities, prefixes = Unused[int](), Unused[Cidr]()
@@ -78,6 +79,6 @@ async def run_expiry(
         await asyncio.sleep(every_s)
 
 
-async def _release(writer: Writer, numbers: tuple[int, ...], actor: str) -> None:
+async def _release(writer: PhasedWriter, numbers: tuple[int, ...], actor: str) -> None:
     answer = await writer.submit(ReleaseIdentities(numbers), actor)
     _logger.info("identities released", count=len(numbers), seq=answer.seq)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from kilim.controlplane.decide.command import (
+    AllocateIdentities,
     ApplyObjects,
     ChangeSetting,
     Command,
     DeleteObjects,
+    PreparePolicies,
     ReleaseIdentities,
     WithdrawMemberships,
 )
@@ -66,6 +68,8 @@ def is_divisible(command: Command) -> bool:
         case ApplyObjects(documents=objects) | DeleteObjects(refs=objects):
             return len(objects) <= 1
         case ReleaseIdentities() | WithdrawMemberships() | ChangeSetting():
+            return True
+        case AllocateIdentities() | PreparePolicies():
             return True
         case _:
             return False

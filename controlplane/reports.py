@@ -59,6 +59,7 @@ class Reports:
         self._of: dict[str, Heard] = {}
         self._uncompared: set[str] = set()  # nodes with digests that wait for ours
         self._changed = asyncio.Event()
+        self._enforced_by_all = 0
         self._since_s = time.monotonic()
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=ARRIVALS_MAX)  # last seq of a commit, when it came
         replica.on_applied.append(self._note_arrival)
@@ -94,10 +95,21 @@ class Reports:
         """Returns at the next report, and at the end of a node's stream."""
         await self._changed.wait()
 
+    def behind(self, seq: int) -> dict[str, int]:
+        """Nodes that are up and do not enforce `seq` yet, with what they do."""
+        if seq <= self._enforced_by_all:
+            return {}
+        nodes = [node for node in self._replica.state.nodes if self.is_up(node) or self.is_awaited(node)]
+        late = {node: enforced for node in nodes if (enforced := self.enforced_seq(node)) < seq}
+        if nodes and not late:
+            self._enforced_by_all = seq
+        return late
+
     def open(self, node: str) -> None:
         heard = self._of.setdefault(node, Heard(api.NodeReport(node=node), time.monotonic()))
         heard.streams += 1
         heard.odd_since_s = {}
+        self._enforced_by_all = 0
         _logger.info("agent reports", node=node, streams=heard.streams)
 
     def close(self, node: str) -> None:

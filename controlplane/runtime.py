@@ -34,6 +34,7 @@ from kilim.controlplane.history import HELD_BYTES_MAX, History
 from kilim.controlplane.keeper import KEEP_EVERY_S, Keeper
 from kilim.controlplane.logs import configure_logs
 from kilim.controlplane.metrics import MetricsServer, ReplicaMetrics
+from kilim.controlplane.phases import PhasedWriter
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
 from kilim.controlplane.store import Store
@@ -138,6 +139,7 @@ class _Process:
         self._writer = Writer(self._replica, self._log, self._store.why_not, self._counters)
         self._auditor = Auditor(self._replica)
         self._reports = Reports(self._replica, self._auditor)
+        self._phased_writer = PhasedWriter(self._replica, self._writer, self._reports)
         self._subscriptions = Subscriptions(self._replica, self._log)
         self._keeper = Keeper(
             self._replica,
@@ -170,9 +172,9 @@ class _Process:
         )
         table_asks = TableAsks(self._reports)
         server = Server(
-            Resources(self._replica, self._writer),
-            Nodes(self._writer, self._subscriptions, self._reports, table_asks),
-            Cluster(self._replica, self._writer, self._reports, condition, table_asks),
+            Resources(self._replica, self._phased_writer),
+            Nodes(self._phased_writer, self._subscriptions, self._reports, table_asks),
+            Cluster(self._replica, self._phased_writer, self._reports, condition, table_asks),
             Log(
                 self._replica,
                 self._log,
@@ -225,7 +227,11 @@ class _Process:
             "watch etcd": self._store.watch(),
             "watch the members": self._store.watch_members(self._session),
             "release identities": run_expiry(
-                self._replica, self._writer, lambda: self._election.is_leader, actor, self._settings.expiry_every_s
+                self._replica,
+                self._phased_writer,
+                lambda: self._election.is_leader,
+                actor,
+                self._settings.expiry_every_s,
             ),
             "keep the past in bounds": self._keeper.run(lambda: self._election.is_leader, self._settings.keep_every_s),
             "reckon table digests": self._auditor.run(),

@@ -11,10 +11,10 @@ from kilim.controlplane.api.limits import TEXT_LENGTH, check_length, check_names
 from kilim.controlplane.api.status import Context, answering
 from kilim.controlplane.decide.command import ChangeSetting
 from kilim.controlplane.decide.refusal import Code, Refusal
+from kilim.controlplane.phases import PhasedWriter
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.reports import Reports
 from kilim.controlplane.table_asks import AgentAway, TableAsks
-from kilim.controlplane.writer import Writer
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import controlplane_pb2_grpc as rpc
 
@@ -24,7 +24,7 @@ LOOK_AGAIN_S = 0.5
 
 class Cluster(rpc.ClusterServicer):
     def __init__(
-        self, replica: Replica, writer: Writer, reports: Reports, condition: Condition, table_asks: TableAsks
+        self, replica: Replica, writer: PhasedWriter, reports: Reports, condition: Condition, table_asks: TableAsks
     ) -> None:
         self._table_asks = table_asks
         self._replica = replica

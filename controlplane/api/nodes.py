@@ -14,15 +14,17 @@ from kilim.controlplane.decide.command import (
     RemoveEndpoint,
 )
 from kilim.controlplane.decide.refusal import invalid
+from kilim.controlplane.phases import PhasedWriter
 from kilim.controlplane.reports import Reports
 from kilim.controlplane.table_asks import TableAsks
-from kilim.controlplane.writer import Writer
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import controlplane_pb2_grpc as rpc
 
 
 class Nodes(rpc.NodesServicer):
-    def __init__(self, writer: Writer, subscriptions: Subscriptions, reports: Reports, table_asks: TableAsks) -> None:
+    def __init__(
+        self, writer: PhasedWriter, subscriptions: Subscriptions, reports: Reports, table_asks: TableAsks
+    ) -> None:
         self._writer = writer
         self._subscriptions = subscriptions
         self._reports = reports

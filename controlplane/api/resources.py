@@ -14,8 +14,9 @@ from kilim.controlplane.api.shown import show, show_all
 from kilim.controlplane.api.status import NOT_LOADED, Context, answering
 from kilim.controlplane.decide.command import ApplyObjects, Command, DeleteObjects, Document, ObjectsChanged, Ref
 from kilim.controlplane.decide.refusal import Code, Refusal, invalid
+from kilim.controlplane.phases import PhasedWriter
 from kilim.controlplane.replica import Replica
-from kilim.controlplane.writer import Answer, Writer
+from kilim.controlplane.writer import Answer
 from kilim.kvstore.errors import Unavailable
 from kilim.model.invalid import Invalid
 from kilim.model.resource import namespace_of, parse_manifest
@@ -24,7 +25,7 @@ from kilim.v1 import controlplane_pb2_grpc as rpc
 
 
 class Resources(rpc.ResourcesServicer):
-    def __init__(self, replica: Replica, writer: Writer) -> None:
+    def __init__(self, replica: Replica, writer: PhasedWriter) -> None:
         self._replica = replica
         self._writer = writer
 

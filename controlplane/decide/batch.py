@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from kilim.controlplane.decide.capacity import check_subjects_and_policy
 from kilim.controlplane.decide.command import (
+    AllocateIdentities,
     ApplyObjects,
     ChangeSetting,
     Command,
     DeleteObjects,
+    PreparePolicies,
     RegisterEndpoint,
     RegisterNode,
     ReleaseIdentities,
@@ -19,10 +21,10 @@ from kilim.controlplane.decide.command import (
 )
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.endpoint import decide_register_endpoint, decide_remove_endpoint
-from kilim.controlplane.decide.identity import decide_release
+from kilim.controlplane.decide.identity import decide_allocate, decide_release
 from kilim.controlplane.decide.membership import decide_withdraw
 from kilim.controlplane.decide.node import decide_register_node
-from kilim.controlplane.decide.objects import decide_apply, decide_delete
+from kilim.controlplane.decide.objects import decide_apply, decide_delete, decide_prepare
 from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.decide.setting import decide_change_setting
 from kilim.controlplane.decide.view import View
@@ -82,6 +84,10 @@ def _decide(draft: Draft, command: Command) -> Result:
             return decide_apply(draft, command)
         case DeleteObjects():
             return decide_delete(draft, command)
+        case AllocateIdentities():
+            return decide_allocate(draft, command)
+        case PreparePolicies():
+            return decide_prepare(draft, command)
         case ReleaseIdentities():
             draft.cause = "identity without endpoints"
             return decide_release(draft, command)

@@ -38,17 +38,19 @@ class RegisterNode:
 
 @dataclass(frozen=True, slots=True)
 class ApplyObjects:
-    """All documents or none."""
+    """All documents or none. `keep_memberships`: labels of prefixes that no policy names any more stay, for now."""
 
     documents: tuple[Document, ...]
+    keep_memberships: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteObjects:
-    """All or none; unknown ones are refused unless `ignore_not_found`."""
+    """All or none; unknown ones are refused unless `ignore_not_found`. `keep_memberships` as in `ApplyObjects`."""
 
     refs: tuple[Ref, ...]
     ignore_not_found: bool = False
+    keep_memberships: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,20 @@ class RemoveEndpoint:
     name: str
     container_id: str = ""
     cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocateIdentities:
+    """Those that a command to come will give to endpoints: (sorted labels, cause) of each."""
+
+    wanted: tuple[tuple[tuple[str, ...], str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparePolicies:
+    """What means nothing before the policies stand that a command to come will bring."""
+
+    documents: tuple[Document, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +120,8 @@ Command = (
     | DeleteObjects
     | RegisterEndpoint
     | RemoveEndpoint
+    | AllocateIdentities
+    | PreparePolicies
     | ReleaseIdentities
     | WithdrawMemberships
     | ChangeSetting
@@ -130,7 +148,10 @@ class ObjectResult:
 
 @dataclass(frozen=True, slots=True)
 class ObjectsChanged:
+    """`unneeded`: prefixes whose labels were kept though no policy names them any more."""
+
     results: tuple[ObjectResult, ...]
+    unneeded: tuple[Cidr, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from kilim.controlplane.decide.capacity import check_ipcache
 from kilim.controlplane.decide.cidr_look_up import GroupChange
-from kilim.controlplane.decide.command import Accepted, ReleaseIdentities
+from kilim.controlplane.decide.command import Accepted, AllocateIdentities, ReleaseIdentities
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.controlplane.decide.view import FreeNumbers
@@ -77,6 +77,12 @@ def release_unnamed(draft: Draft, cidrs: Iterable[Cidr]) -> None:
         number = draft.view.cidr_groups.identity_at.get(cidr)
         if number is not None and cidr not in draft.view.cidr_uses:
             draft.emit(pb.IdentityReleased(id=number))
+
+
+def decide_allocate(draft: Draft, command: AllocateIdentities) -> Accepted:
+    for labels, draft.cause in command.wanted:
+        identity_for(draft, labels)
+    return Accepted()
 
 
 def decide_release(draft: Draft, command: ReleaseIdentities) -> Accepted:

@@ -44,6 +44,10 @@ def let_go_of_pods(draft: Draft, prefixes: Iterable[Cidr]) -> None:
                 _put(draft, key)
 
 
+def unneeded_among(view: View, prefixes: Iterable[Cidr]) -> tuple[Cidr, ...]:
+    return tuple(each for each in sorted(set(prefixes)) if each not in view.pod_prefixes and view.bearers.of(each))
+
+
 def unneeded_prefixes(view: View) -> list[Cidr]:
     """Prefixes that endpoints have labels of and no policy names; sorted."""
     users = view.state.endpoints_of_identity

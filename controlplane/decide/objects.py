@@ -5,17 +5,19 @@ from contextlib import contextmanager
 
 from kilim.controlplane.decide.cidr_groups import decide_cidr_group, decide_remove_cidr_group
 from kilim.controlplane.decide.command import (
+    Accepted,
     ApplyObjects,
     DeleteObjects,
     Document,
     Object,
     ObjectResult,
     ObjectsChanged,
+    PreparePolicies,
     Ref,
 )
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.identity import release_unnamed
-from kilim.controlplane.decide.membership import let_go_of_pods
+from kilim.controlplane.decide.membership import let_go_of_pods, unneeded_among
 from kilim.controlplane.decide.namespace import decide_namespace, decide_remove_namespace
 from kilim.controlplane.decide.node import decide_remove_node
 from kilim.controlplane.decide.pod import decide_pod, decide_remove_pod
@@ -34,18 +36,26 @@ DELETABLE_KINDS = (*POLICY_KINDS, CIDR_GROUP, "Namespace", "Pod", "Node")
 def decide_apply(draft: Draft, command: ApplyObjects) -> ObjectsChanged:
     results: list[ObjectResult] = []
     dropped: list[Cidr] = []
-    for document in command.documents:
-        if isinstance(document.object, Policy):
-            with _about(draft, document):
-                prepare_policy(draft, document.object)
+    _prepare(draft, command.documents)
     draft.preparations = len(draft.events)
     for document in command.documents:
         with _about(draft, document):
             action, gone = _apply(draft, document.object)
         dropped += gone
         results.append(ObjectResult(*object_names(document.object), action))
-    _let_go(draft, dropped)
-    return ObjectsChanged(tuple(results))
+    return ObjectsChanged(tuple(results), _let_go(draft, dropped, command.keep_memberships))
+
+
+def decide_prepare(draft: Draft, command: PreparePolicies) -> Accepted:
+    _prepare(draft, command.documents)
+    return Accepted()
+
+
+def _prepare(draft: Draft, documents: Iterable[Document]) -> None:
+    for document in documents:
+        if isinstance(document.object, Policy):
+            with _about(draft, document):
+                prepare_policy(draft, document.object)
 
 
 @contextmanager
@@ -68,14 +78,16 @@ def decide_delete(draft: Draft, command: DeleteObjects) -> ObjectsChanged:
             raise Refusal(Code.NOT_FOUND, f"{draft.cause}: not found").at(ref.source)
         dropped += gone
         results.append(ObjectResult(ref.kind, ref.namespace, ref.name, "deleted" if found else "not found"))
-    _let_go(draft, dropped)
-    return ObjectsChanged(tuple(results))
+    return ObjectsChanged(tuple(results), _let_go(draft, dropped, command.keep_memberships))
 
 
-def _let_go(draft: Draft, cidrs: list[Cidr]) -> None:
-    """What policies have ceased to name, unless others name it."""
+def _let_go(draft: Draft, cidrs: list[Cidr], keep_memberships: bool) -> tuple[Cidr, ...]:
+    """What policies have ceased to name, unless others name it. What of it is kept."""
     release_unnamed(draft, cidrs)
+    if keep_memberships:
+        return unneeded_among(draft.view, cidrs)
     let_go_of_pods(draft, cidrs)
+    return ()
 
 
 def object_names(noun: Object) -> tuple[str, str, str]:

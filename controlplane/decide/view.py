@@ -15,7 +15,7 @@ from kilim.model.address import Cidr, parse_cidr
 from kilim.model.compile import cidrs_of
 from kilim.model.fold import fold_event, fold_record
 from kilim.model.identity import FIRST_CIDR, FIRST_CLUSTER_LOCAL, LAST_CIDR, LAST_CLUSTER_LOCAL
-from kilim.model.nouns import decode_node, decode_policy
+from kilim.model.nouns import decode_endpoint_identity, decode_node, decode_policy
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
 
@@ -69,6 +69,10 @@ class View:
         self.bearers = Bearers()
         self.local_numbers = FreeNumbers(FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL)
         self.cidr_numbers = FreeNumbers(FIRST_CIDR, LAST_CIDR)
+        # Only since this process follows the log: what nodes have to know before more happens (`phases.py`).
+        self.allocated_at: dict[int, int] = {}  # identity of endpoints -> seq
+        self.moves_seq = 0  # of the last event that gave an endpoint another identity
+        self.policies_seq = 0  # of the last policy that came or went
         self.bounds = PolicyBounds(state, defaults.limits.policy, defaults.limits.subjects)
         for table in (state.nodes, state.identities, state.endpoints, state.policies):
             for key, value in table.data.items():
@@ -76,7 +80,10 @@ class View:
 
     def fold(self, seq: int, record: bytes) -> list[Change]:
         """What the log says happened."""
-        return self._all(fold_record(self.state, seq, record))
+        changes = self._all(fold_record(self.state, seq, record))
+        for change in changes:
+            self._note(seq, change)
+        return changes
 
     def try_event(self, event: pb.Event) -> list[Change]:
         """What would happen; to be undone."""
@@ -97,6 +104,17 @@ class View:
         for change in changes:
             self._follow(change)
         return changes
+
+    def _note(self, seq: int, change: Change) -> None:
+        if change.table == "policy":
+            self.policies_seq = seq
+        elif change.table == "identity" and FIRST_CLUSTER_LOCAL <= int(change.key) <= LAST_CLUSTER_LOCAL:
+            self.allocated_at.pop(int(change.key), None)
+            if change.new is not None:
+                self.allocated_at[int(change.key)] = seq
+        elif change.table == "endpoint" and change.old is not None and change.new is not None:
+            if decode_endpoint_identity(change.old) != decode_endpoint_identity(change.new):
+                self.moves_seq = seq
 
     def _follow(self, change: Change) -> None:
         if change.table == "endpoint":

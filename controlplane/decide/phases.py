@@ -1,0 +1,94 @@
+"""What has to be known to every node before a command may happen, so that no two nodes judge a packet by halves of it.
+PURE.
+
+The sending node says in the tunnel whose packet it is, the receiving one judges; each folds at its own pace. So
+ 1. an identity is allocated, and only when all know it, an endpoint gets it;
+ 2. endpoints get the labels that a policy to come speaks of, and only when all know them so, the policy comes;
+ 3. a policy goes, and only when it is gone everywhere, endpoints lose the labels that it alone spoke of.
+"""
+
+from dataclasses import dataclass
+
+from kilim.controlplane.decide.batch import Decided, decide_batch
+from kilim.controlplane.decide.command import (
+    AllocateIdentities,
+    ApplyObjects,
+    Command,
+    DeleteObjects,
+    PreparePolicies,
+    RegisterEndpoint,
+    WithdrawMemberships,
+)
+from kilim.controlplane.decide.objects import POLICY_KINDS
+from kilim.controlplane.decide.prefixes import pod_prefixes
+from kilim.controlplane.decide.view import View
+from kilim.model.identity import FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL
+from kilim.model.nouns import Policy
+from kilim.v1 import events_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """`command`, if any, has to be in the log, and everything up to `seq` enforced."""
+
+    command: Command | None = None
+    seq: int = 0
+
+
+NOTHING = Before()
+
+
+def before(view: View, command: Command) -> Before:
+    """The next of what must be before; nothing too where the command would be refused."""
+    needed = view.moves_seq if _changes_policy(command) else 0
+    if not _moves_endpoints(command):
+        return Before(None, needed)
+    outcome = decide_batch(view, [command])[0]
+    if not isinstance(outcome, Decided):
+        return NOTHING
+    allocated = tuple(
+        (tuple(event.identity_allocated.identity.labels), event.cause)
+        for event in outcome.events
+        if event.WhichOneof("body") == "identity_allocated" and _is_of_endpoints(event.identity_allocated.identity.id)
+    )
+    if allocated:
+        return Before(AllocateIdentities(allocated), needed)
+    needed = max([needed, *(_known_since(view, event) for event in outcome.events)])
+    if outcome.preparations and isinstance(command, ApplyObjects):
+        return Before(PreparePolicies(command.documents), needed)
+    return Before(None, needed)
+
+
+def _known_since(view: View, event: pb.Event) -> int:
+    """The event that must be enforced before this one: identities before their use, policies before the next move."""
+    body = event.WhichOneof("body")
+    if body == "endpoint_added":
+        return view.allocated_at.get(event.endpoint_added.endpoint.identity, 0)
+    if body == "endpoint_updated":
+        return max(view.allocated_at.get(event.endpoint_updated.endpoint.identity, 0), view.policies_seq)
+    return 0
+
+
+def _is_of_endpoints(number: int) -> bool:
+    return FIRST_CLUSTER_LOCAL <= number <= LAST_CLUSTER_LOCAL
+
+
+def _changes_policy(command: Command) -> bool:
+    match command:
+        case ApplyObjects(documents=documents):
+            return any(isinstance(each.object, Policy) for each in documents)
+        case DeleteObjects(refs=refs):
+            return any(each.kind in POLICY_KINDS for each in refs)
+    return False
+
+
+def _moves_endpoints(command: Command) -> bool:
+    """Whether it may give an endpoint another identity; policies do where their CIDRs hold pods."""
+    match command:
+        case RegisterEndpoint() | WithdrawMemberships() | PreparePolicies():
+            return True
+        case ApplyObjects(documents=documents):
+            return any(not isinstance(each.object, Policy) or bool(pod_prefixes(each.object)) for each in documents)
+        case DeleteObjects(refs=refs):
+            return any(each.kind == "Namespace" for each in refs)
+    return False
