@@ -23,6 +23,7 @@ class Addresses:
         self._endpoints_on: dict[str, int] = {}  # node -> how many
         self._node_ips: dict[str, int] = {}
         self._nodes_at: dict[int, set[str]] = {}
+        self._node_identities: dict[str, int] = {}  # of those that have one of their own
         self._cidrs: dict[Cidr, set[int]] = {}
         self._moved: set[str] = set()  # nodes with endpoints whose address is another one now
         self._touched: set[IpcacheKey] = set()
@@ -55,11 +56,16 @@ class Addresses:
         else:
             del self._claims[ip]
 
-    def set_node(self, name: str, ip: int | None) -> None:
+    def set_node(self, name: str, ip: int | None, identity: int) -> None:
         """None: the node has left."""
         old = self._node_ips.pop(name, None)
         if ip is not None:
             self._node_ips[name] = ip
+        known_as = self._node_identities.pop(name, 0)
+        if identity:
+            self._node_identities[name] = identity
+        if identity != known_as and ip is not None:
+            self._touched.add((ip, HOST_LENGTH))
         if old == ip:
             return
         if old is not None:
@@ -128,7 +134,8 @@ class Addresses:
     def _ipcache_row(self, key: IpcacheKey, owner: Endpoint | None) -> IpcacheValue | None:
         ip, prefix_len = key
         if prefix_len == HOST_LENGTH and ip and ip in self._nodes_at:
-            return (HOST if self._node in self._nodes_at[ip] else REMOTE_NODE), 0
+            names = self._nodes_at[ip]
+            return HOST if self._node in names else self._node_identities.get(min(names), REMOTE_NODE), 0
         if owner is not None:
             return owner.identity, 0 if owner.node == self._node else self._node_ips.get(owner.node, 0)
         numbers = self._cidrs.get(Cidr(ip, prefix_len))

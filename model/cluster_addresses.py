@@ -21,11 +21,12 @@ HOST_LENGTH = 32
 class OwnPart:
     """By how much the sum of one node differs from `far`; kept while the node is in the log or has endpoints."""
 
-    __slots__ = ("name", "ip", "endpoints", "total")
+    __slots__ = ("name", "ip", "identity", "endpoints", "total")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.ip: int | None = None  # None: the log does not know the node
+        self.identity = 0
         self.endpoints = 0
         self.total = 0
 
@@ -77,12 +78,12 @@ class ClusterAddresses:
             part.endpoints -= 1
             self._drop_unused(part)
 
-    def set_node(self, name: str, ip: int | None) -> None:
+    def set_node(self, name: str, ip: int | None, identity: int) -> None:
         """None: the node has left."""
         part = self.part(name)
-        if part.ip != ip:
+        if (part.ip, part.identity) != (ip, identity):
             ips = {each for each in (part.ip, ip) if each is not None}
-            if part.endpoints:  # their tunnels lead elsewhere now; seldom enough to search for them
+            if part.endpoints and part.ip != ip:  # their tunnels lead elsewhere now; seldom enough to search for them
                 ips.update(self._addresses_on(part))
             with self._reweighed((each, HOST_LENGTH) for each in ips):
                 if part.ip is not None:
@@ -91,7 +92,7 @@ class ClusterAddresses:
                         del self._nodes_at[part.ip]
                 if ip is not None:
                     self._nodes_at.setdefault(ip, set()).add(part)
-                part.ip = ip
+                part.ip, part.identity = ip, identity
         self._drop_unused(part)
 
     def set_cidr(self, number: int, old: Cidr | None, new: Cidr | None) -> None:
@@ -145,7 +146,7 @@ class ClusterAddresses:
         at_host = ip != 0 and prefix_len == HOST_LENGTH
         nodes = self._nodes_at.get(ip, set()) if at_host else set()
         claims = self._claims_of(ip) if at_host else ()
-        far_row = self._far_row(key, bool(nodes), claims)
+        far_row = self._far_row(key, nodes, claims)
         if far_row is None:
             return
         far = hash_ipcache(key, far_row)
@@ -158,9 +159,9 @@ class ClusterAddresses:
                 own += hash_endpoint(ip, (claim.endpoint_id, claim.identity))
             self.add(claim.node, sign * own)
 
-    def _far_row(self, key: IpcacheKey, is_node: bool, claims: tuple[Claim, ...]) -> IpcacheValue | None:
-        if is_node:
-            return REMOTE_NODE, 0
+    def _far_row(self, key: IpcacheKey, nodes: set[OwnPart], claims: tuple[Claim, ...]) -> IpcacheValue | None:
+        if nodes:
+            return min(nodes, key=lambda node: node.name).identity or REMOTE_NODE, 0
         if claims:
             owner = min(claims, key=lambda claim: claim.key)
             return owner.identity, owner.node.ip or 0

@@ -117,7 +117,8 @@ class ClusterTables:
             for key, rules in rule_changes(change):
                 self._stale |= self._policies.set_policy(key, rules)
         elif change.table == "node":
-            self._addresses.set_node(str(change.key), None if change.new is None else nouns.decode_node(change.new).ip)
+            node = None if change.new is None else nouns.decode_node(change.new)
+            self._addresses.set_node(str(change.key), *((None, 0) if node is None else (node.ip, node.identity)))
 
     def _change_endpoint(self, state: State, change: Change) -> None:
         old = None if change.old is None else pb.Endpoint.FromString(change.old)

@@ -3,7 +3,8 @@
 A visitor would get wrong: nothing here may depend on the way to the state (I4), and any state has an answer (I1).
 
 Who holds an address in `ipcache`, first match:
-1. A node: host (1) on itself, remote-node (6) elsewhere; never tunnelled. Of two nodes with one address, this node.
+1. A node: host (1) on itself, elsewhere its identity, remote-node (6) where it has none; never tunnelled. Of two nodes
+   with one address, this node, then the first by name.
 2. An endpoint, /32: its identity and its node's address, 0 if local or if its node is not known: it keeps its identity
    for policy, and its packets are not tunnelled. Of two endpoints with one address, one on this node, then the first by
    namespace/name.
@@ -60,10 +61,10 @@ def _add_endpoints(state: State, node: str, tables: Tables) -> None:
 
 
 def _add_nodes(state: State, node: str, tables: Tables) -> None:
-    for name in sorted(state.nodes, key=lambda name: name == node):
-        ip = state.nodes[name].ip
-        if ip:
-            tables.ipcache[(ip, 32)] = (HOST if name == node else REMOTE_NODE, 0)
+    nodes = {name: state.nodes[name] for name in sorted(state.nodes, reverse=True)}
+    for each in sorted(nodes.values(), key=lambda each: each.name == node):
+        if each.ip:
+            tables.ipcache[(each.ip, 32)] = (HOST if each.name == node else each.identity or REMOTE_NODE, 0)
 
 
 def _add_subjects(state: State, node: str, tables: Tables) -> None:

@@ -1,7 +1,7 @@
 """Numeric identities, numbered as in Cilium so that tools and people carry over.
 
-Numbers: reserved 1-255; cluster-local 256-65535; from 1<<24 on, one per CIDR that a policy names, allocated by the log
-like every other and so the same on every node.
+Numbers: reserved 1-255; cluster-local 256-65535; from 1<<24 on, one per CIDR that a policy names; from 1<<25 on, one per
+set of labels of nodes that policies tell from other nodes. All are allocated by the log and so the same on every node.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ FIRST_CLUSTER_LOCAL = 256
 LAST_CLUSTER_LOCAL = 65535
 FIRST_CIDR = 1 << 24
 LAST_CIDR = (1 << 24) + (1 << 16) - 1
+FIRST_NODE = 1 << 25
+LAST_NODE = (1 << 25) + (1 << 16) - 1
 
 RESERVED_NAMES = {
     1: "host",
@@ -41,13 +43,13 @@ class Identity:
     @property
     def cidr(self) -> Cidr | None:
         """The prefix of a CIDR identity; None for all others."""
-        if self.id < FIRST_CIDR:
+        if not FIRST_CIDR <= self.id < FIRST_NODE:
             return None
         return next((membership_of(label) for label in self.labels if label.startswith("cidr:")), None)
 
 
 def membership_label(cidr: Cidr) -> str:
-    """Of an endpoint whose address lies in a prefix that a policy names."""
+    """Of an endpoint or a node whose address lies in a prefix that a policy names."""
     return f"cidr:{cidr}"
 
 
@@ -65,4 +67,5 @@ def cidr_labels(cidr: Cidr) -> tuple[str, ...]:
     return (membership_label(cidr), "reserved:world")
 
 
+NODE_LABEL = f"reserved:{RESERVED_NAMES[REMOTE_NODE]}"  # of every identity that a node other than the own one has
 RESERVED = {number: Identity(number, (f"reserved:{name}",)) for number, name in RESERVED_NAMES.items()}

@@ -8,7 +8,7 @@ What a change touches:
    change, the subjects whose policies name ports that it offers.
 2. An identity: its prefix; itself as a subject; the subjects whose policies' peers begin or cease to select it.
 3. A policy: the subjects that it selects or selected.
-4. A node: its address, old and new, and the rows of its endpoints.
+4. A node: its address, old and new, and the rows of its endpoints; its identity, its address.
 5. A namespace, pod or setting: nothing; they act through identities and endpoints, which events of their own change.
 """
 
@@ -76,8 +76,8 @@ class NodeTables:
                 for key, rules in rule_changes(change):
                     self._stale |= self._policies.set_policy(key, rules)
             elif change.table == "node":
-                ip = None if change.new is None else nouns.decode_node(change.new).ip
-                self._addresses.set_node(str(change.key), ip)
+                node = None if change.new is None else nouns.decode_node(change.new)
+                self._addresses.set_node(str(change.key), *((None, 0) if node is None else (node.ip, node.identity)))
 
     def _settle(self, state: State) -> TablesDelta:
         self._settle_ports(state)

@@ -19,10 +19,13 @@ class NamedPort(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Node:
+    """`identity` is what other nodes know it by; 0: remote-node, as no policy tells it from others."""
+
     name: str
     ip: int
     pod_cidrs: tuple[str, ...] = ()
     labels: LabelPairs = ()
+    identity: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Policy:
     """A policy object as applied; `manifest_json` has sorted keys and no white space.
 
     `cidrs_exclude_pods`: what the setting says of the kinds whose CIDRs select pods too, so that its events say it all.
+    `cidrs_include_nodes`: its CIDRs select nodes too.
     """
 
     kind: str
@@ -53,6 +57,7 @@ class Policy:
     name: str
     manifest_json: str
     cidrs_exclude_pods: bool = False
+    cidrs_include_nodes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,8 @@ def _ports(message: pb.Endpoint | pb.Pod) -> tuple[NamedPort, ...]:
 
 
 def node_to_pb(node: Node) -> pb.Node:
-    return pb.Node(name=node.name, ip=node.ip, pod_cidrs=node.pod_cidrs, labels=_labels_to_pb(node.labels))
+    labels = _labels_to_pb(node.labels)
+    return pb.Node(name=node.name, ip=node.ip, pod_cidrs=node.pod_cidrs, labels=labels, identity=node.identity)
 
 
 def identity_to_pb(identity: Identity) -> pb.Identity:
@@ -127,6 +133,7 @@ def policy_to_pb(policy: Policy) -> pb.Policy:
         name=policy.name,
         manifest_json=policy.manifest_json,
         cidrs_exclude_pods=policy.cidrs_exclude_pods,
+        cidrs_include_nodes=policy.cidrs_include_nodes,
     )
 
 
@@ -150,7 +157,7 @@ def setting_to_pb(setting: Setting) -> pb.Setting:
 
 def decode_node(data: bytes) -> Node:
     m = pb.Node.FromString(data)
-    return Node(m.name, m.ip, tuple(m.pod_cidrs), _labels(m))
+    return Node(m.name, m.ip, tuple(m.pod_cidrs), _labels(m), m.identity)
 
 
 def decode_identity(data: bytes) -> Identity:
@@ -180,7 +187,7 @@ def decode_endpoint_identity(data: bytes) -> int:
 
 def decode_policy(data: bytes) -> Policy:
     m = pb.Policy.FromString(data)
-    return Policy(m.kind, m.namespace, m.name, m.manifest_json, m.cidrs_exclude_pods)
+    return Policy(m.kind, m.namespace, m.name, m.manifest_json, m.cidrs_exclude_pods, m.cidrs_include_nodes)
 
 
 def decode_namespace(data: bytes) -> Namespace:

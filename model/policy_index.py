@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import GROUP_LABEL
-from kilim.model.identity import ANY_PEER, RESERVED, Identity
+from kilim.model.identity import ANY_PEER, NODE_LABEL, RESERVED, Identity
 from kilim.model.labels import label_map
 from kilim.model.nouns import NamedPort
 from kilim.model.policy_tokens import filing_tokens, is_positive, prefix_token, tokens_of
@@ -253,16 +253,25 @@ class PolicyIndex:
         if isinstance(peer, CidrPeer):
             inside = self._with_token.get(prefix_token(peer.cidr), NOTHING)
             found = {number for number in inside if peer.selects(self._cidrs[number])}
-            if peer.pods:
-                outside = (self._with_token.get(key, NOTHING) for key in peer.outsider_keys)
-                found |= self._with_token.get(peer.member_key, NOTHING) - self._cidrs.keys() - NOTHING.union(*outside)
-            return found - {ANY_PEER}
+            return (found | self._members(peer)) - {ANY_PEER}
         positive = sorted((self._having(each) for each in peer.requirements if is_positive(each)), key=len)
         found = set.intersection(*map(set, positive)) if positive else set(self._known)
         for requirement in peer.requirements:
             if not is_positive(requirement):
                 found -= self._having(requirement)
         return found - {ANY_PEER}
+
+    def _members(self, peer: CidrPeer) -> set[int]:
+        """Identities of pods and nodes in it."""
+        if not peer.member_keys:
+            return set()
+        inside, outside = (
+            set().union(*(self._with_token.get(key, NOTHING) for key in keys))
+            for keys in (peer.member_keys, peer.outsider_keys)
+        )
+        inside -= self._cidrs.keys() | outside
+        nodes = inside & self._with_token.get(NODE_LABEL, NOTHING)
+        return (nodes if peer.nodes else set()) | (inside - nodes if peer.pods else set())
 
     def _having(self, requirement: Requirement) -> AbstractSet[int]:
         """Identities with the key and, for In and NotIn, one of the values."""

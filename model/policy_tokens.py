@@ -39,7 +39,7 @@ def filing_tokens(peer: Peer) -> list[str]:
         return [PREFIX]
     if isinstance(peer, CidrPeer):
         inside = prefix_token(peer.cidr)
-        return [inside, peer.member_key] if peer.pods else [inside]
+        return [inside, *peer.member_keys]
     equal = [each for each in peer.requirements if each.operator == IN]
     if equal:
         chosen = next((each for each in equal if each.key != NAMESPACE), equal[0])

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import groups_in
-from kilim.model.identity import Identity, membership_label
+from kilim.model.identity import NODE_LABEL, Identity, membership_label
 from kilim.model.labels import NAMESPACE, label_map
 from kilim.model.selector import Selector
 from kilim.model.tables import NORMAL, row_value
@@ -22,23 +22,27 @@ _T = TypeVar("_T")
 
 
 class CidrPeer(NamedTuple):
-    """`pods`: also endpoints whose address lies in it, which they know by labels (0.0.0.0/0 holds every pod)."""
+    """`pods`, `nodes`: also endpoints, and nodes, whose address lies in it, which they know by labels (0.0.0.0/0 holds all
+    of them)."""
 
     cidr: Cidr
     excepts: tuple[Cidr, ...]
     pods: bool = False
+    nodes: bool = False
 
     def selects(self, cidr: Cidr) -> bool:
         return self.cidr.contains(cidr) and not any(each.contains(cidr) for each in self.excepts)
 
     @property
-    def member_key(self) -> str:
-        """The label that a pod in it has."""
-        return membership_label(self.cidr) if self.cidr.prefix_len else NAMESPACE
+    def member_keys(self) -> tuple[str, ...]:
+        """Of these labels, each pod and node in it has one."""
+        if self.cidr.prefix_len:
+            return (membership_label(self.cidr),) if self.pods or self.nodes else ()
+        return (*([NAMESPACE] if self.pods else ()), *([NODE_LABEL] if self.nodes else ()))
 
     @property
     def outsider_keys(self) -> tuple[str, ...]:
-        """Labels of pods that are not in it after all."""
+        """Labels of pods and nodes that are not in it after all."""
         return tuple(membership_label(each) for each in self.excepts)
 
 
@@ -132,7 +136,9 @@ def peer_matches(peer: Peer, identity: Identity) -> bool:
         return cidr is not None and peer.selects(cidr, labels)
     if cidr is not None:
         return peer.selects(cidr)
-    return peer.pods and peer.member_key in labels and not any(key in labels for key in peer.outsider_keys)
+    if not (peer.nodes if NODE_LABEL in labels else peer.pods) or not any(key in labels for key in peer.member_keys):
+        return False
+    return not any(key in labels for key in peer.outsider_keys)
 
 
 def unique(items: Iterable[_T]) -> tuple[_T, ...]:

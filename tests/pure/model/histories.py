@@ -10,7 +10,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from kilim.model.address import parse_cidr, parse_ip
-from kilim.model.identity import FIRST_CIDR, Identity, cidr_labels
+from kilim.model.identity import FIRST_CIDR, FIRST_NODE, NODE_LABEL, Identity, cidr_labels
 from kilim.model.labels import security_labels
 from kilim.model.nouns import Endpoint, NamedPort, Namespace, Node, Policy
 from kilim.model.nouns import endpoint_to_pb as endpoint_pb
@@ -34,6 +34,12 @@ LABELS = tuple(
 )
 POD_NUMBERS = (0, 1, 256, 257, 258, 259, 260)
 CIDR_NUMBERS = tuple(range(FIRST_CIDR, FIRST_CIDR + 4))
+NODE_NUMBERS = (FIRST_NODE, FIRST_NODE + 1)
+NODE_LABELS = (
+    ("node:zone=a", NODE_LABEL),
+    ("cidr:172.16.0.1/32", "node:zone=b", NODE_LABEL),
+    ("cidr:10.0.0.0/8", NODE_LABEL),
+)
 PORTS = (NamedPort("http", 80, 6), NamedPort("http", 8080, 6), NamedPort("dns", 53, 17), NamedPort("http", 70000, 6))
 
 _requirements: st.SearchStrategy[dict[str, object]] = st.sampled_from(
@@ -54,6 +60,8 @@ _blocks: st.SearchStrategy[dict[str, object]] = st.sampled_from(
         {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]},
         {"cidr": "10.0.0.0/8", "except": ["10.0.1.0/24", "10.0.2.0/24"]},
         {"cidr": "10.0.1.1/32"},
+        {"cidr": "172.16.0.1/32"},
+        {"cidr": "0.0.0.0/0", "except": ["172.16.0.1/32"]},
         {"cidr": "2001:db8::/64"},
     )
 )
@@ -149,6 +157,8 @@ _namespaced_policies = st.builds(
     st.sampled_from(("x", "x", "y", "")),
     st.sampled_from(("p", "q")),
     _manifests,
+    st.just(False),
+    st.booleans(),
 )
 _policies = st.one_of(_namespaced_policies, _namespaced_policies, cluster_policies)
 _endpoints = st.builds(
@@ -175,8 +185,14 @@ _pod_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_f
 _odd_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_from(((), ("",), ("=", "a=b", "a=c"))))
 _cidr_labels = st.sampled_from((*map(cidr_labels, CIDRS), ("cidr:nonsense",)))
 _cidr_identities = st.builds(Identity, st.sampled_from(CIDR_NUMBERS), _cidr_labels)
-identities = st.one_of(_pod_identities, _pod_identities, _odd_identities, _cidr_identities)
-_nodes = st.builds(Node, st.sampled_from(NODES), st.sampled_from(ADDRESSES))
+_node_identities = st.builds(Identity, st.sampled_from(NODE_NUMBERS), st.sampled_from(NODE_LABELS))
+identities = st.one_of(_pod_identities, _pod_identities, _odd_identities, _cidr_identities, _node_identities)
+_nodes = st.builds(
+    lambda name, ip, identity: Node(name, ip, identity=identity),
+    st.sampled_from(NODES),
+    st.sampled_from(ADDRESSES),
+    st.sampled_from((0, *NODE_NUMBERS)),
+)
 
 
 def _event(**body: object) -> pb.Event:
@@ -196,10 +212,10 @@ events: st.SearchStrategy[pb.Event] = st.one_of(
     _allocated,
     _applied,
     _applied,
-    st.one_of(_odd_identities, _cidr_identities, _cidr_identities).map(
+    st.one_of(_odd_identities, _cidr_identities, _cidr_identities, _node_identities).map(
         lambda i: _event(identity_allocated=pb.IdentityAllocated(identity=identity_pb(i)))
     ),
-    st.sampled_from((*POD_NUMBERS, *CIDR_NUMBERS)).map(lambda n: _event(identity_released=pb.IdentityReleased(id=n))),
+    st.sampled_from((*POD_NUMBERS, *CIDR_NUMBERS, *NODE_NUMBERS)).map(lambda n: _event(identity_released=pb.IdentityReleased(id=n))),
     _endpoints.map(lambda e: _event(endpoint_removed=pb.EndpointRemoved(namespace=e.namespace, name=e.name))),
     _policies.map(lambda p: _event(policy_removed=pb.PolicyRemoved(kind=p.kind, namespace=p.namespace, name=p.name))),
     _nodes.map(lambda n: _event(node_joined=pb.NodeJoined(node=node_pb(n)))),
@@ -212,6 +228,8 @@ events: st.SearchStrategy[pb.Event] = st.one_of(
 # A cluster in order to begin with; without it most events would meet nothing to act on.
 BASE: list[pb.Event] = [
     *(_event(node_joined=pb.NodeJoined(node=node_pb(Node(n, parse_ip(f"172.16.0.{n[1]}"))))) for n in NODES),
+    _event(identity_allocated=pb.IdentityAllocated(identity=identity_pb(Identity(FIRST_NODE, NODE_LABELS[1])))),
+    _event(node_updated=pb.NodeUpdated(node=node_pb(Node("n1", parse_ip("172.16.0.1"), identity=FIRST_NODE)))),
     *(
         _event(identity_allocated=pb.IdentityAllocated(identity=identity_pb(Identity(256 + i, labels))))
         for i, labels in enumerate(LABELS)
