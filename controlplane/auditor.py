@@ -16,6 +16,7 @@ import structlog
 from kilim.controlplane.compared import Difference
 from kilim.controlplane.history import Held
 from kilim.controlplane.replica import Replica
+from kilim.controlplane.slices import LOAD_AT_ONCE, Slices
 from kilim.controlplane.table_digests import TableDigests
 from kilim.kvstore.commit import decode_commit
 from kilim.model.cluster_tables import ClusterTables
@@ -25,15 +26,11 @@ from kilim.model.state import Change, State, key_to_bytes
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-# A slice delays all else in the process. Under load our share of the CPU is SLICE_S / (SLICE_S + REST_S).
-SLICE_S = 0.005
-REST_S = 0.010
 # Where commits keep coming we are behind by this much, the more the more they cost, and reckon many as one.
 GATHER_FACTOR = 4
 GATHER_MAX_S = 0.5
 LOOK_EVERY_S = 3.0
 FAILED_WAIT_S = 5.0
-_LOAD_AT_ONCE = 256
 
 
 class Auditor:
@@ -50,7 +47,7 @@ class Auditor:
         self._chain = b""
         self._doubted: State | None = None  # what `difference` was found in
         self._began_sound = True  # our copy was not made of a state in doubt
-        self._slice_ends_s = 0.0
+        self._slices = Slices(self._tell)
 
     @property
     def seq(self) -> int:
@@ -83,13 +80,13 @@ class Auditor:
         self._began_sound = self.difference is None or self._replica.state is not self._doubted
         self._state, self._tables = State(), ClusterTables()
         records = _records(frozen)
-        while chunk := list(islice(records, _LOAD_AT_ONCE)):
+        while chunk := list(islice(records, LOAD_AT_ONCE)):
             self._state.load(chunk, seq)
-            await self._rest_in_time()
+            await self._slices.rest_in_time()
         if self._state.digest != frozen.state_digest:
             self._note(seq, frozen.state_digest)
         for _ in self._tables.fill(self._state):
-            await self._rest_in_time()
+            await self._slices.rest_in_time()
         gc.freeze()  # some hundred thousand objects that live as long as we do
         own = {node: self._tables.own_part(node) for node in self._tables.nodes()}
         self._tables.take_changed()
@@ -142,14 +139,14 @@ class Auditor:
                 else:
                     await self._reckon(changes)
                     changes = []
-                await self._rest_in_time()
+                await self._slices.rest_in_time()
             self._chain = commit.chain_after
         return True
 
     async def _reckon(self, changes: list[Change]) -> None:
         """The tables follow all that the state has taken since they last did."""
         for _ in self._tables.steps(self._state, changes):
-            await self._rest_in_time()
+            await self._slices.rest_in_time()
         changed = {node: self._tables.own_part(node) for node in self._tables.take_changed()}
         self.digests.add(self._tables.far_part, changed)
 
@@ -157,12 +154,6 @@ class Auditor:
         theirs = self._replica.history.digest_at(seq)
         if theirs is not None:
             self._note(seq, theirs)
-
-    async def _rest_in_time(self) -> None:
-        if time.monotonic() >= self._slice_ends_s:
-            self._tell()
-            await asyncio.sleep(REST_S)
-            self._slice_ends_s = time.monotonic() + SLICE_S
 
     def _look(self) -> None:
         """At the state itself, whatever its digest was after the last event."""

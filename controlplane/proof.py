@@ -4,16 +4,15 @@ Easy to get wrong: nothing that this replica remembers may be used, its state an
 Where the log does not begin at event 1, what it begins with is taken as given: it was proven before events went.
 """
 
-import asyncio
 import contextlib
-import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import structlog
 
+from kilim.controlplane.slices import LOAD_AT_ONCE, Slices
 from kilim.kvstore.commit import CHAIN_START, Commit
 from kilim.kvstore.errors import KvError, LogBroken, SnapshotBroken
 from kilim.kvstore.log import EventLog
@@ -24,11 +23,6 @@ from kilim.model.snapshot import decode_records
 from kilim.model.state import State
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-# As the auditor: a slice delays all else in the process, and a third of the CPU is enough.
-SLICE_S = 0.005
-REST_S = 0.010
-_LOAD_AT_ONCE = 256
 
 
 class NothingToProveBy(KvError):
@@ -69,6 +63,25 @@ async def why_not_of_log(log: EventLog, span: Span, claim: Claim) -> str:
     return ""
 
 
+async def read_state(
+    snapshots: SnapshotStore, manifest: SnapshotManifest, rest: Callable[[], Awaitable[None]]
+) -> State:
+    """What the snapshot holds; `rest` is called between some of its entries and the next. Raises SnapshotBroken."""
+    state = State()
+    async with contextlib.aclosing(snapshots.read(manifest)) as parts:
+        async for part in parts:
+            records = decode_records(part)
+            while chunk := list(islice(records, LOAD_AT_ONCE)):
+                state.load(chunk, manifest.seq)
+                await rest()
+    state.seq = manifest.seq
+    if state.digest != manifest.state_digest:
+        raise SnapshotBroken(
+            manifest.seq, f"it gives state digest {state.digest.hex()}, its manifest says {manifest.state_digest.hex()}"
+        )
+    return state
+
+
 class Proofs:
     """Remembers what was proven, so that each event is folded once."""
 
@@ -76,7 +89,7 @@ class Proofs:
         self._log = log
         self._snapshots = snapshots
         self._proven: set[Claim] = set()
-        self._slice_ends_s = 0.0
+        self._slices = Slices()
 
     async def disprove(self, claims: Iterable[Claim], held: Sequence[SnapshotManifest]) -> dict[Claim, str]:
         """Why it is wrong, for each that is; the others are proven now. `held`: the snapshots there are. Those before
@@ -107,24 +120,13 @@ class Proofs:
         given = held if span.first_seq > 1 else ()
         for manifest in (*proven, *given):
             try:
-                return await self._load(manifest)
+                state = await read_state(self._snapshots, manifest, self._slices.rest_in_time)
+                return _Root(manifest.seq, manifest.chain, state)
             except SnapshotBroken as error:
                 _logger.error("snapshot cannot be used, trying another one", seq=error.seq, reason=error.reason)
         if span.first_seq > 1:
             raise NothingToProveBy(f"no snapshot in etcd is whole, and the log begins at {span.first_seq}: restore it")
         return _Root(0, CHAIN_START, State())
-
-    async def _load(self, manifest: SnapshotManifest) -> _Root:
-        state = State()
-        async with contextlib.aclosing(self._snapshots.read(manifest)) as parts:
-            async for part in parts:
-                records = decode_records(part)
-                while chunk := list(islice(records, _LOAD_AT_ONCE)):
-                    state.load(chunk, manifest.seq)
-                    await self._rest_in_time()
-        if state.digest != manifest.state_digest:
-            raise SnapshotBroken(manifest.seq, f"it gives state digest {state.digest.hex()}")
-        return _Root(manifest.seq, manifest.chain, state)
 
     async def _fold(self, claims: deque[Claim], root: _Root) -> dict[Claim, str]:
         wrong: dict[Claim, str] = {}
@@ -143,7 +145,7 @@ class Proofs:
     async def _fold_commit(self, commit: Commit, state: State) -> None:
         for number, record in enumerate(commit.records):
             fold_record(state, commit.first_seq + number, record)
-            await self._rest_in_time()
+            await self._slices.rest_in_time()
 
     def _judge(self, claims: deque[Claim], seq: int, chain: bytes, state: State, wrong: dict[Claim, str]) -> None:
         """Those that are reached."""
@@ -153,8 +155,3 @@ class Proofs:
                 self._proven.add(claim)
             else:
                 wrong[claim] = f"its state digest is {claim.state_digest.hex()}, the log gives {state.digest.hex()}"
-
-    async def _rest_in_time(self) -> None:
-        if time.monotonic() >= self._slice_ends_s:
-            await asyncio.sleep(REST_S)
-            self._slice_ends_s = time.monotonic() + SLICE_S

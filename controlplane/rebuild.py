@@ -5,16 +5,14 @@ it is tried. Easy to get wrong: the log may be trimmed while this reads; whoever
 """
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 
 import structlog
 
-from kilim.controlplane.proof import claim_of, why_not_of_log
+from kilim.controlplane.proof import claim_of, read_state, why_not_of_log
 from kilim.kvstore.errors import LogBroken, SnapshotBroken
 from kilim.kvstore.log import EventLog
 from kilim.kvstore.snapshots import SnapshotManifest, SnapshotStore
-from kilim.model.snapshot import decode_records
 from kilim.model.state import State
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -37,7 +35,7 @@ async def rebuild_state(log: EventLog, snapshots: SnapshotStore, after_seq: int)
         try:
             if reason := await why_not_of_log(log, await log.span(), claim_of(manifest)):
                 raise SnapshotBroken(manifest.seq, reason)
-            return Rebuilt(await _read_state(snapshots, manifest), manifest)
+            return Rebuilt(await read_state(snapshots, manifest, _give_way), manifest)
         except SnapshotBroken as error:
             _logger.error("snapshot cannot be used, trying the one before", seq=manifest.seq, reason=error.reason)
     if after_seq + 1 < start.first_seq:
@@ -47,15 +45,6 @@ async def rebuild_state(log: EventLog, snapshots: SnapshotStore, after_seq: int)
     return None
 
 
-async def _read_state(snapshots: SnapshotStore, manifest: SnapshotManifest) -> State:
-    state = State()
-    async with contextlib.aclosing(snapshots.read(manifest)) as parts:
-        async for records in parts:
-            state.load(decode_records(records), manifest.seq)
-            await asyncio.sleep(0)
-    state.seq = manifest.seq
-    if state.digest != manifest.state_digest:
-        raise SnapshotBroken(
-            manifest.seq, f"gives state digest {state.digest.hex()}, its manifest says {manifest.state_digest.hex()}"
-        )
-    return state
+async def _give_way() -> None:
+    """No rest: until this is done the process has nothing better to do, only its calls to answer."""
+    await asyncio.sleep(0)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from kilim.controlplane import runtime
 from kilim.controlplane.replica import Replica
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.embedded import EmbeddedEtcd
@@ -47,22 +46,6 @@ async def agent(r: Running, node: str) -> AsyncIterator[Agent]:
         yield Agent(r, node, call, Follower(State()))
     finally:
         call.cancel()
-
-
-@pytest.fixture
-def replicas(monkeypatch: pytest.MonkeyPatch) -> list[Replica]:
-    """Those that the test's processes are made of, in the order of their start."""
-    made: list[Replica] = []
-
-    class Remembered(Replica):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            made.append(self)
-
-    monkeypatch.setattr(runtime, "Replica", Remembered)
-    monkeypatch.setattr("kilim.controlplane.agreement.LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr("kilim.controlplane.auditor.LOOK_EVERY_S", 0.05)
-    return made
 
 
 async def fill(r: Running, nodes: int = 2, pods: int = 6) -> int:

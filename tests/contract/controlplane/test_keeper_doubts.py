@@ -11,7 +11,6 @@ import grpc
 import pytest
 
 from kilim.controlplane import keeper as keeper_module
-from kilim.controlplane import runtime
 from kilim.controlplane.replica import Replica
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.embedded import EmbeddedEtcd
@@ -28,21 +27,6 @@ from tests.contract.controlplane.harness import Running, replica
 from tests.contract.controlplane.test_keeper import fill_slowly, set_small, until_trimmed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-@pytest.fixture
-def replicas(monkeypatch: pytest.MonkeyPatch) -> list[Replica]:
-    made: list[Replica] = []
-
-    class Remembered(Replica):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            made.append(self)
-
-    monkeypatch.setattr(runtime, "Replica", Remembered)
-    monkeypatch.setattr("kilim.controlplane.agreement.LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr("kilim.controlplane.auditor.LOOK_EVERY_S", 0.05)
-    return made
 
 
 @pytest.fixture
