@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_apply_get_list_delete(etcd: EmbeddedEtcd, cluster: str) -> None:
-    objects = (namespace("shop", team="a"), pod("db", app="db"), policy("p", "10.0.0.0/8"))
+    objects = (namespace("shop", team="a"), pod("db", app="db"), policy("p", "203.0.113.0/24"))
     async with replica(etcd.endpoints, cluster) as r:
         answer = await r.apply(*objects)
         assert [each.action for each in answer.results] == ["created"] * 3
