@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from kilim.model.cilium_layer7 import NOT_YET
-from kilim.model.cilium_rule import parse_cilium_rule
+from kilim.model.cilium_rule import Context, parse_cilium_rule
 from kilim.model.cilium_selector import check_node_selector, parse_subject_selector
 from kilim.model.fields import Object, child, read_any_object, read_list, read_object, read_text
 from kilim.model.invalid import Invalid
@@ -43,16 +43,18 @@ class CiliumSpec(NamedTuple):
 
 def compile_cilium_policy(policy: Policy, manifest: Mapping[str, object]) -> tuple[PolicyRules, ...]:
     """Raises `Invalid`."""
-    specs = parse_cilium_specs(manifest, policy.namespace)
+    specs = parse_cilium_specs(manifest, policy.namespace, policy.cidrs_include_nodes)
     return tuple(PolicyRules(policy.kind, policy.namespace, policy.name, *spec) for spec in specs)
 
 
-def parse_cilium_specs(manifest: Mapping[str, object], namespace: str) -> tuple[CiliumSpec, ...]:
+def parse_cilium_specs(
+    manifest: Mapping[str, object], namespace: str, nodes_in_cidrs: bool = False
+) -> tuple[CiliumSpec, ...]:
     """`namespace` is empty for a clusterwide policy. Raises `Invalid`."""
-    refused: list[Invalid] = []
-    specs = [_parse_spec(value, path, namespace, refused) for value, path in _specs_of(manifest)]
-    if refused:
-        raise refused[0]
+    context = Context(namespace, [], nodes_in_cidrs)
+    specs = [_parse_spec(value, path, context) for value, path in _specs_of(manifest)]
+    if context.refused:
+        raise context.refused[0]
     return tuple(specs)
 
 
@@ -65,11 +67,11 @@ def _specs_of(manifest: Mapping[str, object]) -> Iterator[tuple[object, str]]:
     yield from ((value, f"specs[{number}]") for number, value in enumerate(further))
 
 
-def _parse_spec(value: object, path: str, namespace: str, refused: list[Invalid]) -> CiliumSpec:
+def _parse_spec(value: object, path: str, context: Context) -> CiliumSpec:
     sections = [name for name, _, _ in _SECTIONS]
     others = ("endpointSelector", "nodeSelector", "description", "labels", "enableDefaultDeny", "log")
     fields = read_object(value, path, (*sections, *others))
-    subjects = _parse_subjects(fields, path, namespace, refused)
+    subjects = _parse_subjects(fields, path, context)
     if not any(name in fields for name in sections):
         raise Invalid(path, "must have at least one of ingress, ingressDeny, egress and egressDeny")
     _check_notes(fields, path)
@@ -78,22 +80,22 @@ def _parse_spec(value: object, path: str, namespace: str, refused: list[Invalid]
     for section, direction, action in _SECTIONS:
         section_path = child(path, section)
         for number, item in enumerate(read_list(fields.get(section), section_path)):
-            matches = parse_cilium_rule(item, f"{section_path}[{number}]", section, namespace, refused)
+            matches = parse_cilium_rule(item, f"{section_path}[{number}]", section, context)
             rules.append(Rule(direction, number, action, *matches))
             ruled.add(direction)
     return CiliumSpec(subjects, _parse_flags(fields, path, ruled), tuple(rules))
 
 
-def _parse_subjects(fields: Object, path: str, namespace: str, refused: list[Invalid]) -> Selector:
+def _parse_subjects(fields: Object, path: str, context: Context) -> Selector:
     if ("endpointSelector" in fields) == ("nodeSelector" in fields):
         raise Invalid(path, "must have one of `endpointSelector` and `nodeSelector`")
     if "endpointSelector" in fields:
-        return parse_subject_selector(fields["endpointSelector"], child(path, "endpointSelector"), namespace)
+        return parse_subject_selector(fields["endpointSelector"], child(path, "endpointSelector"), context.namespace)
     node_path = child(path, "nodeSelector")
-    if namespace:
+    if context.namespace:
         raise Invalid(node_path, f"Forbidden: only a {CLUSTERWIDE} may select nodes")
     check_node_selector(fields["nodeSelector"], node_path)
-    refused.append(Invalid(node_path, f"{NOT_YET}: policy of nodes themselves"))
+    context.refused.append(Invalid(node_path, f"{NOT_YET}: policy of nodes themselves"))
     return Selector()
 
 

@@ -6,7 +6,8 @@ What a rule selects, first that holds:
 1. Nobody, if one of its lists of peers is there but empty, or if it has neither peers nor ports nor types.
 2. Its peers; of one list only, as two in a rule may not be combined.
 3. Without a list of peers: anybody at all, on its ports.
-CIDRs select prefixes outside the cluster, never endpoints or nodes; IPv6 ones select nobody, as the datapath is IPv4.
+CIDRs select prefixes outside the cluster, never endpoints, and nodes only as the policy says (`cidrs_include_nodes`);
+IPv6 ones select nobody, as the datapath is IPv4. Nodes are other nodes than the own one, which is the entity `host`.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from kilim.model.cidr_group import GROUP_NAME, read_prefix
 from kilim.model.cilium_layer7 import NOT_YET, check_dns_name
 from kilim.model.cilium_ports import parse_icmps, parse_to_ports
-from kilim.model.cilium_selector import check_node_selector, parse_peer_selector
+from kilim.model.cilium_selector import check_node_selector, parse_node_selector, parse_peer_selector
 from kilim.model.fields import Object, child, read_list, read_object, read_text, read_text_map
 from kilim.model.identity import RESERVED_NAMES
 from kilim.model.invalid import Invalid
@@ -46,17 +47,18 @@ class Matches(NamedTuple):
     ports: tuple[Port, ...] | None
 
 
-class _Context(NamedTuple):
+class Context(NamedTuple):
+    """`namespace` is empty in a clusterwide policy. What is right but not enforced goes to `refused`."""
+
     namespace: str
     refused: list[Invalid]
+    nodes_in_cidrs: bool = False
 
 
-def parse_cilium_rule(value: object, path: str, section: str, namespace: str, refused: list[Invalid]) -> Matches:
-    """`namespace` is empty in a clusterwide policy. What is right but not enforced goes to `refused`. Raises
-    `Invalid`."""
+def parse_cilium_rule(value: object, path: str, section: str, context: Context) -> Matches:
+    """Raises `Invalid`."""
     side = "from" if section.startswith("ingress") else "to"
     fields = read_object(value, path, _known(section, side))
-    context = _Context(namespace, refused)
     found: dict[str, _Peers] = {}
     for name, parse in _PEERS.items():
         if side + name in fields and side + name in _known(section, side):
@@ -67,8 +69,8 @@ def parse_cilium_rule(value: object, path: str, section: str, namespace: str, re
     if len(filled) > 1:
         raise Invalid(child(path, filled[1]), f"Forbidden: may not be combined with `{filled[0]}` in one rule")
     _check_requires(fields, path, side, context)
-    _check_authentication(fields, path, refused)
-    ports = _parse_ports(fields, path, section, refused)
+    _check_authentication(fields, path, context.refused)
+    ports = _parse_ports(fields, path, section, context.refused)
     if len(filled) < len(found) or (not found and ports is None):
         return Matches((), ports)
     return Matches(found[filled[0]] if filled else None, ports)
@@ -90,7 +92,7 @@ def _parse_ports(fields: Object, path: str, section: str, refused: list[Invalid]
     return types if ports is None else ports
 
 
-def _check_requires(fields: Object, path: str, side: str, context: _Context) -> None:
+def _check_requires(fields: Object, path: str, side: str, context: Context) -> None:
     name = f"{side}Requires"
     items = read_list(fields.get(name), child(path, name))
     for number, item in enumerate(items):
@@ -114,11 +116,11 @@ def _check_authentication(fields: Object, path: str, refused: list[Invalid]) -> 
 # --- lists of peers: items, their path -> what they select
 
 
-def _endpoints(items: list[object], path: str, context: _Context) -> _Peers:
+def _endpoints(items: list[object], path: str, context: Context) -> _Peers:
     return unique(parse_peer_selector(item, f"{path}[{i}]", context.namespace) for i, item in enumerate(items))
 
 
-def _entities(items: list[object], path: str, _: _Context) -> _Peers:
+def _entities(items: list[object], path: str, _: Context) -> _Peers:
     names = [read_text(item, f"{path}[{i}]") for i, item in enumerate(items)]
     for number, name in enumerate(names):
         if name not in _ENTITIES and name != _EVERYBODY:
@@ -128,17 +130,17 @@ def _entities(items: list[object], path: str, _: _Context) -> _Peers:
     return unique(selector_of([Requirement(label, EXISTS)]) for name in names for label in _ENTITIES[name])
 
 
-def _cidrs(items: list[object], path: str, _: _Context) -> _Peers:
+def _cidrs(items: list[object], path: str, context: Context) -> _Peers:
     found = (read_prefix(item, f"{path}[{i}]", bare=True) for i, item in enumerate(items))
-    return unique(CidrPeer(cidr, ()) for cidr in found if cidr is not None)
+    return unique(CidrPeer(cidr, (), nodes=context.nodes_in_cidrs) for cidr in found if cidr is not None)
 
 
-def _cidr_sets(items: list[object], path: str, _: _Context) -> _Peers:
-    found = [_parse_cidr_set(item, f"{path}[{i}]") for i, item in enumerate(items)]
+def _cidr_sets(items: list[object], path: str, context: Context) -> _Peers:
+    found = [_parse_cidr_set(item, f"{path}[{i}]", context) for i, item in enumerate(items)]
     return unique(peer for peer in found if peer is not None)
 
 
-def _parse_cidr_set(value: object, path: str) -> Peer | None:
+def _parse_cidr_set(value: object, path: str, context: Context) -> Peer | None:
     fields = read_object(value, path, ("cidr", "cidrGroupRef", "cidrGroupSelector", "except"))
     if sum(name in fields for name in ("cidr", "cidrGroupRef", "cidrGroupSelector")) != 1:
         raise Invalid(path, "must have one of `cidr`, `cidrGroupRef` and `cidrGroupSelector`")
@@ -154,7 +156,7 @@ def _parse_cidr_set(value: object, path: str) -> Peer | None:
         excepts.add(inner)
     outside = tuple(sorted(each for each in excepts if each is not None))
     if "cidr" in fields:
-        return None if block is None else CidrPeer(block, outside)
+        return None if block is None else CidrPeer(block, outside, nodes=context.nodes_in_cidrs)
     if "cidrGroupSelector" in fields:
         return GroupPeer(parse_selector(fields["cidrGroupSelector"], child(path, "cidrGroupSelector")), outside)
     name = read_text(fields["cidrGroupRef"], child(path, "cidrGroupRef"))
@@ -162,13 +164,11 @@ def _parse_cidr_set(value: object, path: str) -> Peer | None:
     return GroupPeer(Selector((Requirement(GROUP_NAME, IN, (name,)),)), outside)
 
 
-def _nodes(items: list[object], path: str, context: _Context) -> _Peers:
-    for number, item in enumerate(items):
-        check_node_selector(item, f"{path}[{number}]")
-    return _refuse(items, path, context, NOT_YET)
+def _nodes(items: list[object], path: str, _: Context) -> _Peers:
+    return unique(peer for i, item in enumerate(items) for peer in parse_node_selector(item, f"{path}[{i}]"))
 
 
-def _groups(items: list[object], path: str, context: _Context) -> _Peers:
+def _groups(items: list[object], path: str, context: Context) -> _Peers:
     for number, item in enumerate(items):
         aws_path = child(f"{path}[{number}]", "aws")
         known = ("labels", "securityGroupsIds", "securityGroupsNames", "region")
@@ -181,7 +181,7 @@ def _groups(items: list[object], path: str, context: _Context) -> _Peers:
     return _refuse(items, path, context, f"{NOT_SUPPORTED}: groups of a cloud are not known here; write CIDRs")
 
 
-def _services(items: list[object], path: str, context: _Context) -> _Peers:
+def _services(items: list[object], path: str, context: Context) -> _Peers:
     for number, item in enumerate(items):
         _check_service(item, f"{path}[{number}]")
     return _refuse(items, path, context, NOT_YET)
@@ -209,19 +209,19 @@ def _check_service(value: object, path: str) -> None:
         check_dns_label(read_text(namespace, namespace_path), namespace_path)
 
 
-def _names(items: list[object], path: str, context: _Context) -> _Peers:
+def _names(items: list[object], path: str, context: Context) -> _Peers:
     for number, item in enumerate(items):
         check_dns_name(item, f"{path}[{number}]")
     return _refuse(items, path, context, NOT_YET)
 
 
-def _refuse(items: list[object], path: str, context: _Context, rule: str) -> _Peers:
+def _refuse(items: list[object], path: str, context: Context, rule: str) -> _Peers:
     if items:
         context.refused.append(Invalid(path, rule))
     return ()
 
 
-_PEERS: dict[str, Callable[[list[object], str, _Context], _Peers]] = {
+_PEERS: dict[str, Callable[[list[object], str, Context], _Peers]] = {
     "Endpoints": _endpoints,
     "Entities": _entities,
     "CIDR": _cidrs,

@@ -16,6 +16,8 @@ from kilim.model.identity import RESERVED_NAMES
 from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE, NAMESPACE_LABELS_PREFIX
 from kilim.model.names import check_qualified_name, unsupported_value
+from kilim.model.node_selector import NODE_SOURCE, nodes_where
+from kilim.model.rules import Peer
 from kilim.model.selector import EXISTS, IN, Requirement, Selector, parse_selector, selector_of
 
 _ANY = "any:"
@@ -43,6 +45,18 @@ def parse_subject_selector(value: object, path: str, namespace: str) -> Selector
         return selector_of(_inner(parsed))
     kept = [each for each in parsed.requirements if (each.key, each.operator) != (NAMESPACE, IN)]
     return selector_of([*_inner(Selector(tuple(kept))), Requirement(NAMESPACE, IN, (namespace,))])
+
+
+def parse_node_selector(value: object, path: str) -> list[Peer]:
+    """Of `fromNodes` and `toNodes`. Labels of nodes come from Kubernetes and are of the source `node`: a key of `k8s:`,
+    `node:` or any source is one of theirs. Raises `Invalid`."""
+    requirements = [
+        each._replace(key=NODE_SOURCE + each.key.partition(":")[2])
+        if each.key.startswith((_ANY, _KUBERNETES))
+        else each
+        for each in parse_selector(value, path, _read_key).requirements
+    ]
+    return nodes_where(selector_of(requirements), NODE_SOURCE)
 
 
 def check_node_selector(value: object, path: str) -> None:

@@ -1,11 +1,8 @@
 """policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy: the manifest's spec to rules of the admin and baseline tiers.
 
 A visitor would get wrong: lists that are there must not be empty, and a peer, a subject and a protocol have exactly one
-field each; networks select pods too; a policy without rules in a direction says nothing there.
-
-Nodes as peers:
-1. A node is known as the own one or another one, not by its labels, so a selector must hold for all nodes or for none.
-2. Of labels only `kubernetes.io/os` is the same on all, as agents run on Linux alone; any other is refused for now.
+field each; networks select pods and nodes too; a policy without rules in a direction says nothing there. The pod's own
+node is never among the nodes that a rule selects: they always reach each other (`resolve.py`).
 """
 
 import re
@@ -13,11 +10,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from kilim.model.fields import Object, child, read_any_object, read_integer, read_list, read_object, read_text
-from kilim.model.identity import HOST, REMOTE_NODE, RESERVED
 from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE, NAMESPACE_LABELS_PREFIX
 from kilim.model.names import invalid_value, unsupported_value
 from kilim.model.network_policy import POD_LABELS_PREFIX, ipv4, parse_network, prefixed
+from kilim.model.node_selector import nodes_where
 from kilim.model.nouns import Policy
 from kilim.model.protocols import PROTOCOLS
 from kilim.model.rules import LAST_PRIORITY, CidrPeer, Peer, PolicyRules, Port, PortName, PortRange, Rule, unique
@@ -32,7 +29,6 @@ _ACTIONS = {"Accept": ALLOW, "Deny": DENY, "Pass": PASS}
 _MOST_ITEMS = 25
 _LONGEST_NAME = 100
 _LONGEST_CIDR = 43
-_OS_LABEL = {"kubernetes.io/os": "linux"}
 _DOMAIN_WORD = "[a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?"
 _DOMAIN_NAME = rf"(\*\.)?({_DOMAIN_WORD}\.)+{_DOMAIN_WORD}\.?"
 _WITHOUT_NAMED_PORTS = ("networks", "nodes", "domainNames")
@@ -47,7 +43,8 @@ class ClusterNetworkPolicySpec(NamedTuple):
 
 def compile_cluster_network_policy(policy: Policy, manifest: Mapping[str, object]) -> tuple[PolicyRules, ...]:
     """Raises `Invalid`."""
-    spec = parse_cluster_network_policy_spec(manifest.get("spec"), pods_in_networks=not policy.cidrs_exclude_pods)
+    inside = not policy.cidrs_exclude_pods, policy.cidrs_include_nodes
+    spec = parse_cluster_network_policy_spec(manifest.get("spec"), *inside)
     flags = 0
     for rule in spec.rules:
         flags |= tier_flag(spec.tier, rule.direction)
@@ -55,7 +52,9 @@ def compile_cluster_network_policy(policy: Policy, manifest: Mapping[str, object
     return (PolicyRules(*names, spec.subjects, flags, spec.rules, spec.tier, spec.priority),)
 
 
-def parse_cluster_network_policy_spec(value: object, pods_in_networks: bool = True) -> ClusterNetworkPolicySpec:
+def parse_cluster_network_policy_spec(
+    value: object, pods_in_networks: bool = True, nodes_in_networks: bool = True
+) -> ClusterNetworkPolicySpec:
     """Raises `Invalid`: what is right but not enforced yet is refused once all else has been found right."""
     path = "spec"
     fields = read_object(value, path, ("tier", "priority", "subject", "ingress", "egress"))
@@ -65,7 +64,7 @@ def parse_cluster_network_policy_spec(value: object, pods_in_networks: bool = Tr
     if not 0 <= priority <= LAST_PRIORITY:
         raise invalid_value(priority_path, priority, f"must be between 0 and {LAST_PRIORITY}, inclusive")
     subjects = _parse_subject(_required(fields, path, "subject"), child(path, "subject"))
-    parser = _RuleParser(pods_in_networks)
+    parser = _RuleParser(pods_in_networks, nodes_in_networks)
     rules = [*parser.parse_section(fields, path, INGRESS), *parser.parse_section(fields, path, EGRESS)]
     if parser.refused:
         raise parser.refused[0]
@@ -75,9 +74,9 @@ def parse_cluster_network_policy_spec(value: object, pods_in_networks: bool = Tr
 class _RuleParser:
     """Notes in `refused` what is right but not enforced yet."""
 
-    def __init__(self, pods_in_networks: bool) -> None:
+    def __init__(self, *inside_networks: bool) -> None:
         self.refused: list[Invalid] = []
-        self._pods_in_networks = pods_in_networks
+        self._inside_networks = inside_networks  # pods, nodes
 
     def parse_section(self, fields: Object, path: str, direction: int) -> list[Rule]:
         section = child(path, "ingress" if direction == INGRESS else "egress")
@@ -109,7 +108,7 @@ class _RuleParser:
         field_path = child(path, field)
         match field:
             case "nodes":
-                return self._parse_nodes(chosen, field_path)
+                return nodes_where(parse_selector(chosen, field_path))
             case "networks":
                 return self._parse_networks(chosen, field_path)
             case "domainNames":
@@ -118,16 +117,6 @@ class _RuleParser:
             case _:
                 return [_parse_pods(field, chosen, field_path)]
 
-    def _parse_nodes(self, value: object, path: str) -> list[Peer]:
-        selector = parse_selector(value, path)
-        unknown = [each.key for each in selector.requirements if each.key not in _OS_LABEL]
-        if unknown:
-            self.refused.append(Invalid(path, f"{NOT_YET}: nodes selected by label {unknown[0]}"))
-        if unknown or not selector.matches(_OS_LABEL):
-            return []
-        labels = (RESERVED[number].labels[0] for number in (HOST, REMOTE_NODE))
-        return [selector_of([Requirement(label, EXISTS)]) for label in labels]
-
     def _parse_networks(self, value: object, path: str) -> list[Peer]:
         texts = _read_texts(value, path)
         networks = []
@@ -135,7 +124,7 @@ class _RuleParser:
             if len(text) > _LONGEST_CIDR:
                 raise Invalid(f"{path}[{number}]", f"Too long: may not be more than {_LONGEST_CIDR} characters")
             networks.append(ipv4(parse_network(text, f"{path}[{number}]")))
-        return [CidrPeer(cidr, (), self._pods_in_networks) for cidr in networks if cidr is not None]
+        return [CidrPeer(cidr, (), *self._inside_networks) for cidr in networks if cidr is not None]
 
     def _check_domain_names(self, value: object, path: str) -> None:
         for number, text in enumerate(_read_texts(value, path)):

@@ -1,7 +1,7 @@
 """Numeric identities, numbered as in Cilium so that tools and people carry over.
 
-Numbers: reserved 1-255; cluster-local 256-65535; from 1<<24 on, one per CIDR that a policy names; from 1<<25 on, one per
-set of labels of nodes that policies tell from other nodes. All are allocated by the log and so the same on every node.
+Numbers: reserved 1-255; cluster-local 256-65535; from 1<<24 on, one per CIDR that a policy names; from 1<<25 on, one
+per set of labels of nodes that policies tell apart. All are allocated by the log and so the same on every node.
 """
 
 from dataclasses import dataclass

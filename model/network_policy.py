@@ -12,7 +12,7 @@ What it becomes:
 1. Subjects are the pods of its namespace that its podSelector selects.
 2. A podSelector alone selects in the policy's namespace; a namespaceSelector selects pods by their namespace's labels;
    both together must both hold. Only identities with a namespace label are pods, so no other is ever selected.
-3. An ipBlock selects the CIDR identities inside `cidr` and outside every `except`, and the pods whose addresses are; an
+3. An ipBlock selects the CIDR identities inside `cidr` and outside every `except`, and pods and nodes that are so; an
    IPv6 one selects nobody.
 """
 
@@ -224,7 +224,9 @@ def _compile_rule(policy: Policy, direction: int, index: int, rule: PolicyRule) 
             if isinstance(peer, PodPeer):
                 peers.append(_compile_pod_peer(policy.namespace, peer))
             elif peer.cidr is not None:
-                peers.append(CidrPeer(peer.cidr, peer.excepts, pods=not policy.cidrs_exclude_pods))
+                peers.append(
+                    CidrPeer(peer.cidr, peer.excepts, not policy.cidrs_exclude_pods, policy.cidrs_include_nodes)
+                )
     ports = None if rule.ports is None else unique(_compile_port(port) for port in rule.ports)
     return Rule(direction, index, ALLOW, None if peers is None else unique(peers), ports)
 

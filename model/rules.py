@@ -22,8 +22,8 @@ _T = TypeVar("_T")
 
 
 class CidrPeer(NamedTuple):
-    """`pods`, `nodes`: also endpoints, and nodes, whose address lies in it, which they know by labels (0.0.0.0/0 holds all
-    of them)."""
+    """`pods`, `nodes`: also endpoints, and nodes, whose address lies in it, which they know by labels (0.0.0.0/0 holds
+    all of them)."""
 
     cidr: Cidr
     excepts: tuple[Cidr, ...]
