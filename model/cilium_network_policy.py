@@ -81,7 +81,7 @@ def _parse_spec(value: object, path: str, context: Context) -> CiliumSpec:
         section_path = child(path, section)
         for number, item in enumerate(read_list(fields.get(section), section_path)):
             matches = parse_cilium_rule(item, f"{section_path}[{number}]", section, context)
-            rules.append(Rule(direction, number, action, *matches))
+            rules.append(Rule(direction, section_path.removeprefix("spec."), number, action, *matches))
             ruled.add(direction)
     return CiliumSpec(subjects, _parse_flags(fields, path, ruled), tuple(rules))
 

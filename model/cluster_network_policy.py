@@ -79,11 +79,12 @@ class _RuleParser:
         self._inside_networks = inside_networks  # pods, nodes
 
     def parse_section(self, fields: Object, path: str, direction: int) -> list[Rule]:
-        section = child(path, "ingress" if direction == INGRESS else "egress")
-        items = _read_items(fields.get(section.rpartition(".")[2]), section, least=0)
-        return [self._parse_rule(item, f"{section}[{i}]", direction, i) for i, item in enumerate(items)]
+        section = "ingress" if direction == INGRESS else "egress"
+        items = _read_items(fields.get(section), child(path, section), least=0)
+        return [self._parse_rule(item, path, direction, section, i) for i, item in enumerate(items)]
 
-    def _parse_rule(self, value: object, path: str, direction: int, number: int) -> Rule:
+    def _parse_rule(self, value: object, spec: str, direction: int, section: str, number: int) -> Rule:
+        path = f"{child(spec, section)}[{number}]"
         peers_field = "from" if direction == INGRESS else "to"
         fields = read_object(value, path, ("name", "action", peers_field, "protocols"))
         name_path = child(path, "name")
@@ -100,7 +101,7 @@ class _RuleParser:
             ports = [each for i, item in enumerate(written) for each in _parse_protocol(item, f"{protocols_path}[{i}]")]
             if any(isinstance(port, PortName) for port in ports):
                 _check_named_ports(items, peers_path)
-        return Rule(direction, number, action, peers, None if ports is None else unique(ports))
+        return Rule(direction, section, number, action, peers, None if ports is None else unique(ports))
 
     def _parse_peer(self, value: object, path: str, direction: int) -> list[Peer]:
         outside = () if direction == INGRESS else ("nodes", "networks", "domainNames")

@@ -208,15 +208,20 @@ def compile_network_policy(policy: Policy, manifest: Mapping[str, object]) -> tu
     spec = parse_network_policy_spec(manifest.get("spec"))
     flags = 0
     rules: list[Rule] = []
-    for direction, flag, section in ((INGRESS, ENFORCE_INGRESS, spec.ingress), (EGRESS, ENFORCE_EGRESS, spec.egress)):
-        if section is not None:
+    for direction, flag, section, written in (
+        (INGRESS, ENFORCE_INGRESS, "ingress", spec.ingress),
+        (EGRESS, ENFORCE_EGRESS, "egress", spec.egress),
+    ):
+        if written is not None:
             flags |= flag
-            rules += [_compile_rule(policy, direction, i, rule) for i, rule in enumerate(section)]
+            for number, rule in enumerate(written):
+                rules.append(Rule(direction, section, number, ALLOW, *_compile_rule(policy, rule)))
     subjects = selector_of([in_namespace(policy.namespace), *prefixed(POD_LABELS_PREFIX, spec.pods)])
     return (PolicyRules(policy.kind, policy.namespace, policy.name, subjects, flags, tuple(rules)),)
 
 
-def _compile_rule(policy: Policy, direction: int, index: int, rule: PolicyRule) -> Rule:
+def _compile_rule(policy: Policy, rule: PolicyRule) -> tuple[tuple[InnerPeer, ...] | None, tuple[Port, ...] | None]:
+    """Its peers and ports."""
     peers: list[InnerPeer] | None = None
     if rule.peers is not None:
         peers = []
@@ -228,7 +233,7 @@ def _compile_rule(policy: Policy, direction: int, index: int, rule: PolicyRule) 
                     CidrPeer(peer.cidr, peer.excepts, not policy.cidrs_exclude_pods, policy.cidrs_include_nodes)
                 )
     ports = None if rule.ports is None else unique(_compile_port(port) for port in rule.ports)
-    return Rule(direction, index, ALLOW, None if peers is None else unique(peers), ports)
+    return None if peers is None else unique(peers), ports
 
 
 def _compile_pod_peer(namespace: str, peer: PodPeer) -> Selector:

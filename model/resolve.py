@@ -55,8 +55,8 @@ CLOSED = ENFORCE_INGRESS | ENFORCE_EGRESS
 _PASSING_ON = row_value(PASS, 1)  # see rule 7
 BUILT_IN = "built-in"  # kind of an origin that is no object
 _BY_DIRECTION = (
-    (INGRESS, Origin(BUILT_IN, "", "a node reaches its pods", 0)),
-    (EGRESS, Origin(BUILT_IN, "", "a pod reaches its node", 0)),
+    (INGRESS, Origin(BUILT_IN, "", "a node reaches its pods", "", 0)),
+    (EGRESS, Origin(BUILT_IN, "", "a pod reaches its node", "", 0)),
 )
 HOST_ROWS = {
     PolicyKey(direction, HOST, *ANY_L4, tier): (tier_flag(tier, direction), origin)

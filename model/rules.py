@@ -79,7 +79,8 @@ Port = PortRange | PortName
 
 class Rule(NamedTuple):
     direction: int
-    number: int  # position in its section of the manifest
+    section: str  # the list of the manifest that it stands in: `ingress`, `specs[1].egressDeny`
+    number: int  # position in that list
     action: int  # ALLOW, DENY; PASS in tiers other than NORMAL
     peers: tuple[Peer, ...] | None
     ports: tuple[Port, ...] | None
@@ -91,11 +92,12 @@ class Origin(NamedTuple):
     kind: str
     namespace: str
     name: str
+    section: str  # none where no object asked
     rule: int
 
     def __str__(self) -> str:
         where = f"{self.namespace}/{self.name}" if self.namespace else self.name
-        return f"{self.kind} {where} rule {self.rule}"
+        return f"{self.kind} {where}" + (f" {self.section}[{self.rule}]" if self.section else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class PolicyRules:
     priority: int = 0  # of the policies of a tier other than NORMAL, the lowest speaks first
 
     def origin(self, rule: Rule) -> Origin:
-        return Origin(self.kind, self.namespace, self.name, rule.number)
+        return Origin(self.kind, self.namespace, self.name, rule.section, rule.number)
 
     def row_value(self, rule: Rule) -> int:
         """What the rows of a rule have as their value: of two rules the one with the greater comes first."""

@@ -59,7 +59,7 @@ async def test_why_and_simulate_ask_a_replica(etcd: EmbeddedEtcd, cluster: str) 
             1,
             [
                 "networkpolicy.networking.k8s.io/db configured (simulated)",
-                "shop/web -> shop/db TCP 5432: denied -> allowed (NetworkPolicy shop/db rule 0)",
+                "shop/web -> shop/db TCP 5432: denied -> allowed (NetworkPolicy shop/db ingress[0])",
                 "1 verdict would change",
             ],
         )

@@ -46,7 +46,7 @@ def world() -> Story:
 CLOSED_OFF = """\
 networkpolicy.networking.k8s.io/db configured (simulated)
 shop/web -> shop/db TCP 5432: allowed -> denied (NetworkPolicy shop/db)
-shop/web -> shop/db TCP 5433: denied -> allowed (NetworkPolicy shop/db rule 0)
+shop/web -> shop/db TCP 5433: denied -> allowed (NetworkPolicy shop/db ingress[0])
 2 verdicts would change
 """
 

@@ -243,9 +243,10 @@ def test_tiers_and_what_they_pass_on_are_named(why: Why) -> None:
     cluster_policy(told, "shops", "Admin", 5, action="Pass", **{"from": everybody}, protocols=port)
     cluster_policy(told, "lockdown", "Admin", 6, action="Deny", **{"from": everybody})
     done = why(Snapshots(told.records), "--port", "5432")
-    assert "ingress at n2: allowed by NetworkPolicy shop/db rule 0, passed on by ClusterNetworkPolicy shops rule 0" in (
-        done.stdout
+    assert (
+        "ingress at n2: allowed by NetworkPolicy shop/db ingress[0], passed on by ClusterNetworkPolicy shops ingress[0]"
+        in (done.stdout)
     )
     denied = why(Snapshots(told.records), "--port", "5433")
-    assert "ingress at n2: denied by ClusterNetworkPolicy lockdown rule 0\n" in denied.stdout
+    assert "ingress at n2: denied by ClusterNetworkPolicy lockdown ingress[0]\n" in denied.stdout
     assert re.search(r"policy +admin \d+ from \d+ .*any port +deny", denied.stdout)

@@ -83,7 +83,7 @@ def test_an_allowed_flow_names_its_row_and_rule() -> None:
     egress, ingress = explained(WEB, DB).judgements
     assert (egress.direction, egress.reason, egress.is_enforced, egress.matches) == (EGRESS, ALLOWED, False, ())
     (match,) = ingress.matches
-    assert [str(origin) for origin in match.origins] == ["NetworkPolicy x/open rule 0"]
+    assert [str(origin) for origin in match.origins] == ["NetworkPolicy x/open ingress[0]"]
 
 
 def test_a_denial_without_a_rule_names_what_isolates() -> None:

@@ -65,9 +65,9 @@ def test_rows_and_their_origins() -> None:
     assert found.flags == 3
     assert found.rows == {everybody: ALLOW, by_name: ALLOW, TO_HOST_ROW: ALLOW}
     assert {key: [str(o) for o in origins] for key, origins in found.provenance.items()} == {
-        everybody: ["NetworkPolicy x/two rule 0"],
-        by_name: ["NetworkPolicy x/three rule 0"],
-        TO_HOST_ROW: ["built-in a pod reaches its node rule 0"],
+        everybody: ["NetworkPolicy x/two ingress[0]"],
+        by_name: ["NetworkPolicy x/three egress[0]"],
+        TO_HOST_ROW: ["built-in a pod reaches its node"],
     }
 
 
