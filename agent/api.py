@@ -78,7 +78,8 @@ class AgentApi(agent_pb2_grpc.AgentServicer):
         return pb.DumpTableResponse(columns=columns, rows=[pb.DumpTableResponse.Row(cells=row) for row in rows])
 
     async def ListDrops(self, request: pb.ListDropsRequest, context: Any) -> pb.ListDropsResponse:
-        drops = self._flows.drops_since(request.since_ns)
+        since = self._flows.audits_since if request.audits else self._flows.drops_since
+        drops = since(request.since_ns)
         return pb.ListDropsResponse(drops=[_drop(each) for each in drops[-_DROPS_MAX:]])
 
 
@@ -95,6 +96,7 @@ def _drop(record: Record) -> pb.Drop:
         protocol=record.protocol,
         source_identity=record.src_identity,
         destination_identity=record.dst_identity,
+        verdict=record.verdict_name,
     )
 
 

@@ -1,4 +1,5 @@
-"""The datapath's records and counters: the recent drops in a bounded ring, everything else as numbers.
+"""The datapath's records and counters: the recent drops, and what passed by audit mode alone, in a bounded ring each,
+everything else as numbers.
 
 Easy to get wrong: the kernel wakes the reader only when much waits, so a short timer reads the rest.
 """
@@ -15,6 +16,7 @@ from kilim.agent.records import (
     Record,
     decode_records,
     reason_name,
+    select_audits,
     select_drops,
 )
 
@@ -40,14 +42,37 @@ class Counted(Protocol):
     def bytes(self) -> int: ...
 
 
+class _Recent:
+    """The latest records of a kind, in the batches in which they came."""
+
+    def __init__(self, kept: int) -> None:
+        self._kept = kept
+        self._held = 0
+        self._batches: deque[Events] = deque()
+
+    def add(self, batch: Events) -> None:
+        if not len(batch):
+            return
+        self._batches.append(batch)
+        self._held += len(batch)
+        while self._held > self._kept and len(self._batches) > 1:
+            self._held -= len(self._batches.popleft())
+
+    def since(self, time_ns: int) -> list[Record]:
+        found: list[Record] = []
+        for batch in self._batches:
+            later = batch[batch["time_ns"] > time_ns] if time_ns else batch
+            if len(later):
+                found += decode_records(later)
+        return found
+
+
 class Flows:
     """One reader of the ring."""
 
     def __init__(self, ring: Ring, kept: int = DROPS_KEPT) -> None:
         self._ring = ring
-        self._drops: deque[Events] = deque()
-        self._kept = kept
-        self._held = 0
+        self._drops, self._audits = _Recent(kept), _Recent(kept)
         self.records = 0
 
     async def run(self) -> None:
@@ -66,27 +91,20 @@ class Flows:
         for _ in range(_READS_AT_ONCE):
             events = self._ring.read(8192)
             self.records += len(events)
-            self._keep(select_drops(events))
+            self._drops.add(select_drops(events))
+            self._audits.add(select_audits(events))
             if len(events) < 8192:
                 return
 
     def drops_since(self, time_ns: int) -> list[Record]:
         """Later than `time_ns` (CLOCK_MONOTONIC), oldest first; reads the ring first, so that nothing waits in it."""
         self.read()
-        found: list[Record] = []
-        for batch in self._drops:
-            later = batch[batch["time_ns"] > time_ns] if time_ns else batch
-            if len(later):
-                found += decode_records(later)
-        return found
+        return self._drops.since(time_ns)
 
-    def _keep(self, drops: Events) -> None:
-        if not len(drops):
-            return
-        self._drops.append(drops)
-        self._held += len(drops)
-        while self._held > self._kept and len(self._drops) > 1:
-            self._held -= len(self._drops.popleft())
+    def audits_since(self, time_ns: int) -> list[Record]:
+        """The same of what passed by audit mode alone."""
+        self.read()
+        return self._audits.since(time_ns)
 
 
 def named_counts(counted: Iterable[Counted]) -> list[tuple[str, str, int, int]]:

@@ -150,7 +150,7 @@ class Inventory:
         return asked
 
     def _choose_id(self) -> int:
-        used = self._reserved_ids | {endpoint_id for endpoint_id, _ in self._replica().tables.endpoints.values()}
+        used = self._reserved_ids | {row.endpoint_id for row in self._replica().tables.endpoints.values()}
         self._last_id = choose_endpoint_id(used, self._last_id)
         return self._last_id
 

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Counted, lost_records
 from kilim.agent.read_back import ReadBack
-from kilim.agent.records import DIRECTION_NAMES, FORWARDED, RECORDS_LOST, reason_name
+from kilim.agent.records import AUDITED, DIRECTION_NAMES, FORWARDED, RECORDS_LOST, reason_name
 from kilim.agent.uplink import Subscription
 from kilim.model.tables import ROW_BYTES, Tables
 
@@ -104,20 +104,25 @@ class AgentMetrics(Collector):
     def _of_packets(self, counted: list[Counted]) -> Iterable[Metric]:
         drops, drop_bytes = (_packets(f"cilium_drop_{what}", f"Dropped {of}.", "reason") for what, of in _UNITS)
         passed, passed_bytes = (_packets(f"cilium_forward_{what}", f"Forwarded {of}.") for what, of in _UNITS)
+        audited, audited_bytes = (_packets(f"kilim_audit_{what}", f"{of}, by audit mode alone.") for what, of in _AUDIT)
         for each in counted:
             direction = DIRECTION_NAMES[each.direction & 1]
             if each.reason == FORWARDED:
                 passed.add_metric([direction], each.packets)
                 passed_bytes.add_metric([direction], each.bytes)
+            elif each.reason == AUDITED:
+                audited.add_metric([direction], each.packets)
+                audited_bytes.add_metric([direction], each.bytes)
             elif each.reason != RECORDS_LOST:
                 drops.add_metric([direction, _reason(each.reason)], each.packets)
                 drop_bytes.add_metric([direction, _reason(each.reason)], each.bytes)
-        yield from (drops, drop_bytes, passed, passed_bytes)
+        yield from (drops, drop_bytes, passed, passed_bytes, audited, audited_bytes)
         lost = CounterMetricFamily("kilim_records_lost", "Records of packets that found no room in the ring.")
         lost.add_metric([], lost_records(counted))
         yield lost
 
 
+_AUDIT = (("count", "Forwarded packets"), ("bytes", "Forwarded bytes"))
 _UNITS = (("count", "packets"), ("bytes", "bytes"))
 
 

@@ -34,19 +34,23 @@ Events = npt.NDArray[np.void]
 
 CONNECTION = 1
 DROP = 2
+AUDIT = 3
 
 SRC_LOCAL = 1
 DST_LOCAL = 2
 
+VERDICT_NAMES = {CONNECTION: "FORWARDED", DROP: "DROPPED", AUDIT: "AUDIT"}
 DIRECTION_NAMES = ("INGRESS", "EGRESS")
 
 FORWARDED = 0
 RECORDS_LOST = 1
+AUDITED = 2
 
 # The part of Hubble's DropReason (flow.proto) that the datapath gives; enum drop_reason of bpf/lib/reasons.h.
 REASON_NAMES = {
     FORWARDED: "FORWARDED",
     RECORDS_LOST: "RECORDS_LOST",
+    AUDITED: "AUDIT",
     132: "INVALID_SOURCE_IP",
     133: "POLICY_DENIED",
     134: "INVALID_PACKET_DROPPED",
@@ -91,6 +95,11 @@ class Record(NamedTuple):
         return reason_name(self.reason)
 
     @property
+    def verdict_name(self) -> str:
+        """Hubble's."""
+        return VERDICT_NAMES.get(self.type, "VERDICT_UNKNOWN")
+
+    @property
     def direction_name(self) -> str:
         return DIRECTION_NAMES[self.direction & 1]
 
@@ -102,6 +111,11 @@ def reason_name(reason: int) -> str:
 
 def select_drops(events: Events) -> Events:
     return _of_type(events, DROP)
+
+
+def select_audits(events: Events) -> Events:
+    """What passes by audit mode alone; the reason is why it would not."""
+    return _of_type(events, AUDIT)
 
 
 def select_connections(events: Events) -> Events:

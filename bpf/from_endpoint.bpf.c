@@ -101,12 +101,12 @@ int from_endpoint(struct __sk_buff *skb)
 		return drop(skb, &p, reason);
 	if (!find_endpoint(p.src_ip, &src) || src.ifindex != skb->ifindex)
 		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
-	p.src_local = 1;
+	p.src_local = local_end(&src);
 	p.src_identity = src.identity;
 	p.endpoint_id = src.endpoint_id;
 	if (!find_endpoint(p.dst_ip, &dst))
 		return leave_node(skb, &p);
-	p.dst_local = 1;
+	p.dst_local = local_end(&dst);
 	p.dst_identity = dst.identity;
 	reason = admit(skb, &p);
 	if (reason)

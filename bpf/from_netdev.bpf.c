@@ -22,7 +22,7 @@ static __always_inline bool find_sender(struct packet *p)
 SEC("tc")
 int from_netdev(struct __sk_buff *skb)
 {
-	struct packet p = {.direction = INGRESS, .dst_local = 1};
+	struct packet p = {.direction = INGRESS, .dst_local = LOCAL};
 	struct endpoint_value dst;
 	int reason;
 
@@ -32,6 +32,7 @@ int from_netdev(struct __sk_buff *skb)
 	if (!p.dst_ip || !find_endpoint(p.dst_ip, &dst))
 		return TC_ACT_OK;
 	p.dst_identity = dst.identity;
+	p.dst_local = local_end(&dst);
 	p.endpoint_id = dst.endpoint_id;
 	if (!reason)
 		reason = read_l4(skb, &p);

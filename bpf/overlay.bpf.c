@@ -29,7 +29,7 @@ static __always_inline bool vouched_for(const struct packet *p, __be32 from)
 SEC("tc")
 int overlay(struct __sk_buff *skb)
 {
-	struct packet p = {.direction = INGRESS, .dst_local = 1};
+	struct packet p = {.direction = INGRESS, .dst_local = LOCAL};
 	struct bpf_tunnel_key key = {};
 	struct endpoint_value dst;
 	int reason;
@@ -51,6 +51,7 @@ int overlay(struct __sk_buff *skb)
 	if (!find_endpoint(p.dst_ip, &dst))
 		return drop(skb, &p, DROP_NO_LOCAL_ENDPOINT);
 	p.dst_identity = dst.identity;
+	p.dst_local = local_end(&dst);
 	p.endpoint_id = dst.endpoint_id;
 	reason = admit(skb, &p);
 	if (reason)

@@ -9,7 +9,7 @@
 SEC("tc")
 int to_endpoint(struct __sk_buff *skb)
 {
-	struct packet p = {.direction = INGRESS, .dst_local = 1};
+	struct packet p = {.direction = INGRESS, .dst_local = LOCAL};
 	struct endpoint_value dst;
 	int reason;
 
@@ -26,6 +26,7 @@ int to_endpoint(struct __sk_buff *skb)
 	if (!find_endpoint(p.dst_ip, &dst) || dst.ifindex != skb->ifindex)
 		return drop(skb, &p, DROP_NO_LOCAL_ENDPOINT);
 	p.dst_identity = dst.identity;
+	p.dst_local = local_end(&dst);
 	p.endpoint_id = dst.endpoint_id;
 	reason = admit(skb, &p);
 	if (reason)

@@ -6,7 +6,7 @@ are on a node is not kept, only how many: a node seldom changes its address, and
 """
 
 from kilim.model.address import Cidr
-from kilim.model.desired import is_endpoint_id
+from kilim.model.desired import endpoint_row, is_endpoint_id
 from kilim.model.identity import HOST, REMOTE_NODE
 from kilim.model.nouns import Endpoint
 from kilim.model.state import State
@@ -19,13 +19,14 @@ HOST_LENGTH = 32
 class Addresses:
     def __init__(self, node: str) -> None:
         self._node = node
+        self._audits = False
         self._claims: dict[int, str | set[str]] = {}  # address -> key of its endpoint, or of several
         self._endpoints_on: dict[str, int] = {}  # node -> how many
         self._node_ips: dict[str, int] = {}
         self._nodes_at: dict[int, set[str]] = {}
         self._node_identities: dict[str, int] = {}  # of those that have one of their own
         self._cidrs: dict[Cidr, set[int]] = {}
-        self._moved: set[str] = set()  # nodes with endpoints whose address is another one now
+        self._moved: set[str] = set()  # nodes whose endpoints' rows are other ones now
         self._touched: set[IpcacheKey] = set()
         self._lone: dict[IpcacheKey, IpcacheValue] = {}
 
@@ -89,6 +90,12 @@ class Addresses:
             self._cidrs.setdefault(new, set()).add(number)
             self._touched.add((new.ip, new.prefix_len))
 
+    def set_audit_mode(self, audits: bool) -> None:
+        """Of this node's endpoints all together."""
+        if audits != self._audits:
+            self._audits = audits
+            self._moved.add(self._node)
+
     # --- rows
 
     def settle(self, state: State, tables: Tables, delta: TablesDelta) -> None:
@@ -144,4 +151,4 @@ class Addresses:
     def _endpoints_row(self, owner: Endpoint | None) -> EndpointValue | None:
         if owner is None or owner.node != self._node or not is_endpoint_id(owner.endpoint_id):
             return None
-        return owner.endpoint_id, owner.identity
+        return endpoint_row(owner, self._audits)

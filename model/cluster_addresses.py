@@ -12,7 +12,8 @@ from typing import NamedTuple
 from kilim.model.address import Cidr
 from kilim.model.desired import is_endpoint_id
 from kilim.model.identity import HOST, REMOTE_NODE
-from kilim.model.tables import IpcacheKey, IpcacheValue, hash_endpoint, hash_ipcache
+from kilim.model.settings import AuditModes
+from kilim.model.tables import AUDITED, EndpointValue, IpcacheKey, IpcacheValue, hash_endpoint, hash_ipcache
 from kilim.v1 import events_pb2 as pb
 
 HOST_LENGTH = 32
@@ -38,6 +39,8 @@ class Claim(NamedTuple):
     node: OwnPart
     identity: int
     endpoint_id: int
+    audits_itself: bool
+    flags: int  # of its `endpoints` row
 
 
 class ClusterAddresses:
@@ -48,6 +51,7 @@ class ClusterAddresses:
         self._claims: dict[int, Claim | tuple[Claim, ...]] = {}
         self._nodes_at: dict[int, set[OwnPart]] = {}
         self._cidrs: dict[IpcacheKey, set[int]] = {}
+        self._modes = AuditModes(False, {})
 
     def add(self, part: OwnPart, difference: int) -> None:
         part.total += difference
@@ -60,7 +64,8 @@ class ClusterAddresses:
             part, address = self.part(new.node), (new.ip, HOST_LENGTH)
             part.endpoints += 1
             self._weigh(address, -1)
-            claim = Claim(key, part, new.identity, new.endpoint_id)
+            audited, flags = new.policy_audit_mode, self._flags(new.policy_audit_mode, part)
+            claim = Claim(key, part, new.identity, new.endpoint_id, audited, flags)
             others = [each for each in self._claims_of(new.ip) if each.key != key]
             self._claims[new.ip] = (*others, claim) if others else claim
             self._weigh(address, 1)
@@ -105,6 +110,26 @@ class ClusterAddresses:
                     del self._cidrs[old]
             if new is not None:
                 self._cidrs.setdefault(new, set()).add(number)
+
+    def set_audit_modes(self, modes: AuditModes) -> Iterator[None]:
+        """In steps; what is true of a claim is seen to at each of them."""
+        if modes == self._modes:
+            return
+        self._modes = modes
+        for ip in [ip for ip in self._claims if self._remoded(ip) != self._claims_of(ip)]:
+            if self._claims_of(ip):  # may have gone meanwhile
+                self._weigh((ip, HOST_LENGTH), -1)
+                claims = self._remoded(ip)
+                self._claims[ip] = claims[0] if len(claims) == 1 else claims
+                self._weigh((ip, HOST_LENGTH), 1)
+                yield
+
+    def _remoded(self, ip: int) -> tuple[Claim, ...]:
+        claims = self._claims_of(ip)
+        return tuple(claim._replace(flags=self._flags(claim.audits_itself, claim.node)) for claim in claims)
+
+    def _flags(self, audits_itself: bool, part: OwnPart) -> int:
+        return AUDITED if audits_itself or self._modes.of(part.name) else 0
 
     def part(self, name: str) -> OwnPart:
         """The node's, begun where there is none."""
@@ -156,7 +181,7 @@ class ClusterAddresses:
         for claim in _first_of_each_node(claims):
             own = 0 if nodes else hash_ipcache(key, (claim.identity, 0)) - far
             if is_endpoint_id(claim.endpoint_id):
-                own += hash_endpoint(ip, (claim.endpoint_id, claim.identity))
+                own += hash_endpoint(ip, EndpointValue(claim.endpoint_id, claim.identity, claim.flags))
             self.add(claim.node, sign * own)
 
     def _far_row(self, key: IpcacheKey, nodes: set[OwnPart], claims: tuple[Claim, ...]) -> IpcacheValue | None:

@@ -15,6 +15,7 @@ from kilim.model.digest import digest_of
 from kilim.model.nouns import NamedPort
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import resolve_rows
+from kilim.model.settings import ENABLE_POLICY, audit_modes
 from kilim.model.state import Change, State
 from kilim.model.tables import PolicyKey, PolicyRows, hash_policy_row, hash_subject
 from kilim.v1 import events_pb2 as pb
@@ -94,7 +95,10 @@ class ClusterTables:
     def steps(self, state: State, changes: Iterable[Change]) -> Iterator[None]:
         """`update` in steps of some 100 microseconds each, except where a policy or a subject has very many rows."""
         for change in changes:
-            self._note(state, change)
+            if change.table == "setting":
+                yield from self._follow_settings(state)
+            else:
+                self._note(state, change)
             yield
         stale, self._stale = self._stale, set()
         settling = _Settling()
@@ -103,6 +107,13 @@ class ClusterTables:
             if subject is not None:
                 self._settle(number, subject, settling)
                 yield
+
+    def _follow_settings(self, state: State) -> Iterator[None]:
+        enforcement = ENABLE_POLICY.read(state)
+        if enforcement != self._policies.enforcement:
+            self._policies.enforcement = enforcement
+            self._stale |= self._subjects.keys()
+        return self._addresses.set_audit_modes(audit_modes(state))
 
     def _note(self, state: State, change: Change) -> None:
         if change.table == "endpoint":
@@ -199,6 +210,8 @@ def _row_changes(before: _Rows | None, rows: _Rows, settling: _Settling) -> RowC
 
 def state_as_changes(state: State) -> Iterator[Change]:
     """Referents first: it saves work, the outcome is the same in any order."""
+    for key, data in state.settings.data.items():
+        yield Change("setting", key, None, data)
     for name, data in state.nodes.data.items():
         yield Change("node", name, None, data)
     for number, data in state.identities.data.items():

@@ -11,7 +11,8 @@ Who holds an address in `ipcache`, first match:
 3. A CIDR identity, its prefix; of two the lower number.
 Address 0 holds nothing. An endpoint's identity number stands even if the log does not know it: no selector selects it.
 
-On this node: an endpoint whose address is its own (above, 2) and whose id is 1..65535 has an `endpoints` row; the
+On this node: an endpoint whose address is its own (above, 2) and whose id is 1..65535 has an `endpoints` row, audited
+where `policy-audit-mode` is true of the node, or of the cluster and not of the node false, or of the endpoint; the
 identity of every endpoint has a `subjects` row, closed if the log does not know it; a subject without policy rows has
 no entry in `policy`.
 """
@@ -20,8 +21,9 @@ from kilim.model.facts import StateFacts
 from kilim.model.identity import HOST, REMOTE_NODE
 from kilim.model.nouns import Endpoint
 from kilim.model.resolve import resolve_rows
+from kilim.model.settings import audits
 from kilim.model.state import State
-from kilim.model.tables import Tables
+from kilim.model.tables import AUDITED, EndpointValue, Tables
 
 
 def desired_tables(state: State, node: str) -> Tables:
@@ -35,6 +37,11 @@ def desired_tables(state: State, node: str) -> Tables:
 
 def is_endpoint_id(number: int) -> bool:
     return 0 < number <= 0xFFFF
+
+
+def endpoint_row(endpoint: Endpoint, node_audits: bool) -> EndpointValue:
+    flags = AUDITED if endpoint.policy_audit_mode or node_audits else 0
+    return EndpointValue(endpoint.endpoint_id, endpoint.identity, flags)
 
 
 def _add_cidrs(state: State, tables: Tables) -> None:
@@ -54,7 +61,7 @@ def _add_endpoints(state: State, node: str, tables: Tables) -> None:
         if endpoint.node == node:
             tables.ipcache[(ip, 32)] = (endpoint.identity, 0)
             if is_endpoint_id(endpoint.endpoint_id):
-                tables.endpoints[ip] = (endpoint.endpoint_id, endpoint.identity)
+                tables.endpoints[ip] = endpoint_row(endpoint, audits(state, node))
         else:
             known = endpoint.node in state.nodes
             tables.ipcache[(ip, 32)] = (endpoint.identity, state.nodes[endpoint.node].ip if known else 0)

@@ -20,6 +20,7 @@ from kilim.model.verdict import (
     NO_SUBJECT,
     Verdict,
     ipcache_match,
+    is_audited,
     judge_tiers,
     verdict,
 )
@@ -94,6 +95,16 @@ class Judgement:
     matches: tuple[Match, ...]  # the rows that count, tier by tier; all but those of the last tier passed it on
     is_known: bool
     isolating: tuple[PolicyName, ...]  # that select the subject and close the direction but for what they allow
+    enforcement: str  # the setting `enable-policy`
+
+    @property
+    def is_audited(self) -> bool:
+        """What it refuses passes all the same."""
+        return is_audited(self.entries[0].value, self.reason)
+
+    @property
+    def drops(self) -> bool:
+        return self.reason != ALLOWED and not self.is_audited
 
     @property
     def is_enforced(self) -> bool:
@@ -142,10 +153,11 @@ def _judgement(
     known = facts.knows(subject)
     policies = facts.policies_of(subject) if known else ()
     isolating = tuple(_name(policy) for policy in policies if policy.flags & _flag(direction))
+    said = known, isolating, facts.enforcement
     if flags is None:
-        return Judgement(node, direction, subject, peer, NO_SUBJECT, entries, (), known, isolating)
+        return Judgement(node, direction, subject, peer, NO_SUBJECT, entries, (), *said)
     if not flags & direction_flags(direction):
-        return Judgement(node, direction, subject, peer, ALLOWED, entries, (), known, isolating)
+        return Judgement(node, direction, subject, peer, ALLOWED, entries, (), *said)
     rows = tables.policy.get(subject, {})
     reason, counted = judge_tiers(flags, rows, direction, peer, flow.protocol, flow.port)
     provenance = resolve(facts, subject).provenance if counted else {}
@@ -154,7 +166,7 @@ def _judgement(
         for keys in counted
         for key in keys
     )
-    return Judgement(node, direction, subject, peer, reason, entries, matches, known, isolating)
+    return Judgement(node, direction, subject, peer, reason, entries, matches, *said)
 
 
 def _address_entry(node: str, tables: Tables, ip: int) -> Entry:

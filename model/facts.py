@@ -13,10 +13,15 @@ from kilim.model.identity import ANY_PEER, RESERVED, Identity
 from kilim.model.labels import label_map
 from kilim.model.nouns import NamedPort
 from kilim.model.rules import Peer, PolicyRules, peer_matches
+from kilim.model.settings import ENABLE_POLICY
 from kilim.model.state import State
 
 
 class Facts(Protocol):
+    @property
+    def enforcement(self) -> str:
+        """The setting `enable-policy`: default, always or never."""
+
     def knows(self, identity: int) -> bool:
         """Whether its labels are known: the log has this identity, or it is reserved."""
 
@@ -38,6 +43,7 @@ class StateFacts:
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self.enforcement = ENABLE_POLICY.read(state)
         self._identities: dict[int, Identity] = RESERVED | dict(state.identities)
         self._policies = [part for key in sorted(state.policies) for part in compile_policy(state.policies[key])]
         self._selected: dict[Peer, frozenset[int]] = {}

@@ -4,7 +4,7 @@ A visitor would get wrong: a focus is a filter on the state, entry by entry, and
 same focused rows as those of the whole; an endpoint that changes out of the focus is gone from what is kept.
 
 A row depends on
-1. its node's and all other nodes' entries;
+1. its node's and all other nodes' entries, and the settings that tables are made with;
 2. for an address: the endpoints that have it, the prefixes that cover it;
 3. for an identity, as subject or as peer: its labels, the endpoints that have it (they make the subject's row, and name
    the ports), all policies.
@@ -20,6 +20,7 @@ from kilim.model.identity import FIRST_CIDR
 from kilim.model.node_tables import NodeTables
 from kilim.model.nouns import decode_identity
 from kilim.model.resolve import BUILT_IN
+from kilim.model.settings import OF_TABLES
 from kilim.model.snapshot import endpoint_field
 from kilim.model.state import Change, Key, State, endpoint_key, key_from_bytes, policy_key
 from kilim.v1 import events_pb2 as pb
@@ -40,6 +41,8 @@ class Focus:
             return self.keeps_endpoint(pb.Endpoint.FromString(value))
         if table == "identity":
             return key in self.identities or (int(key) >= FIRST_CIDR and self._covers(value))
+        if table == "setting":
+            return str(key).partition("/")[0] in OF_TABLES
         return table in ("node", "policy")
 
     def keeps_record(self, table: str, key: bytes, value: bytes) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from kilim.model.state import Change, Key, State, endpoint_key, policy_key
+from kilim.model.state import Change, Key, State, endpoint_key, policy_key, setting_key
 from kilim.model.upcast import UPCASTERS, upcast
 from kilim.v1 import events_pb2 as pb
 
@@ -21,6 +21,10 @@ _Rule = tuple[str, str | None, Callable[[Any], Key]]
 
 def _by_name(m: Any) -> Key:
     return str(m.name)
+
+
+def _by_name_and_node(m: Any) -> Key:
+    return setting_key(m.name, m.node)
 
 
 def _by_id(m: Any) -> Key:
@@ -50,7 +54,7 @@ RULES: dict[str, _Rule] = {
     "namespace_removed": ("namespace", None, _by_name),
     "pod_replaced": ("pod", "pod", _by_namespace_and_name),
     "pod_removed": ("pod", None, _by_namespace_and_name),
-    "setting_changed": ("setting", "setting", _by_name),
+    "setting_changed": ("setting", "setting", _by_name_and_node),
 }
 
 

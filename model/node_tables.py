@@ -9,7 +9,9 @@ What a change touches:
 2. An identity: its prefix; itself as a subject; the subjects whose policies' peers begin or cease to select it.
 3. A policy: the subjects that it selects or selected.
 4. A node: its address, old and new, and the rows of its endpoints; its identity, its address.
-5. A namespace, pod or setting: nothing; they act through identities and endpoints, which events of their own change.
+5. The setting `enable-policy`: all subjects; `policy-audit-mode`: the endpoints of this node.
+6. A namespace, pod or other setting: nothing; they act through identities and endpoints, which events of their own
+   change.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,6 +22,7 @@ from kilim.model.compile import rule_changes
 from kilim.model.nouns import NamedPort
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import resolve_rows
+from kilim.model.settings import ENABLE_POLICY, audits
 from kilim.model.state import Change, State
 from kilim.model.tables import PolicyRows, Tables, TablesDelta, TablesDigest
 from kilim.v1 import events_pb2 as pb
@@ -56,6 +59,7 @@ class NodeTables:
 
     def _fill(self, state: State) -> None:
         """Follow all that `state` contains. Referents first: it saves work, the outcome is the same in any order."""
+        self._follow_settings(state)
         self._note(state, _all_but_endpoints(state))
         parse, add, here = pb.Endpoint.FromString, self._addresses.add_endpoint, self.node
         for key, data in state.endpoints.data.items():
@@ -78,6 +82,15 @@ class NodeTables:
             elif change.table == "node":
                 node = None if change.new is None else nouns.decode_node(change.new)
                 self._addresses.set_node(str(change.key), *((None, 0) if node is None else (node.ip, node.identity)))
+            elif change.table == "setting":
+                self._follow_settings(state)
+
+    def _follow_settings(self, state: State) -> None:
+        enforcement = ENABLE_POLICY.read(state)
+        if enforcement != self._policies.enforcement:
+            self._policies.enforcement = enforcement
+            self._stale |= self._local.keys()
+        self._addresses.set_audit_mode(audits(state, self.node))
 
     def _settle(self, state: State) -> TablesDelta:
         self._settle_ports(state)

@@ -42,6 +42,7 @@ class Endpoint:
     container_id: str = ""
     labels: LabelPairs = ()
     service_account: str = ""
+    policy_audit_mode: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,11 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
+    """(name, node) is its key; without a node it is the cluster's."""
+
     name: str
     value: str
+    node: str = ""
 
 
 Noun = Node | Identity | Endpoint | Policy | Namespace | Pod | Setting
@@ -123,6 +127,7 @@ def endpoint_to_pb(endpoint: Endpoint) -> pb.Endpoint:
         container_id=endpoint.container_id,
         labels=_labels_to_pb(endpoint.labels),
         service_account=endpoint.service_account,
+        policy_audit_mode=endpoint.policy_audit_mode,
     )
 
 
@@ -152,7 +157,7 @@ def pod_to_pb(pod: Pod) -> pb.Pod:
 
 
 def setting_to_pb(setting: Setting) -> pb.Setting:
-    return pb.Setting(name=setting.name, value=setting.value)
+    return pb.Setting(name=setting.name, value=setting.value, node=setting.node)
 
 
 def decode_node(data: bytes) -> Node:
@@ -178,6 +183,7 @@ def decode_endpoint(data: bytes) -> Endpoint:
         m.container_id,
         _labels(m),
         m.service_account,
+        m.policy_audit_mode,
     )
 
 
@@ -202,4 +208,4 @@ def decode_pod(data: bytes) -> Pod:
 
 def decode_setting(data: bytes) -> Setting:
     m = pb.Setting.FromString(data)
-    return Setting(m.name, m.value)
+    return Setting(m.name, m.value, m.node)

@@ -20,6 +20,7 @@ from kilim.model.nouns import NamedPort
 from kilim.model.policy_tokens import filing_tokens, is_positive, prefix_token, tokens_of
 from kilim.model.rules import CidrPeer, GroupPeer, Peer, PolicyRules, peer_matches
 from kilim.model.selector import DOES_NOT_EXIST, EXISTS, Requirement
+from kilim.model.settings import DEFAULT
 from kilim.model.tables import EGRESS, INGRESS
 
 _T = TypeVar("_T")
@@ -49,6 +50,7 @@ class PolicyIndex:
 
     def __init__(self, on_reselected: Callable[[Peer, int], None] | None = None) -> None:
         self._on_reselected = on_reselected
+        self.enforcement = DEFAULT  # whoever sets another one knows that all rows are stale
         self._known: set[int] = set()
         self._cidrs: dict[int, Cidr] = {}
         self._grouped: dict[int, Identity] = {}  # identities of prefixes that are in a group of CIDRs

@@ -15,6 +15,7 @@ from kilim.model.nouns import NamedPort, decode_identity, decode_policy
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import Resolution, resolve, resolve_rows
 from kilim.model.rules import Peer, PolicyRules
+from kilim.model.settings import ENABLE_POLICY
 from kilim.model.state import State
 from kilim.model.tables import EGRESS, INGRESS, PolicyRows, direction_flags
 from kilim.v1 import events_pb2 as pb
@@ -25,6 +26,7 @@ class StateRules:
 
     def __init__(self, state: State) -> None:
         self._index = PolicyIndex()
+        self.enforcement = ENABLE_POLICY.read(state)
         self.labels = {number: label_map(each.labels) for number, each in RESERVED.items()}
         self.policies: dict[str, PolicyRules] = {}
         self._of_namespace: dict[str, list[PolicyRules]] = {}

@@ -15,6 +15,8 @@ What a subject gets:
 6. A port range becomes the fewest prefixes that cover it.
 7. A direction in which policies of NORMAL have rules but none isolates is enforced with a row for everybody that passes
    on, below all other rows: what no rule speaks of is as if NORMAL had not spoken.
+8. Where `enable-policy` is never, nothing is enforced and there are no rows, 2 included; where it is always, NORMAL
+   isolates every subject that the log knows in both directions, rule 7 notwithstanding.
 
 A row is dropped where another of no smaller value covers it (same direction and tier; same or any peer; same or broader
 protocol and port). After that the greatest value of all rows that cover a packet is found by a look-up that takes the
@@ -29,6 +31,7 @@ from kilim.model.facts import Facts, StateFacts
 from kilim.model.identity import ANY_PEER, HOST
 from kilim.model.nouns import NamedPort
 from kilim.model.rules import Origin, PolicyRules, PortName, PortRange, Rule, port_prefixes
+from kilim.model.settings import ALWAYS, NEVER
 from kilim.model.state import State
 from kilim.model.tables import (
     ALLOW,
@@ -76,8 +79,8 @@ def resolve(source: State | Facts, subject: int) -> Resolution:
     facts = StateFacts(source) if isinstance(source, State) else source
     flags, rows = resolve_rows(facts, subject)
     origins: dict[PolicyKey, list[Origin]] = {key: [origin] for key, (_, origin) in HOST_ROWS.items() if key in rows}
-    policies = facts.policies_of(subject) if facts.knows(subject) else ()
-    passing = _passing_directions(policies)
+    policies = facts.policies_of(subject) if rows and facts.knows(subject) else ()
+    passing = _passing_directions(facts, policies)
     for policy in policies:
         for rule in policy.rules:
             value = _value_of(policy, rule, passing)
@@ -95,13 +98,15 @@ def resolve_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
 
 def wanted_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
     """The same with the rows that others cover, so never fewer."""
+    if facts.enforcement == NEVER:
+        return 0, {}
     if not facts.knows(subject):
         return CLOSED, {}
     policies = facts.policies_of(subject)
-    flags = 0
+    flags = CLOSED if facts.enforcement == ALWAYS else 0
     for policy in policies:
         flags |= policy.flags
-    passing = _passing_directions(policies)
+    passing = _passing_directions(facts, policies)
     wanted = _wanted(facts, subject, policies, passing)
     for key, (enforced, _) in HOST_ROWS.items():
         if flags & enforced:
@@ -114,8 +119,10 @@ def wanted_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
     return flags, wanted
 
 
-def _passing_directions(policies: Iterable[PolicyRules]) -> set[int]:
+def _passing_directions(facts: Facts, policies: Iterable[PolicyRules]) -> set[int]:
     """Those of rule 7."""
+    if facts.enforcement == ALWAYS:
+        return set()
     normal = [policy for policy in policies if policy.tier == NORMAL]
     ruled = {rule.direction for policy in normal for rule in policy.rules}
     return {each for each in ruled if not any(policy.flags & tier_flag(NORMAL, each) for policy in normal)}

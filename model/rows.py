@@ -8,7 +8,19 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from kilim.model.address import format_ip
-from kilim.model.tables import ADMIN, ALLOW, BASELINE, DENY, FOREIGN_KEY, INGRESS, NORMAL, PASS, Tables, action_of
+from kilim.model.tables import (
+    ADMIN,
+    ALLOW,
+    AUDITED,
+    BASELINE,
+    DENY,
+    FOREIGN_KEY,
+    INGRESS,
+    NORMAL,
+    PASS,
+    Tables,
+    action_of,
+)
 
 RowKey = tuple[int, ...]
 RowValue = tuple[int, ...]
@@ -16,7 +28,7 @@ RowValue = tuple[int, ...]
 TABLES = ("ipcache", "endpoints", "subjects", "policy")
 COLUMNS: dict[str, tuple[str, ...]] = {
     "ipcache": ("prefix", "identity", "tunnel_endpoint"),
-    "endpoints": ("ip", "endpoint_id", "identity"),
+    "endpoints": ("ip", "endpoint_id", "identity", "flags"),
     "subjects": ("identity", "flags"),
     "policy": ("subject", "direction", "peer", "protocol", "port", "port_prefix_len", "verdict"),
 }
@@ -52,6 +64,10 @@ def rows_of(tables: Tables, table: str) -> dict[RowKey, RowValue]:
     raise KeyError(table)
 
 
+def endpoint_flags(flags: int) -> str:
+    return {0: "-", AUDITED: "audit"}.get(flags, f"{flags:#x}")
+
+
 def differences(old: Tables, new: Tables) -> Iterator[RowChange]:
     """In order of table and key."""
     for table in TABLES:
@@ -68,7 +84,8 @@ def cells(table: str, key: RowKey, value: RowValue) -> list[str]:
             (ip, prefix_len), (identity, tunnel) = key, value
             return [f"{format_ip(ip)}/{prefix_len}", str(identity), format_ip(tunnel) if tunnel else "-"]
         case "endpoints":
-            return [format_ip(key[0]), *map(str, value)]
+            endpoint_id, identity, flags = value
+            return [format_ip(key[0]), str(endpoint_id), str(identity), endpoint_flags(flags)]
         case "policy":
             subject, direction, *rest, ports, tier = key
             bits = str(ports) if ports < FOREIGN_KEY else f"key/{ports - FOREIGN_KEY}"

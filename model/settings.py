@@ -4,9 +4,11 @@ Easy to get wrong: readers never fail (I1). A value that breaks its rule was ref
 older or newer version let through counts as not set.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from kilim.model.state import State
+from kilim.model.state import State, setting_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class WordSetting:
 
     name: str
     words: tuple[str, ...]
+    per_node: bool = False  # a node may have its own, which comes before the cluster's
 
     def parse(self, text: str) -> str:
         """Raises ValueError with the rule."""
@@ -46,15 +49,52 @@ class WordSetting:
             return text
         raise ValueError(f"must be one of {', '.join(self.words)}")
 
-    def read(self, state: State) -> str:
-        setting = state.settings.get(self.name)
-        return setting.value if setting is not None and setting.value in self.words else self.words[0]
+    def read(self, state: State, node: str = "") -> str:
+        for key in dict.fromkeys((setting_key(self.name, node), self.name)):
+            setting = state.settings.get(key)
+            if setting is not None and setting.value in self.words:
+                return setting.value
+        return self.words[0]
 
 
-# What the CIDRs of networking.k8s.io and policy.networking.k8s.io select beside what is outside the cluster. Cilium's
-# option of this name says the same of its "nodes"; without it no CIDR selects anything of the cluster there.
-PODS = "pods"
-POLICY_CIDR_MATCH_MODE = WordSetting("policy-cidr-match-mode", (PODS, "none"))
+# What CIDRs select beside what is outside the cluster. `pods`: those of networking.k8s.io and policy.networking.k8s.io
+# also pods and nodes, those of cilium.io nothing; `nodes`, Cilium's word: those of cilium.io also nodes; `none`: nothing.
+PODS, NONE, NODES = "pods", "none", "nodes"
+POLICY_CIDR_MATCH_MODE = WordSetting("policy-cidr-match-mode", (PODS, NONE, NODES))
+
+# Whether all labels of a node count for its identity, as in Cilium; else those that policies ask for.
+FALSE, TRUE = "false", "true"
+NODE_SELECTOR_LABELS = WordSetting("enable-node-selector-labels", (FALSE, TRUE))
+
+# Which endpoints are isolated, in Cilium's words: those that a policy selects, in the directions that it speaks of; all
+# of them in both; none, whatever policy says.
+DEFAULT, ALWAYS, NEVER = "default", "always", "never"
+ENABLE_POLICY = WordSetting("enable-policy", (DEFAULT, ALWAYS, NEVER))
+
+# Whether what policy refuses is forwarded and recorded all the same. An endpoint may be in audit mode of its own.
+POLICY_AUDIT_MODE = WordSetting("policy-audit-mode", ("false", "true"), per_node=True)
+
+
+def audits(state: State, node: str) -> bool:
+    """Whether all endpoints of a node are in audit mode."""
+    return POLICY_AUDIT_MODE.read(state, node) == "true"
+
+
+class AuditModes(NamedTuple):
+    """The same for all nodes; those that have none of their own are as the cluster is."""
+
+    cluster: bool
+    nodes: Mapping[str, bool]
+
+    def of(self, node: str) -> bool:
+        return self.nodes.get(node, self.cluster)
+
+
+def audit_modes(state: State) -> AuditModes:
+    own = (key.partition("/") for key in state.settings)
+    nodes = [node for name, _, node in own if name == POLICY_AUDIT_MODE.name and node]
+    return AuditModes(audits(state, ""), {node: audits(state, node) for node in nodes})
+
 
 SNAPSHOT_EVERY_EVENTS = NumberSetting("snapshot-every-events", 20_000, 10, 10_000_000, "events")
 SNAPSHOT_RETENTION_COUNT = NumberSetting("snapshot-retention-count", 3, 2, 100, "snapshots")
@@ -72,4 +112,8 @@ NUMBER_SETTINGS = {
         READ_BACK_INTERVAL_S,
     )
 }
-WORD_SETTINGS = {setting.name: setting for setting in (POLICY_CIDR_MATCH_MODE,)}
+WORD_SETTINGS = {
+    setting.name: setting
+    for setting in (POLICY_CIDR_MATCH_MODE, ENABLE_POLICY, POLICY_AUDIT_MODE, NODE_SELECTOR_LABELS)
+}
+OF_TABLES = frozenset((ENABLE_POLICY.name, POLICY_AUDIT_MODE.name))  # those that rows depend on

@@ -32,6 +32,11 @@ def endpoint_key(namespace: str, name: str) -> str:
     return f"{namespace}/{name}"
 
 
+def setting_key(name: str, node: str = "") -> str:
+    """No name of a setting has a slash."""
+    return f"{name}/{node}" if node else name
+
+
 def policy_key(kind: str, namespace: str, name: str) -> str:
     return f"{kind}/{namespace}/{name}"
 

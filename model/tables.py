@@ -2,7 +2,7 @@
 
 Row by row:
   ipcache   (ip, prefix_len)  -> (identity, tunnel_endpoint)    0 = on this node or not tunnelled
-  endpoints ip                -> (endpoint_id, identity)        endpoints of this node only
+  endpoints ip                -> (endpoint_id, identity, flags) endpoints of this node only; AUDITED or 0
   subjects  identity          -> flags                          one row per identity of a local endpoint
   policy    subject -> {(direction, peer, protocol, port, port_prefix_len, tier): value}
 A value is an action and, in tiers other than NORMAL, above it a precedence: of two rows that cover a packet the one
@@ -28,6 +28,7 @@ ENFORCE_EGRESS = 2
 PASS = 0  # on to the next tier; no rule of NORMAL says it
 ALLOW = 1
 DENY = 2
+AUDITED = 1  # of an endpoint: what its policy refuses passes all the same, and is recorded
 ANY_PROTOCOL = 0
 TOP_PRECEDENCE = 0xFFFF
 # A kernel's policy entry that matches on other bits than its fields imply is read as a row of its own: its
@@ -50,7 +51,12 @@ class PolicyKey(NamedTuple):
 PolicyRows = dict[PolicyKey, int]
 IpcacheKey = tuple[int, int]
 IpcacheValue = tuple[int, int]
-EndpointValue = tuple[int, int]
+
+
+class EndpointValue(NamedTuple):
+    endpoint_id: int
+    identity: int
+    flags: int = 0  # AUDITED
 
 
 def tier_flag(tier: int, direction: int) -> int:
@@ -144,7 +150,7 @@ def _apply(target: dict[K, V], delta: dict[K, V | None]) -> None:
 # A row as it is packed, and before it what makes an entry of it as `hash_entry` lays it out: table, length of the key.
 _PACKING = {
     "ipcache": struct.Struct(">IBII"),
-    "endpoints": struct.Struct(">IHI"),
+    "endpoints": struct.Struct(">IHIB"),
     "subjects": struct.Struct(">IB"),
     "policy": struct.Struct(">IBIBHBBI"),
 }
@@ -154,6 +160,8 @@ _ENTRY = {
     "subjects": b"subjects\0\0\0\x04",
     "policy": b"policy\0\0\0\x0e",
 }
+# An endpoint without flags counts in the digest as it did before there were any.
+_FLAGLESS = b"\0"
 # A policy row of tier NORMAL without a precedence counts in the digest as it did before there were tiers, so that versions
 # on either side agree on it: key without tier, value of one byte.
 _PLAIN_ENTRY = b"policy\0\0\0\x0d"
@@ -163,6 +171,7 @@ ROW_BYTES = {table: packing.size for table, packing in _PACKING.items()}
 # Both in one go.
 _pack_ipcache = struct.Struct(">11sIBII").pack
 _pack_endpoint = struct.Struct(">13sIHI").pack
+_pack_flagged_endpoint = struct.Struct(">13sIHIB").pack
 _pack_subject = struct.Struct(">12sIB").pack
 _pack_policy = struct.Struct(">10sIBIBHBBI").pack
 _pack_plain_policy = struct.Struct(">10sIBIBHBB").pack
@@ -199,7 +208,7 @@ def unpack_rows(table: str, data: bytes, into: Tables) -> None:
         case "ipcache":
             into.ipcache.update(((ip, length), (identity, tunnel)) for ip, length, identity, tunnel in rows)
         case "endpoints":
-            into.endpoints.update((ip, (endpoint_id, identity)) for ip, endpoint_id, identity in rows)
+            into.endpoints.update((ip, EndpointValue(*value)) for ip, *value in rows)
         case "subjects":
             into.subjects.update(rows)
         case _:
@@ -211,6 +220,8 @@ def hash_rows(table: str, data: bytes) -> int:
     """What packed rows add to the sum behind the digest of a node's tables (`Multiset`)."""
     size, entry = ROW_BYTES[table], _ENTRY[table]
     rows = (data[start : start + size] for start in range(0, len(data), size))
+    if table == "endpoints":
+        return sum(hash_bytes(entry + row.removesuffix(_FLAGLESS)) for row in rows)
     if table != "policy":
         return sum(hash_bytes(entry + row) for row in rows)
     return sum(hash_bytes(_PLAIN_ENTRY + row[:13] + row[17:] if row[13:17] == _PLAIN else entry + row) for row in rows)
@@ -221,7 +232,9 @@ def hash_ipcache(key: IpcacheKey, value: IpcacheValue) -> int:
 
 
 def hash_endpoint(ip: int, value: EndpointValue) -> int:
-    return hash_bytes(_pack_endpoint(_ENTRY["endpoints"], ip, *value))
+    if not value.flags:
+        return hash_bytes(_pack_endpoint(_ENTRY["endpoints"], ip, *value[:2]))
+    return hash_bytes(_pack_flagged_endpoint(_ENTRY["endpoints"], ip, *value))
 
 
 def hash_subject(identity: int, flags: int) -> int:

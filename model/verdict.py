@@ -8,6 +8,7 @@ sender's and of the receiver's node are different tables; None stands for an end
 3. The sender's identity is that of its endpoint (it travels in the VNI between nodes), else what the receiver's ipcache
    says; the receiver's is what the sender's ipcache says; an address without a row is the world.
 4. A subject without a row is closed.
+   What the policy of an audited endpoint refuses passes all the same; the first refusal of the kind is told.
 5. Tiers speak one after the other, as far as the subject's flags name them for the direction. Of the rows for the peer
    the one with the longest match, and the same for any peer: the greater value counts.
 6. Allow and deny are final; pass, and no row, go on to the next tier. NORMAL is always final: no row drops there.
@@ -19,12 +20,14 @@ from dataclasses import dataclass
 from kilim.model.address import prefix_mask
 from kilim.model.identity import ANY_PEER, WORLD
 from kilim.model.tables import (
+    AUDITED,
     DENY,
     EGRESS,
     INGRESS,
     NORMAL,
     PASS,
     TIERS,
+    EndpointValue,
     IpcacheKey,
     PolicyKey,
     PolicyRows,
@@ -42,13 +45,18 @@ ALLOWED = "ALLOWED"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`direction` is the one that dropped, None where the packet passes."""
+    """`direction` is the one that dropped, or would have but for audit mode; None where nothing objects."""
 
     allowed: bool
     direction: int | None
     reason: str
     source_identity: int
     destination_identity: int
+
+    @property
+    def audited(self) -> bool:
+        """It passes by audit mode alone; `reason` is why it would not."""
+        return self.allowed and self.reason != ALLOWED
 
 
 def verdict(
@@ -64,19 +72,29 @@ def verdict(
     destination = tables_destination.endpoints.get(destination_ip) if tables_destination is not None else None
     sender = source[1] if source is not None else identity_of(tables_destination, source_ip)
     receiver = destination[1] if destination is not None else WORLD
+    passing: tuple[int | None, str] = None, ALLOWED
     if source_ip == destination_ip:
-        return Verdict(True, None, ALLOWED, sender, receiver)
+        return Verdict(True, *passing, sender, receiver)
     if tables_source is not None and source is not None:
         receiver = identity_of(tables_source, destination_ip)
         reason = _judge(tables_source, sender, EGRESS, receiver, protocol, port)
-        if reason != ALLOWED:
+        if reason != ALLOWED and not is_audited(source, reason):
             return Verdict(False, EGRESS, reason, sender, receiver)
+        if reason != ALLOWED:
+            passing = EGRESS, reason
     if tables_destination is not None and destination is not None:
         receiver = destination[1]
         reason = _judge(tables_destination, receiver, INGRESS, sender, protocol, port)
-        if reason != ALLOWED:
+        if reason != ALLOWED and not is_audited(destination, reason):
             return Verdict(False, INGRESS, reason, sender, receiver)
-    return Verdict(True, None, ALLOWED, sender, receiver)
+        if reason != ALLOWED and passing[0] is None:
+            passing = INGRESS, reason
+    return Verdict(True, *passing, sender, receiver)
+
+
+def is_audited(endpoint: EndpointValue, reason: str) -> bool:
+    """Whether audit mode lets through what is refused for this reason; a subject without a row stays closed (I9)."""
+    return bool(endpoint.flags & AUDITED) and reason in (POLICY_DENIED, POLICY_DENY)
 
 
 def identity_of(tables: Tables | None, ip: int) -> int:

@@ -7,8 +7,8 @@ from kilim.agent.bpf import rows
 from kilim.agent.bpf.layout import TICK_SHIFT
 from kilim.agent.bpf.maps import Map, Maps
 from kilim.model.address import format_ip
-from kilim.model.rows import cells
-from kilim.model.tables import FOREIGN_KEY
+from kilim.model.rows import cells, endpoint_flags
+from kilim.model.tables import EGRESS, FOREIGN_KEY, INGRESS
 
 Dump = tuple[list[str], list[list[str]]]
 
@@ -36,12 +36,12 @@ def _dump_ipcache(maps: Maps, raw: bool) -> Dump:
 
 
 def _dump_endpoints(maps: Maps, raw: bool) -> Dump:
-    columns = ["ip", "endpoint_id", "identity"]
+    columns = ["ip", "endpoint_id", "identity", "flags"]
     listed: list[list[str]] = []
     for (ip,), (ifindex, identity, endpoint_id, flags, mac, gateway) in _sorted_rows(maps["endpoints"]):
-        row = _cells([format_ip(ip), endpoint_id, identity])
-        listed.append([*row, str(ifindex), str(flags), _mac(mac), _mac(gateway)] if raw else row)
-    return [*columns, "ifindex", "flags", "mac", "node_mac"] if raw else columns, listed
+        row = _cells([format_ip(ip), endpoint_id, identity, endpoint_flags(flags)])
+        listed.append([*row, str(ifindex), _mac(mac), _mac(gateway)] if raw else row)
+    return [*columns, "ifindex", "mac", "node_mac"] if raw else columns, listed
 
 
 def _dump_subjects(maps: Maps, raw: bool) -> Dump:
@@ -78,15 +78,17 @@ def _dump_ct(maps: Maps, raw: bool) -> Dump:
     """Each connection from the end that opened it; expired entries only if raw."""
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> TICK_SHIFT
     listed: list[list[str]] = []
-    for (*ends, protocol, _), (expires, initiator, tcp_flags, _, verdicts) in _sorted_rows(maps["ct"]):
+    for (*ends, protocol, _), (expires, initiator, tcp_flags, audited, verdicts) in _sorted_rows(maps["ct"]):
         if expires <= now and not raw:
             continue
         lo, hi = (ends[0], ends[2]), (ends[1], ends[3])
         (source, source_port), (destination, destination_port) = (hi, lo) if initiator else (lo, hi)
         row = [protocol, f"{format_ip(source)}:{source_port}", f"{format_ip(destination)}:{destination_port}"]
         row += [(max(expires - now, 0) << TICK_SHIFT) // 10**9, *(f"{flags:#04x}" for flags in tcp_flags)]
-        for subject, peer, revision in (verdicts[1], verdicts[0]):
-            row.append(f"{subject}>{peer}@{revision}" if subject else "-")
+        for direction in (EGRESS, INGRESS):
+            subject, peer, revision = verdicts[direction]
+            without = "audit" if audited >> direction & 1 else "-"
+            row.append(f"{subject}>{peer}@{revision}" if subject else without)
         listed.append(_cells(row))
     columns = ["protocol", "source", "destination", "expires_s", "flags", "reply_flags", "egress", "ingress"]
     return columns, listed

@@ -12,7 +12,7 @@ from kilim.agent.core.drift import DriftedRow, in_words
 from kilim.model.address import format_ip
 from kilim.model.mac import node_mac, pod_mac
 from kilim.model.rows import RowChange
-from kilim.model.tables import IpcacheKey, IpcacheValue, PolicyRows, Tables
+from kilim.model.tables import EndpointValue, IpcacheKey, IpcacheValue, PolicyRows, Tables
 
 NO_INTERFACE = 0
 
@@ -21,6 +21,11 @@ class KernelEndpoint(NamedTuple):
     ifindex: int  # NO_INTERFACE: what else follows from the address is not in the row; it is to be written anew
     identity: int
     endpoint_id: int
+    flags: int
+
+    @property
+    def logical(self) -> EndpointValue:
+        return EndpointValue(self.endpoint_id, self.identity, self.flags)
 
 
 class KernelSubject(NamedTuple):
@@ -43,7 +48,7 @@ class KernelRows:
     def tables(self) -> Tables:
         return Tables(
             dict(self.ipcache),
-            {ip: (endpoint.endpoint_id, endpoint.identity) for ip, endpoint in self.endpoints.items()},
+            {ip: endpoint.logical for ip, endpoint in self.endpoints.items()},
             {identity: subject.flags for identity, subject in self.subjects.items()},
             {subject: dict(policy) for subject, policy in self.policy.items()},
         )
@@ -54,7 +59,7 @@ def read_kernel_rows(maps: Maps) -> KernelRows:
     keys, values = maps["endpoints"].read()
     whole = has_local_inputs(keys, values)
     for ip, row, is_whole in zip(keys["ip"].tolist(), values.tolist(), whole, strict=True):
-        kernel.endpoints[ip] = KernelEndpoint(row[0] if is_whole else NO_INTERFACE, *row[1:3])
+        kernel.endpoints[ip] = KernelEndpoint(row[0] if is_whole else NO_INTERFACE, *row[1:4])
     keys, values = maps["subjects"].read()
     for identity, row in zip(keys["identity"].tolist(), values.tolist(), strict=True):
         subject = kernel.subjects[identity] = KernelSubject(*row)
@@ -82,7 +87,7 @@ def local_differences(written: KernelRows, held: KernelRows) -> list[DriftedRow]
 
 def drifted_endpoint(ip: int, written: int, held: int) -> DriftedRow:
     """From the interfaces; NO_INTERFACE: something else is not what goes with the address."""
-    what = f"ifindex {held}" if held else "other MAC addresses or flags"
+    what = f"ifindex {held}" if held else "other MAC addresses"
     return DriftedRow("endpoints", format_ip(ip), what, f"ifindex {written}")
 
 
@@ -103,11 +108,11 @@ def foreign_rows(kernel: KernelRows) -> list[DriftedRow]:
 
 
 def has_local_inputs(keys: Rows, values: Rows) -> list[bool]:
-    """Of each row of `endpoints`, whether it has the MAC addresses that follow from its address, and no flags."""
+    """Of each row of `endpoints`, whether it has the MAC addresses that follow from its address."""
     macs = np.concatenate([values["mac"], values["node_mac"]], axis=1) if len(keys) else values["mac"]
     return [
-        row.tobytes() == bytes(pod_mac(ip)) + bytes(node_mac(ip)) and not flags
-        for ip, row, flags in zip(keys["ip"].tolist(), macs, values["flags"].tolist(), strict=True)
+        row.tobytes() == bytes(pod_mac(ip)) + bytes(node_mac(ip))
+        for ip, row in zip(keys["ip"].tolist(), macs, strict=True)
     ]
 
 

@@ -52,7 +52,7 @@ CT_ENTRY = np.dtype(
         ("expires", "=u4"),
         ("initiator", "u1"),
         ("tcp_flags", "u1", 2),
-        ("pad", "u1"),
+        ("audited", "u1"),
         ("verdicts", CT_VERDICT, 2),
     ]
 )

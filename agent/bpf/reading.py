@@ -28,7 +28,7 @@ _LOOK_UP_MAX = 2_000  # 10 us each, in which nothing else happens
 
 # As model/tables.py packs them.
 _IPCACHE = np.dtype([("ip", ">u4"), ("prefix_len", "u1"), ("identity", ">u4"), ("tunnel_endpoint", ">u4")])
-_ENDPOINT = np.dtype([("ip", ">u4"), ("endpoint_id", ">u2"), ("identity", ">u4")])
+_ENDPOINT = np.dtype([("ip", ">u4"), ("endpoint_id", ">u2"), ("identity", ">u4"), ("flags", "u1")])
 _SUBJECT = np.dtype([("identity", ">u4"), ("flags", "u1")])
 _POLICY = np.dtype(
     [
@@ -138,6 +138,7 @@ def _pack_ipcache(keys: Rows, values: Rows) -> bytes:
 def _pack_endpoints(keys: Rows, values: Rows) -> bytes:
     packed = np.empty(len(keys), _ENDPOINT)
     packed["ip"], packed["endpoint_id"], packed["identity"] = keys["ip"], values["endpoint_id"], values["identity"]
+    packed["flags"] = np.minimum(values["flags"], 255)  # we write 0 and 1
     return packed.tobytes()
 
 

@@ -137,7 +137,7 @@ class KernelTables:
         self._retired = []
         self._retire(self._kernel.leftovers)
         for ip, endpoint in self._kernel.endpoints.items():
-            self._wanted.setdefault(ip, (endpoint.endpoint_id, endpoint.identity))
+            self._wanted.setdefault(ip, endpoint.logical)
 
     def _retire(self, tables: list[Rows]) -> None:
         now = time.monotonic()
@@ -210,10 +210,10 @@ class KernelTables:
             elif allow_delete:
                 self._wanted.pop(ip, None)
         changed: dict[int, KernelEndpoint] = {}
-        for ip, (endpoint_id, identity) in self._wanted.items():
+        for ip, (endpoint_id, identity, flags) in self._wanted.items():
             old = kernel.endpoints.get(ip)
             ifindex = ifindex_of.get(ip, old.ifindex if old else 0)
-            new = KernelEndpoint(ifindex, identity, endpoint_id)
+            new = KernelEndpoint(ifindex, identity, endpoint_id, flags)
             if ifindex and new != old:
                 changed[ip] = new
         if changed:

@@ -31,7 +31,7 @@ struct ct_entry {
 	__u32 expires;	   /* ticks; not after: as good as no entry */
 	__u8 initiator;	   /* which end opened it: 0 lo, 1 hi */
 	__u8 tcp_flags[2]; /* FIN SYN RST ACK seen from the initiator, from the other end */
-	__u8 pad;
+	__u8 audited;	   /* bits by direction: passes by audit mode alone, which has been recorded */
 	struct ct_verdict verdicts[2]; /* by INGRESS, EGRESS, of the original direction */
 };
 

@@ -8,6 +8,8 @@
 
 #include "packet.h"
 
+#define ENDPOINT_AUDITED 1
+
 struct endpoint_key {
 	__be32 ip;
 };
@@ -16,7 +18,7 @@ struct endpoint_value {
 	__u32 ifindex; /* of the host's side of the veth pair */
 	__u32 identity;
 	__u16 endpoint_id;
-	__u16 flags;	  /* none yet */
+	__u16 flags;	  /* ENDPOINT_AUDITED */
 	__u8 mac[6];	  /* of the pod's side; with node_mac the first 12 bytes of a frame to the pod */
 	__u8 node_mac[6]; /* of the host's side */
 };
@@ -30,6 +32,12 @@ struct {
 	__type(key, struct endpoint_key);
 	__type(value, struct endpoint_value);
 } endpoints SEC(".maps");
+
+/* What src_local or dst_local of its packets are. */
+static __always_inline __u8 local_end(const struct endpoint_value *endpoint)
+{
+	return LOCAL | (endpoint->flags & ENDPOINT_AUDITED ? LOCAL_AUDITED : 0);
+}
 
 /* Copies the row: a hash map may reuse an element at once after a removal, under the hands of its readers. */
 static __always_inline bool find_endpoint(__be32 ip, struct endpoint_value *endpoint)

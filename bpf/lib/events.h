@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What user space is told: counters for every packet, a record for each new connection and each drop. */
+/* What user space is told: counters for every packet, a record for each new connection, each drop, and for each
+ * connection that begins to pass by audit mode alone. */
 #pragma once
 
 #include <linux/bpf.h>
@@ -25,6 +26,7 @@ struct {
 
 #define EVENT_CONNECTION 1
 #define EVENT_DROP	 2
+#define EVENT_AUDIT	 3 /* passes; the reason is why it would not */
 
 #define EVENT_SRC_LOCAL 1
 #define EVENT_DST_LOCAL 2
@@ -37,7 +39,7 @@ struct event {
 	__be16 dst_port; /* ICMP: type */
 	__u8 protocol;
 	__u8 tcp_flags;
-	__u8 type;	    /* EVENT_CONNECTION, EVENT_DROP */
+	__u8 type;	    /* EVENT_CONNECTION, EVENT_DROP, EVENT_AUDIT */
 	__u8 direction;	    /* whose policy decided: ingress of the destination, egress of the source */
 	__u32 src_identity; /* 0: not known when it was dropped */
 	__u32 dst_identity;

@@ -19,6 +19,10 @@
 #define INGRESS 0
 #define EGRESS	1
 
+/* Of src_local and dst_local. */
+#define LOCAL	      1 /* an endpoint of this node, whose policy counts */
+#define LOCAL_AUDITED 2 /* what its policy refuses passes all the same */
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -48,8 +52,8 @@ struct packet {
 	__u32 dst_identity;
 	__u16 endpoint_id; /* the local endpoint at which the packet was seen */
 	__u8 direction;	   /* of the verdict: as seen by that endpoint */
-	__u8 src_local;	   /* 1: an endpoint of this node, whose egress policy counts */
-	__u8 dst_local;	   /* 1: an endpoint of this node, whose ingress policy counts */
+	__u8 src_local;	   /* LOCAL, whose egress policy counts; with it maybe LOCAL_AUDITED */
+	__u8 dst_local;	   /* the same of ingress */
 	__u8 tracked;	   /* 1: belongs into the connection table */
 	__u8 icmp_error;   /* 1: an ICMP error about another packet */
 };

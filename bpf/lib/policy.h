@@ -75,7 +75,7 @@ struct side {
 	__u32 peer;
 	struct subject_value row;
 	__u8 direction;
-	__u8 judged; /* 0: that end is not of this node, nothing to decide here */
+	__u8 judged; /* 0: that end is not of this node, nothing to decide here; else LOCAL, LOCAL_AUDITED */
 };
 
 /* 0: no row. */

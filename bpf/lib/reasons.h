@@ -5,6 +5,7 @@
 enum drop_reason {
 	FORWARDED = 0,	  /* not a drop; the number under which forwarded packets are counted */
 	RECORDS_LOST = 1, /* not a packet; records that found the ring full are counted here */
+	AUDITED = 2,	  /* not a drop; what passes by audit mode alone is counted here, too */
 	DROP_INVALID_SOURCE_IP = 132,
 	DROP_POLICY_DENIED = 133, /* nothing allows it */
 	DROP_INVALID_PACKET = 134,

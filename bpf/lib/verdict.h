@@ -10,8 +10,10 @@
  * 2. The entry of the connection, unless expired or reopened, says who opened it; without one, the sender did.
  * 3. If the entry holds the consent of each side, given at the side's present revision, it passes (no policy look-up).
  * 4. Otherwise each side is judged again, in the original direction. The first that refuses gives the reason.
- * 5. With all consents the entry is written. A refusal leaves it as it was: were it removed, a reply could pass as
- *    a connection opened from the other end.
+ * 5. What an audited side refuses passes without its consent, so that each packet is judged again and none passes by
+ *    audit mode any more once that is off. The entry remembers that it was recorded.
+ * 6. With all consents but those the entry is written. A refusal leaves it as it was: were it removed, a reply could
+ *    pass as a connection opened from the other end.
  */
 #pragma once
 
@@ -26,7 +28,9 @@ struct decision {
 	struct ct_entry entry; /* as it was, or as it begins */
 	__u32 now;
 	__u8 reply;
-	__u8 fresh; /* 1: there was no entry */
+	__u8 fresh;   /* 1: there was no entry */
+	__u8 audited; /* bits by direction: refused, and passes all the same */
+	__u8 reasons[2];
 };
 
 static __always_inline bool find_side(struct side *side, __u32 subject, __u32 peer, __u8 direction, __u8 local)
@@ -64,16 +68,40 @@ static __always_inline int find_sides(struct decision *d, struct packet *p)
 	return 0;
 }
 
-static __always_inline void consent(struct ct_verdict *verdict, const struct side *side)
+static __always_inline void consent(struct ct_verdict *verdict, const struct side *side, bool audited)
 {
 	if (!side->judged)
 		return;
+	if (audited) {
+		verdict->subject = 0;
+		return;
+	}
 	verdict->subject = side->subject;
 	verdict->peer = side->peer;
 	verdict->revision = side->row.revision;
 }
 
-/* Rules 4 and 5. */
+/* Whether audit mode lets through what this side refuses for this reason: its policy's word, and nothing else. */
+static __always_inline bool is_audited(const struct side *side, int reason)
+{
+	return (side->judged & LOCAL_AUDITED) && (reason == DROP_POLICY_DENIED || reason == DROP_POLICY_DENY);
+}
+
+/* Counts the packet, and records it for each side that has not recorded its connection. */
+static __noinline void audit(struct __sk_buff *skb, struct packet *p, const struct decision *d)
+{
+	for (int direction = EGRESS; direction >= INGRESS; direction--) {
+		if (!(d->audited >> direction & 1))
+			continue;
+		count(AUDITED, direction, skb->len);
+		if (d->entry.audited >> direction & 1)
+			continue;
+		p->direction = direction;
+		report(skb, p, EVENT_AUDIT, d->reasons[direction]);
+	}
+}
+
+/* Rules 4 to 6. */
 static __noinline int judge(struct __sk_buff *skb, struct packet *p, struct decision *d)
 {
 	__be16 port = d->reply && p->protocol != IPPROTO_ICMP ? p->src_port : p->policy_port;
@@ -85,20 +113,27 @@ static __noinline int judge(struct __sk_buff *skb, struct packet *p, struct deci
 		if (!d->sides[direction].judged)
 			continue;
 		reason = judge_side(&d->sides[direction], p->protocol, port);
-		if (reason) {
+		if (!reason)
+			continue;
+		if (!is_audited(&d->sides[direction], reason)) {
 			p->direction = direction;
 			return reason;
 		}
+		d->audited |= 1 << direction;
+		d->reasons[direction] = reason;
 	}
+	if (d->audited)
+		audit(skb, p, d);
 	/* An echo reply that nobody asked for opens nothing. */
 	if (!p->tracked || (d->fresh && p->protocol == IPPROTO_ICMP && p->policy_port != bpf_htons(ICMP_ECHO)))
 		return 0;
-	consent(&d->entry.verdicts[EGRESS], &d->sides[EGRESS]);
-	consent(&d->entry.verdicts[INGRESS], &d->sides[INGRESS]);
+	consent(&d->entry.verdicts[EGRESS], &d->sides[EGRESS], d->audited >> EGRESS & 1);
+	consent(&d->entry.verdicts[INGRESS], &d->sides[INGRESS], d->audited >> INGRESS & 1);
+	d->entry.audited = d->audited;
 	ct_touch(&d->entry, p, d->reply, d->now);
 	if (bpf_map_update_elem(&ct, &d->key, &d->entry, BPF_ANY))
 		return DROP_CT_INSERTION;
-	if (d->fresh && record_connections)
+	if (d->fresh && record_connections && !d->audited)
 		report(skb, p, EVENT_CONNECTION, FORWARDED);
 	return 0;
 }

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from kilim.agent.bpf import syscall
 from kilim.agent.bpf.datapath import Datapath
 from kilim.agent.bpf.tables import KernelTables
-from kilim.agent.records import CONNECTION, DROP, Record, decode_records
-from kilim.model.tables import PolicyKey, PolicyRows, TablesDelta
+from kilim.agent.records import AUDIT, CONNECTION, DROP, Record, decode_records
+from kilim.model.tables import AUDITED, EndpointValue, PolicyKey, PolicyRows, TablesDelta
 from tests.kernel.frames import CIDR, NODE, OTHER_NODE, REMOTE, A, B, End
 
 PASS, SHOT, REDIRECT = 0, 2, 7
@@ -28,6 +28,11 @@ class Outcome(NamedTuple):
     @property
     def passed(self) -> bool:
         return self.verdict in (PASS, REDIRECT)
+
+    @property
+    def audits(self) -> list[tuple[int, int]]:
+        """(direction, why it would have been dropped) of what was recorded as passing by audit mode alone."""
+        return [(record.direction, record.reason) for record in self.records if record.type == AUDIT]
 
     @property
     def opened(self) -> bool:
@@ -59,7 +64,7 @@ class Rig:
                     (REMOTE.ip, 32): (REMOTE.identity, OTHER_NODE.ip),
                     (CIDR.ip & 0xFFFFFF00, 24): (CIDR.identity, 0),
                 },
-                endpoints={end.ip: (end.endpoint_id, end.identity) for end in (A, B)},
+                endpoints={end.ip: EndpointValue(end.endpoint_id, end.identity) for end in (A, B)},
                 subjects={A.identity: 0, B.identity: 0},
             )
         )
@@ -70,6 +75,12 @@ class Rig:
 
     def set_policy(self, subject: End, rows: PolicyRows, enforced: int = BOTH) -> None:
         self.write(TablesDelta(subjects={subject.identity: enforced}, policy={subject.identity: rows}))
+
+    def set_audit_mode(self, *ends: End) -> None:
+        """Of these endpoints and no others."""
+        flags = {end.ip: AUDITED if end in ends else 0 for end in (A, B)}
+        rows = {end.ip: EndpointValue(end.endpoint_id, end.identity, flags[end.ip]) for end in (A, B)}
+        self.write(TablesDelta(endpoints={**rows}))
 
     def send(self, program: str, frame: bytes, repeat: int = 1) -> Outcome:
         self.datapath.events.read()

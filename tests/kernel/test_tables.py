@@ -10,7 +10,7 @@ from kilim.agent.bpf.datapath import Settings, load_objects
 from kilim.agent.bpf.maps import MapFull
 from kilim.agent.bpf.tables import KernelTables
 from kilim.agent.core.dump import dump_desired
-from kilim.model.tables import ALLOW, DENY, PolicyRows, TablesDelta
+from kilim.model.tables import ALLOW, DENY, EndpointValue, PolicyRows, TablesDelta
 from tests.kernel.frames import ACK, NODE, TCP, UDP, WORLD, A, B, tcp
 from tests.kernel.rig import EGRESS, INGRESS, LO, Rig, row
 
@@ -40,7 +40,7 @@ def test_rows_come_back_as_they_were_given(rig: Rig) -> None:
     read = rig.tables.read_rows()
     assert read.policy == {A.identity: policy}
     assert read.subjects == {A.identity: 3, B.identity: 0}
-    assert read.endpoints == {A.ip: (A.endpoint_id, A.identity), B.ip: (B.endpoint_id, B.identity)}
+    assert read.endpoints == {end.ip: EndpointValue(end.endpoint_id, end.identity) for end in (A, B)}
 
 
 def test_new_peers_are_added_in_place_without_a_new_revision(rig: Rig) -> None:
@@ -142,7 +142,7 @@ def test_upserts_only_removes_nothing(rig: Rig) -> None:
 
 def test_endpoint_waits_for_its_interface(rig: Rig) -> None:
     late = A.ip + 50
-    rig.write(TablesDelta(endpoints={late: (50, A.identity)}))
+    rig.write(TablesDelta(endpoints={late: EndpointValue(50, A.identity)}))
     assert rig.tables.held_endpoints == {late} and not rig.tables.has_endpoint(late)
     rig.write(TablesDelta(), {late: LO})
     assert not rig.tables.held_endpoints and rig.tables.has_endpoint(late)
@@ -194,7 +194,7 @@ def test_changes_made_by_others_are_found_by_reading(rig: Rig) -> None:
     maps = rig.datapath.maps
     maps["endpoints"].delete(np.array([(A.ip,)], layout.ENDPOINT_KEY))
     assert A.ip not in rig.tables.read_rows().endpoints
-    rig.write(TablesDelta(endpoints={A.ip: (A.endpoint_id, A.identity)}))
+    rig.write(TablesDelta(endpoints={A.ip: EndpointValue(A.endpoint_id, A.identity)}))
     assert A.ip in rig.tables.read_rows().endpoints
 
 

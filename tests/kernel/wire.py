@@ -18,7 +18,7 @@ from kilim.agent.bpf.hooks import AttachMode
 from kilim.agent.bpf.syscall import LinkInfo
 from kilim.model.address import format_ip, parse_ip
 from kilim.model.mac import node_mac, pod_mac
-from kilim.model.tables import TablesDelta
+from kilim.model.tables import EndpointValue, TablesDelta
 from tests.kernel.frames import End
 
 T = TypeVar("T")
@@ -198,7 +198,7 @@ class Wire:
             delta.ipcache[node.ip, 32] = (1 if node is here else 6, 0)
             for pod in node.pods:
                 delta.ipcache[pod.end.ip, 32] = (pod.end.identity, 0 if node is here else node.ip)
-        delta.endpoints = {pod.end.ip: (pod.end.endpoint_id, pod.end.identity) for pod in here.pods}
+        delta.endpoints = {pod.end.ip: EndpointValue(pod.end.endpoint_id, pod.end.identity) for pod in here.pods}
         delta.subjects = {pod.end.identity: 0 for pod in here.pods}
         return delta
 

@@ -195,18 +195,23 @@ Global___DumpTableResponse: _TypeAlias = DumpTableResponse  # noqa: Y015
 
 @_typing.final
 class ListDropsRequest(_message.Message):
+    """since_ns: CLOCK_MONOTONIC of the kernel's record; 0: all that are kept. audits: instead of drops what passed by audit mode alone"""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SINCE_NS_FIELD_NUMBER: _builtins.int
+    AUDITS_FIELD_NUMBER: _builtins.int
     since_ns: _builtins.int
+    audits: _builtins.bool
     def __init__(
         self,
         *,
         since_ns: _builtins.int = ...,
+        audits: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["since_ns", b"since_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audits", b"audits", "since_ns", b"since_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,6 +252,7 @@ class Drop(_message.Message):
     PROTOCOL_FIELD_NUMBER: _builtins.int
     SOURCE_IDENTITY_FIELD_NUMBER: _builtins.int
     DESTINATION_IDENTITY_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
     time_ns: _builtins.int
     reason: _builtins.str
     reason_number: _builtins.int
@@ -258,6 +264,8 @@ class Drop(_message.Message):
     protocol: _builtins.int
     source_identity: _builtins.int
     destination_identity: _builtins.int
+    verdict: _builtins.str
+    """"DROPPED", "AUDIT": passed, and the reason is why it would not"""
     def __init__(
         self,
         *,
@@ -272,10 +280,11 @@ class Drop(_message.Message):
         protocol: _builtins.int = ...,
         source_identity: _builtins.int = ...,
         destination_identity: _builtins.int = ...,
+        verdict: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_identity", b"destination_identity", "destination_ip", b"destination_ip", "destination_port", b"destination_port", "direction", b"direction", "protocol", b"protocol", "reason", b"reason", "reason_number", b"reason_number", "source_identity", b"source_identity", "source_ip", b"source_ip", "source_port", b"source_port", "time_ns", b"time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_identity", b"destination_identity", "destination_ip", b"destination_ip", "destination_port", b"destination_port", "direction", b"direction", "protocol", b"protocol", "reason", b"reason", "reason_number", b"reason_number", "source_identity", b"source_identity", "source_ip", b"source_ip", "source_port", b"source_port", "time_ns", b"time_ns", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

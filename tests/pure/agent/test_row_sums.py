@@ -4,7 +4,7 @@ import random
 
 from kilim.agent.row_sums import RowSums
 from kilim.model.digest import Multiset
-from kilim.model.tables import ROW_BYTES, PolicyKey, Tables, hash_rows, pack_rows
+from kilim.model.tables import ROW_BYTES, EndpointValue, PolicyKey, Tables, hash_rows, pack_rows
 
 
 def packed(tables: Tables, chance: random.Random) -> dict[str, bytes]:
@@ -26,7 +26,7 @@ def test_it_follows_what_comes_goes_and_moves() -> None:
             tables.ipcache[(n, 32)] = (step, 0)
             tables.subjects[n] = chance.randrange(4)
             tables.policy[n] = {PolicyKey(0, peer, 6, 80, 16): 1 for peer in range(chance.randrange(1, 5))}
-            tables.endpoints[n] = (step, n)
+            tables.endpoints[n] = EndpointValue(step, n, step % 2)
             for held in (tables.ipcache, tables.endpoints, tables.subjects, tables.policy):
                 if held and chance.random() < 0.4:
                     held.pop(chance.choice(list(held)))  # type: ignore[attr-defined]

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from kilim.model.address import parse_cidr, parse_ip
 from kilim.model.identity import FIRST_CIDR, FIRST_NODE, NODE_LABEL, Identity, cidr_labels
 from kilim.model.labels import security_labels
-from kilim.model.nouns import Endpoint, NamedPort, Namespace, Node, Policy
+from kilim.model.nouns import Endpoint, NamedPort, Namespace, Node, Policy, Setting
 from kilim.model.nouns import endpoint_to_pb as endpoint_pb
 from kilim.model.nouns import identity_to_pb as identity_pb
 from kilim.model.nouns import namespace_to_pb as namespace_pb
 from kilim.model.nouns import node_to_pb as node_pb
 from kilim.model.nouns import policy_to_pb as policy_pb
+from kilim.model.nouns import setting_to_pb as setting_pb
 from kilim.v1 import events_pb2 as pb
 
 NODES = ("n1", "n2", "n3")
@@ -170,6 +171,7 @@ _endpoints = st.builds(
     st.sampled_from(ADDRESSES),
     st.sampled_from((*POD_NUMBERS, CIDR_NUMBERS[0])),
     st.lists(st.sampled_from(PORTS), max_size=2).map(tuple),
+    policy_audit_mode=st.booleans(),
 )
 _base_endpoints = (
     Endpoint("x", "a", "n1", 1, ADDRESSES[0], 256, PORTS[:1]),
@@ -195,6 +197,17 @@ _nodes = st.builds(
 )
 
 
+_settings = st.one_of(
+    st.builds(Setting, st.just("enable-policy"), st.sampled_from(("default", "always", "never", "", "nonsense"))),
+    st.builds(
+        Setting,
+        st.just("policy-audit-mode"),
+        st.sampled_from(("true", "true", "false", "")),
+        st.sampled_from(("", "n1", "n2", "n9")),
+    ),
+)
+
+
 def _event(**body: object) -> pb.Event:
     return pb.Event(**body)  # type: ignore[arg-type]
 
@@ -215,9 +228,12 @@ events: st.SearchStrategy[pb.Event] = st.one_of(
     st.one_of(_odd_identities, _cidr_identities, _cidr_identities, _node_identities).map(
         lambda i: _event(identity_allocated=pb.IdentityAllocated(identity=identity_pb(i)))
     ),
-    st.sampled_from((*POD_NUMBERS, *CIDR_NUMBERS, *NODE_NUMBERS)).map(lambda n: _event(identity_released=pb.IdentityReleased(id=n))),
+    st.sampled_from((*POD_NUMBERS, *CIDR_NUMBERS, *NODE_NUMBERS)).map(
+        lambda n: _event(identity_released=pb.IdentityReleased(id=n))
+    ),
     _endpoints.map(lambda e: _event(endpoint_removed=pb.EndpointRemoved(namespace=e.namespace, name=e.name))),
     _policies.map(lambda p: _event(policy_removed=pb.PolicyRemoved(kind=p.kind, namespace=p.namespace, name=p.name))),
+    _settings.map(lambda s: _event(setting_changed=pb.SettingChanged(setting=setting_pb(s)))),
     _nodes.map(lambda n: _event(node_joined=pb.NodeJoined(node=node_pb(n)))),
     _nodes.map(lambda n: _event(node_left=pb.NodeLeft(name=n.name))),
     st.sampled_from(NAMESPACES).map(

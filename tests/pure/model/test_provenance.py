@@ -8,7 +8,7 @@ from kilim.model.node_tables import NodeTables
 from kilim.model.provenance import Provenance
 from kilim.model.rows import COLUMNS, KEY_CELLS, TABLES, RowChange, cells, differences, rows_of
 from kilim.model.state import State
-from kilim.model.tables import PolicyKey, Tables
+from kilim.model.tables import EndpointValue, PolicyKey, Tables
 from kilim.v1 import events_pb2 as pb
 from tests.pure.model.histories import NODES, histories
 
@@ -40,7 +40,7 @@ def test_rows_of_the_beginning_have_no_event() -> None:
 
 def test_differences_are_in_order_and_of_rows() -> None:
     row, other = PolicyKey(0, 0, 6, 80, 16), PolicyKey(1, 257, 6, 80, 16)
-    old = Tables(policy={256: {row: 1, other: 1}}, endpoints={1: (7, 256)})
+    old = Tables(policy={256: {row: 1, other: 1}}, endpoints={1: EndpointValue(7, 256)})
     new = Tables(policy={256: {row: 2, other: 1}}, ipcache={(1, 32): (256, 0)})
     assert list(differences(old, new)) == [
         RowChange("ipcache", (1, 32), None, (256, 0)),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilim.model.digest import Multiset
-from kilim.model.tables import ROW_BYTES, TIERS, PolicyKey, Tables, hash_rows, pack_rows, unpack_rows
+from kilim.model.tables import ROW_BYTES, TIERS, EndpointValue, PolicyKey, Tables, hash_rows, pack_rows, unpack_rows
 
 _U8, _U16, _U32 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32))
 _policy_keys = st.builds(PolicyKey, st.integers(0, 1), _U32, _U8, _U16, st.integers(0, 16), st.sampled_from(TIERS))
@@ -13,7 +13,7 @@ _values = st.integers(0, 2) | _U32
 _tables = st.builds(
     Tables,
     st.dictionaries(st.tuples(_U32, st.integers(0, 32)), st.tuples(_U32, _U32)),
-    st.dictionaries(_U32, st.tuples(_U16, _U32)),
+    st.dictionaries(_U32, st.builds(EndpointValue, _U16, _U32, st.integers(0, 255))),
     st.dictionaries(_U32, st.integers(0, 3)),
     st.dictionaries(_U32, st.dictionaries(_policy_keys, _values, min_size=1)),
 )

@@ -1,0 +1,127 @@
+"""Audit mode: what policy refuses passes, is counted and recorded once; nothing of that outlives the mode."""
+
+import pytest
+
+from kilim.agent.records import AUDITED
+from kilim.model.tables import ALLOW, DENY, TablesDelta
+from tests.kernel.frames import ACK, FIN, OTHER_NODE, SYN, WORLD, A, B, End, icmp, tcp, udp
+from tests.kernel.rig import BOTH, EGRESS, INGRESS, Rig, row
+
+DENIED, DENY_RULE = 133, 181
+
+
+def reply(flags: int = SYN | ACK) -> bytes:
+    return tcp(B, A, flags, sport=80, dport=40000)
+
+
+@pytest.mark.parametrize(("subject", "direction"), [(B, INGRESS), (A, EGRESS)])
+@pytest.mark.parametrize(("rows", "reason"), [(False, DENIED), (True, DENY_RULE)])
+def test_a_connection_passes_and_is_recorded_once(
+    rig: Rig, subject: End, direction: int, rows: bool, reason: int
+) -> None:
+    peer = A if subject is B else B
+    rig.set_policy(subject, {row(direction, peer.identity): DENY} if rows else {}, 1 << direction)
+    assert rig.out(tcp(A, B)).reason == reason
+    rig.set_audit_mode(subject)
+    first = rig.out(tcp(A, B))
+    assert first.passed and first.audits == [(direction, reason)] and not first.opened
+    for frame in (reply(), tcp(A, B, ACK), reply(ACK), tcp(A, B, ACK)):
+        outcome = rig.out(frame)
+        assert outcome.passed and not outcome.records
+    assert rig.counters()[AUDITED, direction][0] == 5
+
+
+@pytest.mark.parametrize("frame", [tcp(A, B), udp(A, B), icmp(A, B)])
+def test_it_ends_with_the_mode(rig: Rig, frame: bytes) -> None:
+    rig.set_policy(B, {}, 1)
+    rig.set_audit_mode(B)
+    assert rig.out(frame).passed and rig.out(frame).passed
+    rig.set_audit_mode()
+    assert rig.out(frame).reason == DENIED
+    assert not rig.out(frame).audits
+
+
+def test_replies_end_with_the_mode(rig: Rig) -> None:
+    rig.set_policy(B, {}, 1)
+    rig.set_audit_mode(B)
+    assert rig.out(tcp(A, B)).passed and rig.out(reply()).passed
+    rig.set_audit_mode()
+    assert rig.out(reply(ACK)).reason == DENIED
+
+
+def test_each_side_answers_for_itself(rig: Rig) -> None:
+    rig.set_policy(A, {}, BOTH)
+    rig.set_policy(B, {}, BOTH)
+    rig.set_audit_mode(A)
+    outcome = rig.out(tcp(A, B))
+    assert outcome.reason == DENIED and outcome.records[-1].direction == INGRESS
+    rig.set_audit_mode(A, B)
+    outcome = rig.out(tcp(A, B))
+    assert outcome.passed and outcome.audits == [(EGRESS, DENIED), (INGRESS, DENIED)]
+    assert not rig.out(tcp(A, B)).records
+    rig.set_audit_mode(B)
+    outcome = rig.out(tcp(A, B))
+    assert outcome.reason == DENIED and outcome.records[-1].direction == EGRESS
+
+
+def test_a_live_connection_that_policy_turns_against_is_recorded(rig: Rig) -> None:
+    rig.set_audit_mode(B)
+    assert rig.out(tcp(A, B)).opened
+    rig.set_policy(B, {}, 1)
+    assert rig.out(tcp(A, B, ACK)).audits == [(INGRESS, DENIED)]
+    assert not rig.out(tcp(A, B, ACK)).records
+    rig.set_policy(B, {row(INGRESS, A.identity): ALLOW}, 1)
+    assert rig.out(tcp(A, B, ACK)).passed
+    rig.set_audit_mode()
+    assert rig.out(tcp(A, B, ACK)).passed, "consent, since policy allows it"
+
+
+def test_a_connection_opened_anew_is_recorded_anew(rig: Rig) -> None:
+    rig.set_policy(B, {}, 1)
+    rig.set_audit_mode(B)
+    assert rig.out(tcp(A, B)).audits
+    assert rig.out(tcp(A, B, FIN | ACK)).passed and rig.out(reply(FIN | ACK)).passed
+    assert rig.out(tcp(A, B)).audits == [(INGRESS, DENIED)]
+
+
+def test_what_belongs_to_no_connection_is_recorded_each_time(rig: Rig) -> None:
+    rig.set_policy(B, {}, 1)
+    rig.set_audit_mode(B)
+    stray = icmp(A, B, icmp_type=0)
+    assert all(rig.out(stray).audits == [(INGRESS, DENIED)] for _ in range(2))
+
+
+def test_only_what_policy_says_is_audited(rig: Rig) -> None:
+    rig.set_audit_mode(A, B)
+    rig.write(TablesDelta(subjects={B.identity: None}))
+    assert rig.out(tcp(A, B)).reason == 165, "no policy in place stays closed"
+    assert rig.out(tcp(WORLD, B)).reason == 132, "a forged source"
+
+
+def test_packets_of_the_node_and_of_the_wire(rig: Rig) -> None:
+    rig.set_policy(B, {}, BOTH)
+    rig.set_audit_mode(B)
+    from_wire = rig.from_wire(tcp(OTHER_NODE, B))
+    assert from_wire.passed and from_wire.audits == [(INGRESS, DENIED)]
+    from_pod = rig.out(tcp(B, WORLD))
+    assert from_pod.passed and from_pod.audits == [(EGRESS, DENIED)]
+    assert rig.from_wire(tcp(WORLD, B, SYN | ACK, sport=80, dport=40000)).passed, "its reply"
+    rig.set_audit_mode()
+    assert rig.from_wire(tcp(WORLD, B, SYN | ACK, sport=80, dport=40000)).reason == DENIED
+
+
+def test_the_mode_is_read_back_and_shown(rig: Rig) -> None:
+    rig.set_policy(B, {}, 1)
+    rig.set_audit_mode(B)
+    assert [rig.tables.read_rows().endpoints[end.ip].flags for end in (A, B)] == [0, 1]
+    columns, listed = rig.tables.dump("endpoints")
+    assert [each[columns.index("flags")] for each in listed] == ["-", "audit"]
+    rig.out(tcp(A, B))
+    assert [(each["egress"][:5], each["ingress"]) for each in rig.connections()] == [("1001>", "audit")]
+
+
+def test_records_say_audit(rig: Rig) -> None:
+    rig.set_policy(B, {}, 1)
+    rig.set_audit_mode(B)
+    (record,) = rig.out(tcp(A, B)).records
+    assert (record.verdict_name, record.reason_name) == ("AUDIT", "POLICY_DENIED")
