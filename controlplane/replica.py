@@ -6,6 +6,7 @@ other objects after the log was trimmed away from this replica: never keep them 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import structlog
@@ -16,6 +17,7 @@ from kilim.controlplane.history import History
 from kilim.controlplane.rebuild import rebuild_state
 from kilim.kvstore.commit import Commit, verify_commit
 from kilim.kvstore.errors import KvError, LogBroken, Trimmed, Unavailable
+from kilim.kvstore.head import LogHead, head_after
 from kilim.kvstore.log import EventLog
 from kilim.kvstore.snapshots import SnapshotStore
 from kilim.model.state import State
@@ -25,6 +27,7 @@ _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
 BROKEN_RETRY_S = 5.0
+FOLLOWER_S = 0.1
 _FOLD_AT_ONCE = 256
 
 
@@ -38,6 +41,7 @@ class Replica:
         self.loaded = False  # has read the log up to what was its head when etcd was first reached
         self.broken = ""  # why the log cannot be followed, when it cannot
         self.on_applied: list[Callable[[], None]] = []
+        self.head: LogHead | None = None  # that the last commit made; None: it did not come from etcd
         self._defaults = defaults
         self._restart_time_ns = 0
 
@@ -72,11 +76,17 @@ class Replica:
             self.view.fold(commit.first_seq + number, record)
             digests.append(self.state.digest)
         self.history.add(commit, digests)
+        self.head = head_after(commit) if commit.revision else None
         for observer in self.on_applied:
             observer()
 
     async def catch_up(self, log: EventLog, last_seq: int) -> None:
-        """Read and apply up to `last_seq`. Raises Unavailable where only a snapshot helps, which `follow` reads."""
+        """Apply up to `last_seq`; what the follower does not bring soon is read. Raises Unavailable where only a
+        snapshot helps, which `follow` reads."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FOLLOWER_S):
+                while self.seq < last_seq:
+                    await self.history.wait(self.seq)
         if self.seq < last_seq:
             try:
                 async for commit in log.read(self.seq + 1, last_seq):
@@ -117,6 +127,7 @@ class Replica:
             return
         self.state, self.view, self._restart_time_ns = state, view, manifest.time_ns
         self.history.restart(manifest.seq, manifest.chain, state.digest)
+        self.head = None
         _logger.info("state read from a snapshot", seq=self.seq, state_digest=state.digest.hex()[:16])
         for observer in self.on_applied:
             observer()

@@ -1,10 +1,13 @@
 """Commands into the log: all that wait are decided together and appended at exactly the head they were decided on.
 
+Replicas that all have something to append take turns (`turns.py`), and commands wait together until it is ours.
+
 Easy to get wrong: an answer is given only when what it rests on is in the log. Refusals and "nothing to do" rest on the
 state too: they wait for the append of their batch, or where it has none for a fresh look at the head.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.packing import Part, check_size, pack
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.store import FULL
+from kilim.controlplane.turns import Turns
 from kilim.kvstore.errors import Conflict, KvError, LogBroken, NoSpace, OutcomeUnknown, Unavailable
 from kilim.kvstore.log import EventLog, LogHead
 from kilim.v1 import events_pb2 as pb
@@ -74,12 +78,14 @@ class Writer:
         self._head: LogHead | None = None  # the last one seen
         self._why_unavailable = why_unavailable  # not empty: commands are refused at once
         self._counters = counters or Counters()
+        self._turns = Turns()
+        replica.on_applied.append(self._see_commit)
 
     async def submit(self, command: Command, actor: str) -> Answer:
         """Raises Refusal, Busy, or what the log raised: Unavailable = surely not done, OutcomeUnknown = perhaps."""
         commands = self._counters.commands
         try:
-            answer = await self._submit(command, actor)
+            answer = await self.submit_uncounted(command, actor)
         except asyncio.CancelledError:  # who asked waits no longer; the command goes on
             commands[GIVEN_UP].inc()
             raise
@@ -92,7 +98,8 @@ class Writer:
         commands[DONE].inc()
         return answer
 
-    async def _submit(self, command: Command, actor: str) -> Answer:
+    async def submit_uncounted(self, command: Command, actor: str) -> Answer:
+        """What nobody has asked for by itself."""
         reason = self._why_unavailable() or self._replica.broken
         if reason or not self._replica.loaded:
             raise Unavailable(reason or "this replica has not read the log yet")
@@ -114,8 +121,6 @@ class Writer:
         """For ever: one batch after the other."""
         while True:
             batch = [await self._queue.get()]
-            while len(batch) < TOGETHER_MAX and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
             try:
                 if reason := self._why_unavailable():  # known since these were taken
                     raise Unavailable(reason)
@@ -131,9 +136,15 @@ class Writer:
                 _fail(batch, error)
 
     async def _settle(self, batch: list[_Waiting]) -> None:
-        """Decide and append until every command has its answer. Raises KvError for those that have none."""
+        """Decide and append until every command of the batch has its answer; those that come before it is our turn
+        are put in it. Raises KvError for those that have none."""
         fresh = False
-        while batch := [waiting for waiting in batch if not waiting.answer.done()]:
+        while True:
+            batch[:] = [waiting for waiting in batch if not waiting.answer.done()]
+            if not batch:
+                return
+            await self._wait_turn()
+            self._join(batch)
             try:
                 async with asyncio.timeout(HEAD_S):
                     head = await self._current_head(fresh)
@@ -151,9 +162,23 @@ class Writer:
                 self._counters.append_conflicts.inc()
                 fresh = False
 
+    async def _wait_turn(self) -> None:
+        while wait_s := self._turns.wait_s(self._log.writer, time.monotonic()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._replica.history.wait(self._replica.seq)
+
+    def _join(self, batch: list[_Waiting]) -> None:
+        while len(batch) < TOGETHER_MAX and not self._queue.empty():
+            batch.append(self._queue.get_nowait())
+
+    def _see_commit(self) -> None:
+        if self._replica.head is not None:
+            self._turns.note_commit(self._replica.head.writer, time.monotonic())
+
     async def _current_head(self, fresh: bool) -> LogHead:
         """A head at which the state stands exactly, after catching up; `fresh`: not older than this call."""
-        head = self._head
+        head = self._last_head()
         while fresh or head is None or head.last_seq != self._replica.seq:
             seen = self._replica.seq
             if fresh or head is None or head.last_seq < seen:
@@ -162,12 +187,21 @@ class Writer:
             if head.last_seq < seen:
                 raise LogBroken(head.next_seq, f"the log ends at {head.last_seq}, it had {seen} events before")
             await self._replica.catch_up(self._log, head.last_seq)
+            self._head = head
+            head = self._last_head()
         if head.chain != self._replica.chain:
             raise LogBroken(
                 head.next_seq, f"the log ends with chain {head.chain.hex()}, not {self._replica.chain.hex()}"
             )
         self._head = head
         return head
+
+    def _last_head(self) -> LogHead | None:
+        """Without asking etcd; None where it must be asked."""
+        head, applied = self._head, self._replica.head
+        if head is None or applied is None or applied.last_seq <= head.last_seq:
+            return head
+        return applied
 
     def _decide(self, batch: list[_Waiting]) -> list[Part[_Answered]]:
         """Never awaits, so the state is the same before and after."""
@@ -200,6 +234,7 @@ class Writer:
 
     async def _append_part(self, head: LogHead, part: Part[_Answered]) -> LogHead:
         try:
+            begun_s = time.monotonic()
             with self._counters.append_seconds.time():
                 commit, self._head = await self._log.append(head, part.records, timeout_s=APPEND_S)
         except Conflict as conflict:
@@ -210,6 +245,7 @@ class Writer:
         except OutcomeUnknown as error:
             await self._find_out(head.next_seq, part, error)
             raise _DecideAgain from error
+        self._turns.note_append(time.monotonic() - begun_s)
         self._counters.append_events.inc(len(part.records))
         self._replica.apply(commit)
         return self._head

@@ -6,7 +6,7 @@ Easy to get wrong: `encoded` is the truth that is stored and passed on; never re
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from google.protobuf.message import DecodeError
@@ -37,6 +37,8 @@ class Commit:
     chain_after: bytes
     append_id: str
     encoded: bytes
+    revision: int = field(default=0, compare=False)
+    """etcd's, of the transaction that wrote it and the head with it; 0 where it does not come from etcd."""
 
     @property
     def last_seq(self) -> int:
@@ -74,7 +76,7 @@ def encode_commit(first_seq: int, chain_before: bytes, records: Iterable[bytes],
     return Commit(first_seq, chain_before, held, chain_after, append_id, encoded)
 
 
-def decode_commit(encoded: bytes) -> Commit:
+def decode_commit(encoded: bytes, revision: int = 0) -> Commit:
     """Reads, does not verify. Raises LogBroken where the bytes are no commit at all."""
     try:
         message = log_pb2.Commit.FromString(encoded)
@@ -87,6 +89,7 @@ def decode_commit(encoded: bytes) -> Commit:
         message.chain_after,
         message.append_id,
         encoded,
+        revision,
     )
 
 

@@ -126,7 +126,7 @@ def _take_commit(cursor: Cursor, event: Event) -> Commit | None:
     """The commit to pass on; None for one that we had, or one that was trimmed."""
     if event.is_delete:
         return None
-    commit = decode_commit(event.kv.value)
+    commit = decode_commit(event.kv.value, event.kv.mod_revision)
     if commit.records and commit.last_seq < cursor.next_seq:
         return None
     cursor.advance(commit)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
-from kilim.kvstore.commit import CHAIN_BYTES, CHAIN_START
+from kilim.kvstore.commit import CHAIN_BYTES, CHAIN_START, Commit
 from kilim.kvstore.errors import BeingRestored, LogBroken
 from kilim.v1 import log_pb2
 
@@ -31,8 +31,18 @@ class LogHead:
     def last_seq(self) -> int:
         return self.next_seq - 1
 
+    @property
+    def writer(self) -> str:
+        """Who made the last commit; `EventLog.writer` of an own one."""
+        return self.append_id.rpartition("-")[0]
+
 
 EMPTY_HEAD = LogHead(next_seq=1, chain=CHAIN_START, mod_revision=0, append_id="")
+
+
+def head_after(commit: Commit) -> LogHead:
+    """The head that was put with the commit."""
+    return LogHead(commit.last_seq + 1, commit.chain_after, commit.revision, commit.append_id)
 
 
 def encode_head(head: LogHead) -> bytes:

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 
 from kilim.kvstore import transaction
 from kilim.kvstore.calls import CALL_TIMEOUT_S, Repeat
@@ -24,7 +25,7 @@ from kilim.kvstore.commit import (
 from kilim.kvstore.cursor import Cursor
 from kilim.kvstore.errors import Compacted, Conflict, LogBroken, OutcomeUnknown, TooLarge
 from kilim.kvstore.follow import follow_commits
-from kilim.kvstore.head import EMPTY_HEAD, LogHead, decode_head, encode_head
+from kilim.kvstore.head import EMPTY_HEAD, LogHead, decode_head, encode_head, head_after
 from kilim.kvstore.keys import Keys
 from kilim.kvstore.keyvalue import KeyValue
 from kilim.kvstore.read import read_bounds, read_commits
@@ -39,7 +40,7 @@ class EventLog:
     def __init__(self, client: EtcdClient, cluster: str = "default") -> None:
         self._client = client
         self._keys = Keys(cluster)
-        self._writer = secrets.token_hex(8)
+        self.writer = secrets.token_hex(8)
         self._appends = itertools.count(1)
 
     async def head(self) -> LogHead:
@@ -68,7 +69,7 @@ class EventLog:
         Raises Conflict (with the present head), TooLarge, Unavailable (surely not applied), OutcomeUnknown, and
         LogBroken where the head went backwards."""
         commit = self._encode(after, records)
-        head_value = encode_head(LogHead(commit.last_seq + 1, commit.chain_after, 0, commit.append_id))
+        head_value = encode_head(head_after(commit))
         result = await self._client.transaction(
             compare=[transaction.mod_revision_is(self._keys.head, after.mod_revision)],
             success=[
@@ -79,15 +80,16 @@ class EventLog:
             repeat=Repeat.HARMLESS,
             timeout_s=timeout_s,
         )
-        if result.succeeded:
-            return commit, _head_after(commit, result.revision)
-        applied_at = await self._find_own(commit, after, result.found[0], result.repeated)
-        return commit, _head_after(commit, applied_at)
+        applied_at = result.revision
+        if not result.succeeded:
+            applied_at = await self._find_own(commit, after, result.found[0], result.repeated)
+        commit = replace(commit, revision=applied_at)
+        return commit, head_after(commit)
 
     def _encode(self, after: LogHead, records: Sequence[bytes]) -> Commit:
         if len(records) > COMMIT_RECORDS_MAX:
             raise TooLarge(f"{len(records)} records; a commit holds at most {COMMIT_RECORDS_MAX}")
-        append_id = f"{self._writer}-{next(self._appends)}"
+        append_id = f"{self.writer}-{next(self._appends)}"
         commit = encode_commit(after.next_seq, after.chain, records, append_id)
         if len(commit.encoded) >= COMMIT_BYTES_MAX:
             raise TooLarge(f"a commit of {len(commit.encoded)} bytes; it must be under {COMMIT_BYTES_MAX}")
@@ -137,7 +139,3 @@ class EventLog:
         `at_head` is called whenever all that is stored was passed on. Waits out an etcd that is away. Raises Trimmed,
         LogBroken, Denied and what else waiting does not help against."""
         return follow_commits(self._client, self._keys, Cursor(from_seq, chain_before), at_head)
-
-
-def _head_after(commit: Commit, revision: int) -> LogHead:
-    return LogHead(commit.last_seq + 1, commit.chain_after, revision, commit.append_id)

@@ -65,7 +65,7 @@ async def read_commits(
     async with contextlib.aclosing(_pages(client, keys, low, end, bounds.revision)) as pages:
         async for page in pages:
             for kv in page.kvs:
-                commit = decode_commit(kv.value)
+                commit = decode_commit(kv.value, kv.mod_revision)
                 if kv.key != keys.commit(commit.first_seq):
                     raise LogBroken(cursor.next_seq, f"the key {kv.key.decode()} holds seq {commit.first_seq}")
                 cursor.advance(commit)

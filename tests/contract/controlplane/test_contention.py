@@ -1,0 +1,130 @@
+"""Replicas that all append all the time: every command once, and each replica gets its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from kilim.controlplane.counters import Counters
+from kilim.controlplane.decide.command import ApplyObjects, Command, Document
+from kilim.controlplane.decide.view import Defaults
+from kilim.controlplane.replica import Replica
+from kilim.controlplane.writer import Writer
+from kilim.kvstore.client import EtcdClient
+from kilim.kvstore.commit import CHAIN_START, Commit, verify_commit
+from kilim.kvstore.embedded import EmbeddedEtcd
+from kilim.kvstore.head import head_after
+from kilim.kvstore.log import EventLog
+from kilim.kvstore.snapshots import SnapshotStore
+from kilim.model.nouns import Namespace
+from kilim.v1 import events_pb2 as pb
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+REPLICAS, CLIENTS, COMMANDS = 3, 4, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Appender:
+    """What of a replica gets commands into the log."""
+
+    log: EventLog
+    replica: Replica
+    writer: Writer
+    counters: Counters
+
+    @property
+    def conflicts(self) -> float:
+        return self.counters.registry.get_sample_value("kilim_append_conflicts_total") or 0.0
+
+
+@contextlib.asynccontextmanager
+async def appender(endpoints: Sequence[str], cluster: str, *, follows: bool = True) -> AsyncIterator[Appender]:
+    client = EtcdClient(endpoints)
+    log, replica, counters = EventLog(client, cluster), Replica(Defaults()), Counters()
+    writer = Writer(replica, log, counters=counters)
+    following = asyncio.create_task(replica.follow(log, SnapshotStore(client, cluster)), name="follow")
+    running = asyncio.create_task(writer.run(), name="write")
+    await replica.wait_loaded()
+    if not follows:
+        following.cancel()
+    yield Appender(log, replica, writer, counters)
+    for task in (running, following):
+        task.cancel()
+    await asyncio.gather(running, following, return_exceptions=True)
+    await client.close()
+
+
+def namespace(name: str) -> Command:
+    return ApplyObjects((Document(Namespace(name)),))
+
+
+async def write_all(one: Appender, prefix: str) -> None:
+    """Each client waits for its answer before it goes on, as ours do."""
+
+    async def client(number: int) -> None:
+        for command in range(COMMANDS):
+            await one.writer.submit(namespace(f"{prefix}-{number}-{command}"), prefix)
+
+    await asyncio.gather(*(client(number) for number in range(CLIENTS)))
+
+
+async def read_all(log: EventLog) -> list[Commit]:
+    """Dense and with a whole chain (I3)."""
+    commits: list[Commit] = []
+    seq, chain = 0, CHAIN_START
+    async for commit in log.read(1):
+        verify_commit(commit, seq + 1, chain)
+        commits.append(commit)
+        seq, chain = commit.last_seq, commit.chain_after
+    return commits
+
+
+def check_each_command_once(commits: Sequence[Commit], prefixes: Sequence[str]) -> None:
+    events = [pb.Event.FromString(record) for commit in commits for record in commit.records]
+    wanted = [f"{prefix}-{n}-{k}" for prefix in prefixes for n in range(CLIENTS) for k in range(COMMANDS)]
+    assert Counter(event.namespace_labelled.namespace.name for event in events) == Counter(wanted)
+    for prefix in prefixes:  # what a client was answered came before what it asked next
+        for number in range(CLIENTS):
+            mine = [event.namespace_labelled.namespace.name for event in events]
+            mine = [name for name in mine if name.startswith(f"{prefix}-{number}-")]
+            assert mine == [f"{prefix}-{number}-{k}" for k in range(COMMANDS)]
+
+
+async def test_replicas_that_contend_take_turns_and_lose_nothing(etcd: EmbeddedEtcd, cluster: str) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        all_ = [await stack.enter_async_context(appender(etcd.endpoints, cluster)) for _ in range(REPLICAS)]
+        await asyncio.gather(*(write_all(one, f"r{number}") for number, one in enumerate(all_)))
+        commits = await read_all(all_[0].log)
+        check_each_command_once(commits, [f"r{number}" for number in range(REPLICAS)])
+        assert sum(one.conflicts for one in all_) < len(commits)  # without turns two in three are lost
+        made = Counter(head_after(commit).writer for commit in commits)
+        assert made.keys() == {one.log.writer for one in all_}
+        for one in all_:
+            await one.replica.catch_up(one.log, commits[-1].last_seq)
+        assert len({one.replica.state.digest for one in all_}) == 1
+
+
+async def test_one_that_does_not_follow_reads_what_it_lost_to(etcd: EmbeddedEtcd, cluster: str) -> None:
+    async with appender(etcd.endpoints, cluster, follows=False) as deaf, appender(etcd.endpoints, cluster) as other:
+        await asyncio.gather(write_all(deaf, "deaf"), write_all(other, "other"))
+        check_each_command_once(await read_all(other.log), ["deaf", "other"])
+
+
+async def test_a_head_known_from_a_commit_is_the_one_in_etcd(etcd: EmbeddedEtcd, cluster: str) -> None:
+    """Followed, read back and appended alike: the next append may rest on it without a look."""
+    async with appender(etcd.endpoints, cluster) as one, appender(etcd.endpoints, cluster) as other:
+        for number in range(5):
+            answer = await one.writer.submit(namespace(f"n{number}"), "test")
+            await other.replica.catch_up(other.log, answer.seq)
+            head = await one.log.head()
+            assert one.replica.head == other.replica.head == head
+            assert [head_after(commit) async for commit in other.log.read(answer.seq)] == [head]
+        assert one.conflicts == 0
+        await other.writer.submit(namespace("last"), "test")
+        assert other.conflicts == 0
