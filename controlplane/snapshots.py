@@ -16,6 +16,7 @@ from kilim.model.snapshot import Frozen, encode_parts, freeze
 from kilim.v1 import controlplane_pb2 as api
 
 SHARED_EVENTS = 5_000
+PART_BYTES = 256 << 10  # some 20 ms of the event loop, in which nobody else is served
 OLDER_S = 30.0  # for those who are in the middle of the one before
 
 
@@ -63,7 +64,7 @@ class Snapshot:
     async def _make(self, frozen: Frozen) -> None:
         try:
             waiting: list[bytes] = []
-            for number, records in enumerate(encode_parts(frozen)):
+            for number, records in enumerate(encode_parts(frozen, PART_BYTES)):
                 if number > 0:
                     self._add(waiting, last=False)
                 waiting = records

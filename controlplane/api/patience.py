@@ -17,7 +17,7 @@ from kilim.kvstore.errors import Unavailable
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-TAKE_S = 30.0  # for one message, of 1 MiB or so; an agent folds while it reads and takes a second or two
+TAKE_S = 30.0  # for one message, of 256 KiB or so; an agent folds while it reads and takes a second or two
 
 Write = Callable[[bytes], Awaitable[None]]  # waits while the other side does not read
 
