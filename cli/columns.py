@@ -133,8 +133,9 @@ OF_KIND: dict[str, tuple[Column, ...]] = {
         Column("LABELS", at("metadata.labels")),
         Column("CONTAINER", at("spec.containerId"), wide=True),
         Column("SERVICE ACCOUNT", at("spec.serviceAccount"), wide=True),
+        Column("AUDIT", lambda item: "on" if at("status.policyAuditMode")(item) else None, wide=True),
     ),
-    "Setting": (Column("VALUE", at("spec.value")),),
+    "Setting": (Column("VALUE", at("spec.value")), Column("NODE", at("spec.node"))),
     "Identity": (
         Column("LABELS", lambda item: [label for label in _identity_labels(item) if CILIUM_OWN not in label]),
         Column(

@@ -17,7 +17,8 @@ from kilim.model.protocols import PROTOCOL_NAMES
 from kilim.model.resolve import BUILT_IN
 from kilim.model.rows import ACTION_NAMES, TIER_NAMES
 from kilim.model.rules import Origin
-from kilim.model.tables import ADMIN, BASELINE, EGRESS, INGRESS, NORMAL, PASS, PolicyKey, action_of, tier_flag
+from kilim.model.settings import ALWAYS, NEVER
+from kilim.model.tables import ADMIN, AUDITED, BASELINE, EGRESS, INGRESS, NORMAL, PASS, PolicyKey, action_of, tier_flag
 from kilim.model.verdict import ALLOWED, NO_SUBJECT, POLICY_DENIED, POLICY_DENY
 
 DIRECTIONS = {INGRESS: "ingress", EGRESS: "egress"}
@@ -42,13 +43,17 @@ def outcome_text(allowed: bool | None, direction: int | None, reason: str) -> st
     """`allowed`, `denied: POLICY_DENIED, ingress`."""
     if allowed is None:
         return f"none: no pod {reason}"
-    return "allowed" if allowed else f"denied: {drop_reason(reason)}, {DIRECTIONS[direction or 0]}"
+    denied = f"denied: {drop_reason(reason)}, {DIRECTIONS[direction or 0]}"
+    if allowed and reason != ALLOWED:
+        return f"allowed (AUDIT: would be {denied})"
+    return "allowed" if allowed else denied
 
 
 def explanation_lines(parties: Parties, seq: int, explanation: Explanation, known: Known) -> Iterable[str]:
     found = explanation.verdict
-    dropping = next((each for each in explanation.judgements if each.reason != ALLOWED), None)
-    where = f" at {dropping.node}" if dropping is not None else ""
+    dropping = next((each for each in explanation.judgements if each.drops), None)
+    objecting = dropping or next((each for each in explanation.judgements if each.is_audited), None)
+    where = f" at {objecting.node}" if objecting is not None else ""
     yield f"{outcome_text(found.allowed, found.direction, found.reason)}{where}"
     yield f"{flow_text(parties)}, as of event {seq}"
     if not explanation.judgements:
@@ -67,13 +72,18 @@ def judgement_text(judgement: Judgement, reached: bool) -> str:
         text = f"denied by {rules}"
     elif not judgement.is_known and judgement.reason != ALLOWED:
         text = f"denied, the log does not know identity {subject}"
+    elif judgement.reason != ALLOWED and judgement.enforcement == ALWAYS:
+        text = "denied, enable-policy is always and no rule allows it"
     elif judgement.reason != ALLOWED:
         text = f"denied, no rule allows it; closed by {_listed(map(str, judgement.isolating))}"
     elif deciding:
         text = f"allowed by {rules}"
+    elif judgement.enforcement == NEVER:
+        text = "open, enable-policy is never"
     else:
         text = f"open, no policy closes {direction} for identity {subject}"
-    return f"{direction} at {judgement.node}{'' if reached else ' (not reached)'}: {text}{passed}"
+    audited = "; audit mode forwards it" if judgement.is_audited else ""
+    return f"{direction} at {judgement.node}{'' if reached else ' (not reached)'}: {text}{passed}{audited}"
 
 
 def _passes(match: Match) -> bool:
@@ -148,7 +158,8 @@ def _value_text(name: str, entry: Entry) -> str:
         return f"no row: identity {_identity_text(2)}" if name == "ipcache" else "no row"
     match name:
         case "endpoints":
-            return f"endpoint {entry.value[0]}, identity {entry.value[1]}"
+            audited = ", audit mode" if entry.value.flags & AUDITED else ""
+            return f"endpoint {entry.value[0]}, identity {entry.value[1]}{audited}"
         case "ipcache":
             identity, tunnel = entry.value
             return f"identity {_identity_text(identity)}" + (f" behind {format_ip(tunnel)}" if tunnel else "")
@@ -180,7 +191,8 @@ def explanation_data(parties: Parties, seq: int, explanation: Explanation, known
         "flow": flow_text(parties),
         "seq": seq,
         "verdict": "allowed" if found.allowed else "denied",
-        "reason": None if found.allowed else drop_reason(found.reason),
+        "reason": None if found.reason == ALLOWED else drop_reason(found.reason),
+        "audited": found.audited,
         "direction": None if found.direction is None else DIRECTIONS[found.direction],
         "sourceIdentity": found.source_identity,
         "destinationIdentity": found.destination_identity,
@@ -195,7 +207,9 @@ def _judgement_data(judgement: Judgement, known: Known) -> dict[str, Any]:
         "direction": DIRECTIONS[judgement.direction],
         "verdict": "allowed" if judgement.reason == ALLOWED else "denied",
         "reason": None if judgement.reason == ALLOWED else drop_reason(judgement.reason),
+        "audited": judgement.is_audited,
         "enforced": judgement.is_enforced,
+        "enablePolicy": judgement.enforcement,
         "subject": judgement.subject,
         "peer": judgement.peer,
         "entries": [

@@ -65,6 +65,7 @@ _CELLS: dict[str, Callable[[Any, bool], object]] = {
     "TABLE DIGEST": lambda node, wide: compared_text(node.table_comparison, node.table_digest, wide),
     "KERNEL": lambda node, wide: _kernel(node),
     "REPAIRS": lambda node, wide: node.drift_repairs,
+    "AUDIT": lambda node, wide: "on" if node.policy_audit_mode else None,
     "REPORTED": lambda node, wide: f"{age(node.last_report_age_ms)} ago" if node.seq else None,
     "ERRORS": lambda node, wide: "; ".join(node.errors),
 }

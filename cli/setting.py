@@ -1,4 +1,4 @@
-"""`kilim setting list|set`: what holds for the whole cluster; kept in the log like everything else."""
+"""`kilim setting list|set`: what holds for the whole cluster, or one node; kept in the log like everything else."""
 
 import click
 
@@ -23,11 +23,21 @@ def setting_list(output: str | None, servers: str | None) -> None:
     list_kind("Setting", output, servers)
 
 
-@setting.command("set", example="kilim setting set identity-release-grace-s 60")
+@setting.command(
+    "set",
+    example="""
+    kilim setting set identity-release-grace-s 60
+    kilim setting set enable-policy always
+    kilim setting set policy-audit-mode true --node node1
+    """,
+)
 @click.argument("name")
 @click.argument("value")
+@click.option("--node", default="", help="For this node alone, before the cluster's (policy-audit-mode).")
 @server_option
-def setting_set(name: str, value: str, servers: str | None) -> None:
-    """Change a setting; an empty VALUE is the default again."""
-    connect(servers).cluster("ChangeSetting", pb.ChangeSettingRequest(name=name, value=value, actor=actor()))
-    click.echo(f"setting {name} is {value}" if value else f"setting {name} is at its default")
+def setting_set(name: str, value: str, node: str, servers: str | None) -> None:
+    """Change a setting; an empty VALUE is the default again, with --node what holds for the cluster."""
+    request = pb.ChangeSettingRequest(name=name, value=value, node=node, actor=actor())
+    connect(servers).cluster("ChangeSetting", request)
+    where, without = (f" on node {node}", "as for the cluster") if node else ("", "at its default")
+    click.echo(f"setting {name} is {value or without}{where}")

@@ -94,8 +94,18 @@ def _summary(answer: Any, wide: bool) -> list[str]:
         f"Log      seq {answer.seq}, chain {digest_text(answer.chain, wide)}",
         f"History  {_history(answer.log)}",
         f"State    digest {digest_text(answer.state_digest, wide)}",
+        f"Policy   {_policy(answer)}",
         f"etcd     {_etcd(answer.etcd)}",
     ]
+
+
+def _policy(answer: Any) -> str:
+    """Which endpoints are isolated, and where that drops nothing."""
+    audited = [node.name for node in answer.nodes if node.policy_audit_mode]
+    where = (
+        "every node" if len(audited) == len(answer.nodes) else f"node{'s' * (len(audited) > 1)} {', '.join(audited)}"
+    )
+    return f"enable-policy {answer.enable_policy or 'default'}" + (f", AUDIT MODE on {where}" if audited else "")
 
 
 def _history(log: Any) -> str:

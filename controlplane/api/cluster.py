@@ -9,7 +9,7 @@ import grpc
 from kilim.controlplane.api.condition import Condition
 from kilim.controlplane.api.limits import TEXT_LENGTH, check_length, check_names
 from kilim.controlplane.api.status import Context, answering
-from kilim.controlplane.decide.command import ChangeSetting
+from kilim.controlplane.decide.command import ChangeSetting, ConfigureEndpoint
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.controlplane.phases import PhasedWriter
 from kilim.controlplane.replica import Replica
@@ -40,9 +40,20 @@ class Cluster(rpc.ClusterServicer):
             check_names((("name", request.name),))
             check_length("value", request.value, TEXT_LENGTH)
             check_length("actor", request.actor, TEXT_LENGTH)
-            command = ChangeSetting(request.name, request.value)
+            check_names((("node", request.node),))
+            command = ChangeSetting(request.name, request.value, request.node)
             answer = await self._writer.submit(command, request.actor or "unknown")
             return api.ChangeSettingResponse(seq=answer.seq)
+
+    async def ConfigureEndpoint(
+        self, request: api.ConfigureEndpointRequest, context: Context
+    ) -> api.ConfigureEndpointResponse:
+        async with answering(context):
+            check_names((("namespace", request.namespace), ("name", request.name)))
+            check_length("actor", request.actor, TEXT_LENGTH)
+            command = ConfigureEndpoint(request.namespace, request.name, request.policy_audit_mode)
+            answer = await self._writer.submit(command, request.actor or "unknown")
+            return api.ConfigureEndpointResponse(seq=answer.seq)
 
     async def Wait(self, request: api.WaitRequest, context: Context) -> api.WaitResponse:
         """Until every node that is up enforces `seq`: nodes may come up, go down and join meanwhile. Not done where

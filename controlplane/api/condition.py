@@ -11,6 +11,7 @@ from kilim.controlplane.reports import KERNEL, STATE, TABLES, Reports
 from kilim.controlplane.store import FULL, Store
 from kilim.kvstore.election import Election
 from kilim.model.address import format_ip
+from kilim.model.settings import ENABLE_POLICY, audits
 from kilim.v1 import controlplane_pb2 as api
 
 # A replica that has gone is missed for as long; then it is taken to have been removed on purpose.
@@ -71,6 +72,7 @@ class Condition:
             nodes=nodes,
             log=log_status(self._keeper),
             checkpoints=checkpoints(self._replica.history),
+            enable_policy=ENABLE_POLICY.read(self._replica.state),
         )
 
     def node_status(self, name: str) -> api.NodeStatus:
@@ -91,6 +93,7 @@ class Condition:
             now_s = time.monotonic()
             status.last_report_age_ms = int((now_s - heard.at_s) * 1000)
             status.kernel_age_ms = int((now_s - heard.kernel_heard_s) * 1000) if heard.kernel_heard_s else 0
+        status.policy_audit_mode = audits(self._replica.state, name)
         status.lag_events = max(self._replica.seq - status.seq, 0)
         status.lag_ms = int(self._reports.lag_s(name) * 1000)
         return status

@@ -8,7 +8,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from kilim.controlplane.decide.objects import POLICY_KINDS
+from kilim.controlplane.decide.policy import POLICY_KINDS
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.address import format_ip
 from kilim.model.cidr_group import CIDR_GROUP
@@ -16,6 +16,7 @@ from kilim.model.identity import RESERVED, Identity
 from kilim.model.nouns import Endpoint, Node, Setting
 from kilim.model.protocols import PROTOCOL_NAMES
 from kilim.model.resource import manifest_of
+from kilim.model.settings import audits
 from kilim.model.state import State, endpoint_key, policy_key
 from kilim.v1 import controlplane_pb2 as api
 
@@ -34,7 +35,7 @@ def show(state: State, kind: str, namespace: str, name: str) -> api.Resource | N
     elif kind in _KEPT_AS_POLICIES:
         key = policy_key(kind, namespace, name)
     noun = table.get(key)
-    return None if noun is None else _resource(kind, noun)
+    return None if noun is None else _resource(state, kind, noun)
 
 
 def show_all(state: State, kind: str, namespace: str) -> Iterator[api.Resource]:
@@ -43,7 +44,7 @@ def show_all(state: State, kind: str, namespace: str) -> Iterator[api.Resource]:
     for key in sorted(table):
         noun = table[key]
         if getattr(noun, "kind", kind) == kind and namespace in ("", getattr(noun, "namespace", namespace)):
-            yield _resource(kind, noun)
+            yield _resource(state, kind, noun)
 
 
 def _table(state: State, kind: str) -> Mapping[Any, Any]:
@@ -65,8 +66,10 @@ def _table(state: State, kind: str) -> Mapping[Any, Any]:
     return tables[kind]
 
 
-def _resource(kind: str, noun: Any) -> api.Resource:
+def _resource(state: State, kind: str, noun: Any) -> api.Resource:
     shown = _SHOWN[kind](noun)
+    if isinstance(noun, Endpoint):
+        shown["status"] = {"policyAuditMode": noun.policy_audit_mode or audits(state, noun.node)}
     metadata = shown["metadata"]
     return api.Resource(
         kind=kind,
@@ -98,6 +101,7 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
             {"name": port.name, "port": port.port, "protocol": PROTOCOL_NAMES.get(port.protocol, str(port.protocol))}
             for port in endpoint.named_ports
         ],
+        "policyAuditMode": endpoint.policy_audit_mode,
     }
     return _ours("Endpoint", metadata, spec)
 
@@ -107,7 +111,10 @@ def _identity(identity: Identity) -> dict[str, Any]:
 
 
 def _setting(setting: Setting) -> dict[str, Any]:
-    return _ours("Setting", {"name": setting.name}, {"value": setting.value})
+    spec = {"value": setting.value}
+    if setting.node:
+        spec["node"] = setting.node
+    return _ours("Setting", {"name": setting.name}, spec)
 
 
 _SHOWN: dict[str, Callable[[Any], dict[str, Any]]] = {

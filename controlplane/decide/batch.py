@@ -10,6 +10,7 @@ from kilim.controlplane.decide.command import (
     ApplyObjects,
     ChangeSetting,
     Command,
+    ConfigureEndpoint,
     DeleteObjects,
     PreparePolicies,
     RegisterEndpoint,
@@ -20,7 +21,11 @@ from kilim.controlplane.decide.command import (
     WithdrawMemberships,
 )
 from kilim.controlplane.decide.draft import Draft
-from kilim.controlplane.decide.endpoint import decide_register_endpoint, decide_remove_endpoint
+from kilim.controlplane.decide.endpoint import (
+    decide_configure_endpoint,
+    decide_register_endpoint,
+    decide_remove_endpoint,
+)
 from kilim.controlplane.decide.identity import decide_allocate, decide_release
 from kilim.controlplane.decide.membership import decide_withdraw
 from kilim.controlplane.decide.node import decide_register_node
@@ -80,6 +85,8 @@ def _decide(draft: Draft, command: Command) -> Result:
             return decide_register_endpoint(draft, command)
         case RemoveEndpoint():
             return decide_remove_endpoint(draft, command)
+        case ConfigureEndpoint():
+            return decide_configure_endpoint(draft, command)
         case ApplyObjects():
             return decide_apply(draft, command)
         case DeleteObjects():

@@ -31,9 +31,12 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class RegisterNode:
+    """`labels`: all that are given to it."""
+
     name: str
     ip: str
     pod_cidrs: tuple[str, ...] = ()
+    labels: LabelPairs = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class RemoveEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class AllocateIdentities:
-    """Those that a command to come will give to endpoints: (sorted labels, cause) of each."""
+    """Those that a command to come will give to endpoints or nodes: (sorted labels, cause) of each."""
 
     wanted: tuple[tuple[tuple[str, ...], str], ...]
 
@@ -94,24 +97,35 @@ class PreparePolicies:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseIdentities:
-    """Those of `ids` that no endpoint has."""
+    """Those of `ids` that no endpoint and no node has."""
 
     ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class WithdrawMemberships:
-    """Of `prefixes` that no policy names: the labels of some of the endpoints inside them."""
+    """Of `prefixes` that no policy names: the labels of some of the endpoints inside them. Of some nodes whatever no
+    policy tells them apart by."""
 
     prefixes: tuple[Cidr, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeSetting:
-    """An empty value: the default again."""
+    """An empty value: the default again; with a node, what holds for the cluster."""
 
     name: str
     value: str
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureEndpoint:
+    """Options of one endpoint, for as long as its pod lives."""
+
+    namespace: str
+    name: str
+    policy_audit_mode: bool
 
 
 Command = (
@@ -125,6 +139,7 @@ Command = (
     | ReleaseIdentities
     | WithdrawMemberships
     | ChangeSetting
+    | ConfigureEndpoint
 )
 
 

@@ -8,7 +8,13 @@ Where the labels, the service account and the named ports of an endpoint come fr
 from dataclasses import replace
 
 from kilim.controlplane.decide.capacity import check_endpoints, check_ipcache
-from kilim.controlplane.decide.command import Accepted, EndpointRegistered, RegisterEndpoint, RemoveEndpoint
+from kilim.controlplane.decide.command import (
+    Accepted,
+    ConfigureEndpoint,
+    EndpointRegistered,
+    RegisterEndpoint,
+    RemoveEndpoint,
+)
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.identity import identity_of_endpoint
 from kilim.controlplane.decide.refusal import Code, Refusal, invalid
@@ -33,7 +39,7 @@ def with_name_label(name: str, labels: LabelPairs) -> LabelPairs:
 
 
 def decide_register_endpoint(draft: Draft, command: RegisterEndpoint) -> EndpointRegistered:
-    """The same again changes nothing; a new container of the same pod takes the old one's place."""
+    """The same again changes nothing; a new container of the same pod takes the old one's place and options."""
     draft.cause = f"endpoint {command.namespace}/{command.name} container {command.container_id}"
     key = endpoint_key(command.namespace, command.name)
     ip = _checked_ip(draft, command, key)
@@ -52,6 +58,7 @@ def decide_register_endpoint(draft: Draft, command: RegisterEndpoint) -> Endpoin
         container_id=command.container_id,
         labels=tuple(sorted(command.labels)),
         service_account=command.service_account,
+        policy_audit_mode=before is not None and before.node == command.node and before.policy_audit_mode,
     )
     return EndpointRegistered(put_endpoint(draft, wanted, namespace_labels(draft.state, command.namespace)))
 
@@ -64,6 +71,18 @@ def decide_remove_endpoint(draft: Draft, command: RemoveEndpoint) -> Accepted:
         return Accepted()
     if command.container_id in ("", endpoint.container_id):
         draft.emit(pb.EndpointRemoved(namespace=endpoint.namespace, name=endpoint.name))
+    return Accepted()
+
+
+def decide_configure_endpoint(draft: Draft, command: ConfigureEndpoint) -> Accepted:
+    key = endpoint_key(command.namespace, command.name)
+    draft.cause = f"options of endpoint {key}"
+    endpoint = draft.state.endpoints.get(key)
+    if endpoint is None:
+        raise Refusal(Code.NOT_FOUND, f"endpoint {key}: not found")
+    wanted = replace(endpoint, policy_audit_mode=command.policy_audit_mode)
+    if wanted != endpoint:
+        draft.emit(pb.EndpointUpdated(endpoint=endpoint_to_pb(wanted)))
     return Accepted()
 
 

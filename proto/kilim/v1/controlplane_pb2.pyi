@@ -787,10 +787,13 @@ class StatusResponse(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    ENABLE_POLICY_FIELD_NUMBER: _builtins.int
     ok: _builtins.bool
     seq: _builtins.int
     chain: _builtins.bytes
     state_digest: _builtins.bytes
+    enable_policy: _builtins.str
+    """"default" | "always" | "never" """
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """one line each, empty when ok"""
@@ -820,10 +823,11 @@ class StatusResponse(_message.Message):
         nodes: _abc.Iterable[Global___NodeStatus] | None = ...,
         log: Global___LogStatus | None = ...,
         checkpoints: _abc.Iterable[Global___Checkpoint] | None = ...,
+        enable_policy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["etcd", b"etcd", "log", b"log"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "checkpoints", b"checkpoints", "etcd", b"etcd", "log", b"log", "nodes", b"nodes", "ok", b"ok", "problems", b"problems", "replicas", b"replicas", "seq", b"seq", "state_digest", b"state_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "checkpoints", b"checkpoints", "enable_policy", b"enable_policy", "etcd", b"etcd", "log", b"log", "nodes", b"nodes", "ok", b"ok", "problems", b"problems", "replicas", b"replicas", "seq", b"seq", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1011,6 +1015,7 @@ class NodeStatus(_message.Message):
     KERNEL_COMPARISON_FIELD_NUMBER: _builtins.int
     KERNEL_AGE_MS_FIELD_NUMBER: _builtins.int
     SILENT_FIELD_NUMBER: _builtins.int
+    POLICY_AUDIT_MODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     ip: _builtins.str
     up: _builtins.bool
@@ -1035,6 +1040,8 @@ class NodeStatus(_message.Message):
     """since this replica heard of that reading; 0: of none"""
     silent: _builtins.bool
     """up, and nothing was heard for some seconds"""
+    policy_audit_mode: _builtins.bool
+    """all its endpoints are in audit mode; by the log, whatever it enforces"""
     @_builtins.property
     def pod_cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1059,10 +1066,11 @@ class NodeStatus(_message.Message):
         kernel_comparison: Global___Comparison.ValueType = ...,
         kernel_age_ms: _builtins.int = ...,
         silent: _builtins.bool = ...,
+        policy_audit_mode: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift_repairs", b"drift_repairs", "errors", b"errors", "ip", b"ip", "kernel_age_ms", b"kernel_age_ms", "kernel_comparison", b"kernel_comparison", "lag_events", b"lag_events", "lag_ms", b"lag_ms", "last_report_age_ms", b"last_report_age_ms", "name", b"name", "pod_cidrs", b"pod_cidrs", "seq", b"seq", "silent", b"silent", "state_comparison", b"state_comparison", "state_digest", b"state_digest", "table_comparison", b"table_comparison", "table_digest", b"table_digest", "up", b"up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift_repairs", b"drift_repairs", "errors", b"errors", "ip", b"ip", "kernel_age_ms", b"kernel_age_ms", "kernel_comparison", b"kernel_comparison", "lag_events", b"lag_events", "lag_ms", b"lag_ms", "last_report_age_ms", b"last_report_age_ms", "name", b"name", "pod_cidrs", b"pod_cidrs", "policy_audit_mode", b"policy_audit_mode", "seq", b"seq", "silent", b"silent", "state_comparison", b"state_comparison", "state_digest", b"state_digest", "table_comparison", b"table_comparison", "table_digest", b"table_digest", "up", b"up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
