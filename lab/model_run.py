@@ -6,6 +6,7 @@ of real packets: a port that nobody serves is an `error`.
 
 import ipaddress
 from collections.abc import Sequence
+from itertools import count
 
 from kilim.controlplane.decide.batch import Decided, decide_batch
 from kilim.controlplane.decide.command import (
@@ -103,7 +104,8 @@ class ModelStage:
     def _start(self, pod: Pod) -> None:
         node = self._lab.node(pod.node or self._lab.nodes[0].name)
         ip = pod.ip or self._free_ip(node.pod_cidrs)
-        number = 1 + sum(running.node == node.name for running in self._pods.values())
+        taken = self._view.endpoints_on.get(node.name, {})
+        number = next(number for number in count(1) if number not in taken)
         self._do(RegisterEndpoint(node.name, pod.namespace, pod.name, pod.key, ip, number))
         self._pods[pod.key] = RunningPod(pod, node.name, "/nowhere", pod.key, (ip,))
 

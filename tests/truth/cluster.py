@@ -1,10 +1,12 @@
 """The cluster of the truth tables."""
 
+from collections.abc import Sequence
 from typing import Any
 
 Value = dict[str, Any]
 
 NAMESPACES, PODS, PORTS, PROTOCOLS = "xyz", "abc", (80, 81), ("TCP", "UDP", "SCTP")
+OUTSIDE = {"near": "198.51.100.10", "far": "198.51.100.77"}
 NODES = [{"name": f"node{number}", "podCIDRs": [f"10.61.{number}.0/24"]} for number in (1, 2)]
 
 
@@ -42,22 +44,43 @@ def _port(pod: str, port: int, protocol: str) -> Value:
     return {"port": port, "protocol": protocol, "name": name}
 
 
+def outside() -> Value:
+    """Two hosts that are no part of the cluster."""
+    ports = [{"port": port, "protocol": protocol} for port in PORTS for protocol in ("TCP", "UDP")]
+    return {"externals": [{"name": name, "ip": ip, "ports": ports} for name, ip in OUTSIDE.items()]}
+
+
 def pod_object(pod: Value, labels: dict[str, str]) -> Value:
+    """With where it runs, so that one that has gone comes back to its place."""
     ports = [{"containerPort": p["port"], "protocol": p["protocol"], "name": p["name"]} for p in pod["ports"]]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"namespace": pod["namespace"], "name": pod["name"], "labels": labels},
-        "spec": {"serviceAccountName": pod["serviceAccount"], "containers": [{"name": "c", "ports": ports}]},
+        "spec": {
+            "nodeName": pod["node"],
+            "serviceAccountName": pod["serviceAccount"],
+            "containers": [{"name": "c", "ports": ports}],
+        },
+        "status": {"podIP": pod["ip"]},
     }
 
 
-def all_probes() -> list[Value]:
-    names = [f"{namespace}/{pod}" for namespace in NAMESPACES for pod in PODS]
-    return [
+def all_probes(without: Sequence[str] = (), outside: bool = False) -> list[Value]:
+    """Between all pods but those that are gone, and between them and the outside."""
+    names = [name for name in (f"{namespace}/{pod}" for namespace in NAMESPACES for pod in PODS) if name not in without]
+    probes = [
         {"from": source, "to": target, "port": port, "protocol": protocol}
         for source in names
         for target in names
         for port in PORTS
         for protocol in PROTOCOLS
+    ]
+    hosts = [f"ext:{name}" for name in OUTSIDE] if outside else []
+    ends = [pair for name in names for host in hosts for pair in ((name, host), (host, name))]
+    return probes + [
+        {"from": source, "to": target, "port": port, "protocol": protocol}
+        for source, target in ends
+        for port in PORTS
+        for protocol in ("TCP", "UDP")
     ]

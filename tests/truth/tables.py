@@ -1,13 +1,14 @@
 """From the short form of tests/data/truth to scenarios with expectations."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.oracle.scenarios import with_expectations
-from tests.truth.cluster import all_probes, cluster, pod_object
+from tests.truth.cluster import all_probes, cluster, outside, pod_object
 
 Value = dict[str, Any]
 
@@ -27,7 +28,8 @@ def truth_tables() -> Iterator[tuple[str, Value]]:
     """(name, scenario) of every entry, in the order of the files."""
     for file in sorted(FOLDER.glob("*.yaml")):
         for entry in yaml.safe_load(file.read_text()):
-            yield entry["is"], with_expectations({**cluster(), "steps": list(_steps(entry))})
+            beyond = outside() if entry.get("outside") else {}
+            yield entry["is"], with_expectations({**cluster(), **beyond, "steps": list(_steps(entry))})
 
 
 def kinds_of(scenario: Value) -> set[str]:
@@ -35,14 +37,21 @@ def kinds_of(scenario: Value) -> set[str]:
 
 
 def _steps(entry: Value) -> Iterator[Value]:
-    first = list(_objects(entry))
-    yield {"apply": first, "probes": all_probes()}
+    """`then` has what comes after: other versions, `relabel`, pods that are `gone`, all of them `back`, or `delete`."""
+    first, gone = list(_objects(entry)), []
+    probes = partial(all_probes, outside=bool(entry.get("outside")))
+    yield {"apply": first, "probes": probes()}
     for change in entry.get("then", ()):
         if change.get("delete"):
-            yield {"apply": [], "delete": first, "probes": all_probes()}
+            yield {"apply": [], "delete": first, "probes": probes()}
+        elif "gone" in change:
+            gone = change["gone"]
+            yield {"apply": [], "delete": [_as_it_was(name) for name in gone], "probes": probes(without=gone)}
+        elif change.get("back"):
+            yield {"apply": [*_objects(change), *map(_as_it_was, gone)], "probes": probes()}
         else:
             relabelled = [_relabelled(name, labels) for name, labels in change.get("relabel", {}).items()]
-            yield {"apply": [*_objects(change), *relabelled], "probes": all_probes()}
+            yield {"apply": [*_objects(change), *relabelled], "probes": probes()}
 
 
 def _objects(entry: Value) -> Iterator[Value]:
@@ -75,5 +84,13 @@ def _object(form: str, name: str, namespace: str, body: Value) -> Value:
 def _relabelled(name: str, labels: dict[str, str]) -> Value:
     if "/" not in name:
         return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-    pods = {f"{pod['namespace']}/{pod['name']}": pod for pod in cluster()["pods"]}
-    return pod_object(pods[name], labels)
+    return pod_object(_pods()[name], labels)
+
+
+def _as_it_was(name: str) -> Value:
+    pod = _pods()[name]
+    return pod_object(pod, pod["labels"])
+
+
+def _pods() -> dict[str, Value]:
+    return {f"{pod['namespace']}/{pod['name']}": pod for pod in cluster()["pods"]}
