@@ -70,7 +70,7 @@ class PhasedWriter:
             waited = await self._enforced(first.seq, deadline_s)
             if first.command is not None:
                 try:
-                    await self._writer.submit(first.command, actor)
+                    await self._writer.submit_uncounted(first.command, actor)
                 except Refusal:
                     return  # the command itself says it better
                 except OutcomeUnknown as error:
@@ -83,7 +83,7 @@ class PhasedWriter:
         command = WithdrawMemberships(prefixes)
         with suppress(KvError, Busy, Refusal):
             await self._prepare(command, actor)
-            await self._writer.submit(command, actor)
+            await self._writer.submit_uncounted(command, actor)
 
     async def _enforced(self, seq: int, deadline_s: float) -> bool:
         """Whether there was anything to wait for, until all nodes that are up enforce it or time is over."""
