@@ -12,7 +12,7 @@ Easy to get wrong: this only makes losing rare, and proves nothing. The guard of
 SLOT_APPENDS = 4.0
 SLOT_MIN_S = 0.004
 SLOT_MAX_S = 0.1
-WRITERS_MAX = 16
+WRITERS_MAX = 8
 _WEIGHT = 0.2  # of the last append in the mean
 
 

@@ -143,13 +143,13 @@ class Writer:
             batch[:] = [waiting for waiting in batch if not waiting.answer.done()]
             if not batch:
                 return
-            await self._wait_turn()
-            self._join(batch)
             try:
                 async with asyncio.timeout(HEAD_S):
-                    head = await self._current_head(fresh)
+                    head = await self._wait_turn(fresh)
             except TimeoutError:
                 raise Unavailable(f"the log's head cannot be read from etcd within {HEAD_S:g} s") from None
+            if not fresh:  # else the head was read before the others came
+                self._join(batch)
             parts = self._decide(batch)
             if not any(part.records for part in parts):
                 if fresh:
@@ -162,11 +162,15 @@ class Writer:
                 self._counters.append_conflicts.inc()
                 fresh = False
 
-    async def _wait_turn(self) -> None:
+    async def _wait_turn(self, fresh: bool) -> LogHead:
+        """The current head, once we may append to it."""
+        head = await self._current_head(fresh)
         while wait_s := self._turns.wait_s(self._log.writer, time.monotonic()):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await self._replica.history.wait(self._replica.seq)
+                    await self._replica.history.wait(head.last_seq)
+            head = await self._current_head(fresh=False)
+        return head
 
     def _join(self, batch: list[_Waiting]) -> None:
         while len(batch) < TOGETHER_MAX and not self._queue.empty():

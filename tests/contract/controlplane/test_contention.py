@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import pytest
 
 from kilim.controlplane.counters import Counters
-from kilim.controlplane.decide.command import ApplyObjects, Command, Document
+from kilim.controlplane.decide.command import ApplyObjects, Command, DeleteObjects, Document, Ref
 from kilim.controlplane.decide.view import Defaults
 from kilim.controlplane.replica import Replica
-from kilim.controlplane.writer import Writer
+from kilim.controlplane.writer import Answer, Writer
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.commit import CHAIN_START, Commit, verify_commit
 from kilim.kvstore.embedded import EmbeddedEtcd
-from kilim.kvstore.head import head_after
+from kilim.kvstore.head import LogHead, head_after
 from kilim.kvstore.log import EventLog
 from kilim.kvstore.snapshots import SnapshotStore
 from kilim.model.nouns import Namespace
@@ -128,3 +128,25 @@ async def test_a_head_known_from_a_commit_is_the_one_in_etcd(etcd: EmbeddedEtcd,
         assert one.conflicts == 0
         await other.writer.submit(namespace("last"), "test")
         assert other.conflicts == 0
+
+
+async def test_who_comes_after_a_look_at_the_head_is_not_answered_by_it(
+    etcd: EmbeddedEtcd, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with appender(etcd.endpoints, cluster, follows=False) as one, appender(etcd.endpoints, cluster) as other:
+        await one.writer.submit(namespace("here"), "test")
+        read_head = one.log.head
+        late: list[asyncio.Task[Answer]] = []
+
+        async def head_and_meanwhile() -> LogHead:
+            head = await read_head()
+            if not late:
+                await other.writer.submit(namespace("there"), "test")
+                remove = DeleteObjects((Ref("Namespace", "", "there"),))
+                late.append(asyncio.create_task(one.writer.submit(remove, "test")))
+                await asyncio.sleep(0)
+            return head
+
+        monkeypatch.setattr(one.log, "head", head_and_meanwhile)
+        assert (await one.writer.submit(namespace("here"), "test")).seq == 1  # nothing to do, as of that look
+        assert (await late[0]).seq == 3
