@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from kilim.controlplane.decide.batch import Decided
-from kilim.controlplane.decide.command import EndpointRegistered, ReleaseIdentities, RemoveEndpoint
+from kilim.controlplane.decide.command import ConfigureEndpoint, EndpointRegistered, ReleaseIdentities, RemoveEndpoint
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.nouns import NamedPort, Namespace, Pod
 from tests.pure.controlplane.worlds import World, apply, delete, endpoint, node
@@ -164,3 +164,24 @@ def test_identities_can_be_exhausted(world: World) -> None:
     refusal = world.refusal(endpoint("c", "10.244.0.5", 3, app="c"))
     assert refusal.code is Code.EXHAUSTED
     assert "identities 256-257 are all in use (2)" in refusal.message
+
+
+def test_audit_mode_lasts_as_long_as_the_pod(world: World) -> None:
+    world.do(endpoint(app="db"))
+    world.do(ConfigureEndpoint("shop", "db", True))
+    assert world.bodies == ["endpoint_updated"]
+    world.do(ConfigureEndpoint("shop", "db", True))
+    assert world.bodies == []
+    world.do(replace(endpoint(app="db"), container_id="new"))
+    world.do(apply(Pod("shop", "db", (("app", "real"),), "runner")))
+    assert world.state.endpoints["shop/db"].policy_audit_mode, "a new container, and other labels"
+    world.do(replace(endpoint("db", "10.244.1.9", 7, "node2", app="db"), container_id="moved"))
+    assert not world.state.endpoints["shop/db"].policy_audit_mode, "another pod of that name"
+    world.do(ConfigureEndpoint("shop", "db", True))
+    world.do(RemoveEndpoint("node2", "shop", "db"))
+    world.do(endpoint(app="db"))
+    assert not world.state.endpoints["shop/db"].policy_audit_mode
+
+
+def test_options_of_an_endpoint_that_is_not_there(world: World) -> None:
+    assert world.refusal(ConfigureEndpoint("shop", "cache", True)).message == "endpoint shop/cache: not found"

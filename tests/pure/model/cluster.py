@@ -16,11 +16,13 @@ from kilim.model.nouns import (
     Namespace,
     Node,
     Policy,
+    Setting,
     endpoint_to_pb,
     identity_to_pb,
     namespace_to_pb,
     node_to_pb,
     policy_to_pb,
+    setting_to_pb,
 )
 from kilim.model.resource import parse_manifest
 from kilim.model.state import Change, State
@@ -80,3 +82,7 @@ class Cluster:
             self.cidr(cidr)
         self.happen(policy_replaced=pb.PolicyReplaced(policy=policy_to_pb(noun)))
         return noun
+
+    def set(self, name: str, value: str, node: str = "") -> None:
+        setting = Setting(name, value, node)
+        self.happen(setting_changed=pb.SettingChanged(setting=setting_to_pb(setting)))

@@ -9,6 +9,7 @@ from kilim.model.explain import Explanation, Flow, Place, explain
 from kilim.model.facts import StateFacts
 from kilim.model.fold import fold_event
 from kilim.model.protocols import PROTOCOLS
+from kilim.model.settings import ALWAYS
 from kilim.model.state import State
 from kilim.model.tables import ALLOW, DENY, EGRESS, NORMAL, PASS, Tables, action_of, tier_flag
 from kilim.model.verdict import ALLOWED, POLICY_DENIED, POLICY_DENY, verdict
@@ -28,16 +29,18 @@ def check(explanation: Explanation, tables: dict[str, Tables]) -> None:
     flow, found = explanation.flow, explanation.verdict
     here, there = (tables[place.node] if place.node else None for place in (flow.source, flow.destination))
     assert found == verdict(here, there, flow.source.ip, flow.destination.ip, flow.protocol, flow.port)
-    dropping = next((each for each in explanation.judgements if each.reason != ALLOWED), None)
-    assert found.allowed == (dropping is None)
-    if dropping is not None:
-        assert (found.direction, found.reason) == (dropping.direction, dropping.reason)
+    dropping = next((each for each in explanation.judgements if each.drops), None)
+    audited = next((each for each in explanation.judgements if each.is_audited), None)
+    assert (found.allowed, found.audited) == (dropping is None, dropping is None and audited is not None)
+    objecting = dropping or audited
+    if objecting is not None:
+        assert (found.direction, found.reason) == (objecting.direction, objecting.reason)
     for each in explanation.judgements:
         deciding = {action_of(match.entry.value) for match in each.matches} - {PASS}
         assert deciding == {ALLOWED: deciding & {ALLOW}, POLICY_DENY: {DENY}}.get(each.reason, set())
         flags = each.entries[-1].value
         assert each.reason != ALLOWED or deciding or not flags & tier_flag(NORMAL, each.direction)
-        assert each.reason != POLICY_DENIED or each.isolating or not each.is_known
+        assert each.reason != POLICY_DENIED or each.isolating or not each.is_known or each.enforcement == ALWAYS
         for entry in (*each.entries, *(match.entry for match in each.matches)):
             assert entry.row is None or entry.row.value(tables[entry.row.node]) == entry.value
         assert all(match.origins for match in each.matches)
