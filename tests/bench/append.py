@@ -1,12 +1,15 @@
-"""Commits and events per second into the log, beside bare transactions of the same size and number at a time on the
-same etcd: the log alone with one and three appenders, then commands through one replica and through three.
+"""Commits and events per second into the log, beside bare transactions on the same etcd: the log alone with one and
+three appenders, then commands of clients through one replica and through three.
 
-A bare transaction puts two keys, as a commit does, and compares nothing. Commands of clients that wait at the same time
-share a commit, so replicas can do more of them per second than etcd does transactions.
+A bare transaction puts two keys, as a commit does, and compares nothing. Appenders have as many rivals as they are,
+with transactions of the same size. Replicas have two kinds of rivals: as many as there are clients, each with one event
+to a transaction (commands of clients that wait at the same time share a commit, so replicas can do more of them per
+second than etcd does transactions), and as many as there are replicas, with transactions of the size of their commits.
 """
 
 import asyncio
 import itertools
+import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -21,6 +24,7 @@ from kilim.kvstore.transaction import put
 from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import controlplane_pb2_grpc as rpc
 from kilim.v1 import events_pb2 as pb
+from tests.bench.appender import appenders
 from tests.bench.measure import Result, alternate_async, compared, publish, single
 from tests.bench.plane import CLUSTER, Plane, plane
 
@@ -67,7 +71,8 @@ def _bare(etcd: EtcdClient, records: int) -> Work:
     return work
 
 
-def _appender(etcd: EtcdClient, cluster: str, records: int) -> Work:
+def _heedless(etcd: EtcdClient, cluster: str, records: int) -> Work:
+    """An appender that takes no turns and tries again as soon as it has lost."""
     log = EventLog(etcd, cluster)
     head: list[LogHead] = []
     events = [_record() for _ in range(records)]
@@ -87,16 +92,22 @@ def _appender(etcd: EtcdClient, cluster: str, records: int) -> Work:
 
 async def _of_log(etcd: EtcdClient) -> list[Result]:
     results = []
-    for metric, appenders, records in (
+    for metric, count, records in (
         ("log_commits_per_s", 1, 1),
         ("log_events_per_s_100_a_commit", 1, 100),
-        ("log_commits_per_s_3_contending", 3, 1),
+        ("log_commits_per_s_3_without_turns", 3, 1),
     ):
-        ours = [_appender(etcd, metric, records) for _ in range(appenders)]
-        bare = [_bare(etcd, records)] * appenders
-        mine, theirs = await alternate_async(lambda ours=ours: _rate(ours), lambda bare=bare: _rate(bare), ROUNDS)  # type: ignore[misc]
-        results.append(compared(metric, "1/s", "bare transactions", mine, theirs))
+        heedless = [_heedless(etcd, metric, records) for _ in range(count)]
+        results.append(await _beside(metric, heedless, [_bare(etcd, records)] * count))
+    async with appenders(etcd, "turns", 3, [_record()]) as ours:
+        metric = "log_commits_per_s_3_contending"
+        results.append(await _beside(metric, [each.append for each in ours], [_bare(etcd, 1)] * 3))
     return results
+
+
+async def _beside(metric: str, ours: Sequence[Work], bare: Sequence[Work]) -> Result:
+    mine, theirs = await alternate_async(lambda: _rate(ours), lambda: _rate(bare), ROUNDS)
+    return compared(metric, "1/s", f"bare transactions, {len(bare)}", mine, theirs)
 
 
 def _client(stub: rpc.NodesStub, number: int) -> Work:
@@ -121,23 +132,32 @@ async def _of_commands(running: Plane, etcd: EtcdClient) -> list[Result]:
     await asyncio.gather(*(client() for client in clients))
     log = EventLog(etcd, CLUSTER)
     commits: list[float] = []
+    sizes: list[float] = []
+    bare: list[float] = []  # events per second
 
     async def ours() -> float:
         before, begun = await log.head(), time.perf_counter()
         rate = await _rate(clients)
         took_s = time.perf_counter() - begun
-        read = [commit async for commit in log.read(before.next_seq)]
+        read = [len(commit.records) async for commit in log.read(before.next_seq)]
         commits.append(len(read) / took_s)
+        events = round(statistics.median(read))
+        sizes.append(events)
+        bare.append(await _rate([_bare(etcd, events)] * len(stubs)))
         return rate
 
-    bare = [_bare(etcd, 1)] * CLIENTS
-    mine, theirs = await alternate_async(ours, lambda: _rate(bare), ROUNDS)
+    mine, theirs = await alternate_async(ours, lambda: _rate([_bare(etcd, 1)] * CLIENTS), ROUNDS)
     for channel in channels:
         await channel.close()
-    name = f"commands_per_s_{len(stubs)}_replicas_{CLIENTS}_clients"
+    replicas = f"{len(stubs)}_replicas"
+    same_size = f"bare transactions, {len(stubs)}"
     return [
-        compared(name, "1/s", f"bare transactions, {CLIENTS}", mine, theirs),
-        single(f"commits_per_s_{len(stubs)}_replicas", "1/s", commits),
+        compared(f"commands_per_s_{replicas}_{CLIENTS}_clients", "1/s", f"bare transactions, {CLIENTS}", mine, theirs),
+        compared(
+            f"commits_per_s_{replicas}", "1/s", same_size, commits, [b / s for b, s in zip(bare, sizes, strict=True)]
+        ),
+        compared(f"events_per_s_{replicas}", "1/s", same_size, mine, bare),
+        single(f"events_a_commit_{replicas}", "", sizes),
     ]
 
 
