@@ -8,7 +8,7 @@ import grpc
 from kilim.cli.client import open_channel, refusal, why_unavailable
 from kilim.cli.command import Command, Group
 from kilim.cli.failure import BadUsage, Failure
-from kilim.cli.output import output_option, print_data
+from kilim.cli.output import output_option, print_data, typed_row
 from kilim.cli.table import table
 from kilim.v1 import agent_pb2 as pb
 from kilim.v1 import agent_pb2_grpc
@@ -52,7 +52,7 @@ def _add(word: str, name: str, what: str) -> None:
 def show_table(name: str, socket: str, *, kernel: bool, output: str | None) -> None:
     answer = _ask(socket, pb.DumpTableRequest(table=name, kernel=kernel))
     if output in {"json", "yaml"}:
-        print_data([dict(zip(answer.columns, row.cells, strict=True)) for row in answer.rows], output)
+        print_data([typed_row(answer.columns, row.cells) for row in answer.rows], output)
     else:
         click.echo(table([column.upper() for column in answer.columns], [list(row.cells) for row in answer.rows]))
 

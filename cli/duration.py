@@ -9,6 +9,15 @@ UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 
 
+def parse_duration(text: str) -> float | None:
+    """In seconds; None for what is none."""
+    if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        return float(text)
+    if re.fullmatch(f"({PART.pattern})+", text, re.ASCII):
+        return sum(float(amount) * UNITS_S[unit] for amount, unit in PART.findall(text))
+    return None
+
+
 class Duration(click.ParamType[float]):
     name = "duration"
 
@@ -16,10 +25,9 @@ class Duration(click.ParamType[float]):
         if isinstance(value, float):
             return value
         text = str(value)
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            return float(text)
-        if re.fullmatch(f"({PART.pattern})+", text):
-            return sum(float(amount) * UNITS_S[unit] for amount, unit in PART.findall(text))
+        seconds = parse_duration(text)
+        if seconds is not None:
+            return seconds
         self.fail(f'"{text}" must be a time such as 10s, 1m30s or 500ms', param, ctx)
 
 

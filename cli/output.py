@@ -1,7 +1,7 @@
 """The forms of `-o`, and plain data made of protobuf messages for them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
@@ -28,6 +28,14 @@ def to_yaml(value: object) -> str:
 
 def print_data(value: object, form: str) -> None:
     click.echo(to_yaml(value) if form == "yaml" else to_json(value))
+
+
+def typed_row(columns: Sequence[str], cells: Sequence[str]) -> dict[str, int | str | None]:
+    """The text of a table's row as data: numbers as numbers, `-` as null, words and addresses as they are."""
+    return {
+        column: None if cell == "-" else int(cell) if cell.isascii() and cell.isdecimal() else cell
+        for column, cell in zip(columns, cells, strict=True)
+    }
 
 
 def plain(message: Message) -> dict[str, Any]:

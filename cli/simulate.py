@@ -64,7 +64,7 @@ def _simulate(
     command = _command(files, delete)
     seen = _read_flows(against) if against is not None else None
     history = in_words(lambda: open_history(source))
-    before = in_words(lambda: state_at(history, None if at is None else seq_at(history, at)))
+    before = in_words(lambda: state_at(history, None if at is None else seq_at(history, at, "--at")))
     try:
         after, results = state_after(before, command)
     except Refusal as refusal:

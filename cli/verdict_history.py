@@ -57,7 +57,7 @@ def explained(focused: Focused, parties: Parties) -> Explanation:
 
 def _focused(history: HistorySource, at: str | None, parties: Parties) -> tuple[Focused, Stretch]:
     """Without folding the whole state, which takes seconds where there are 100,000 endpoints."""
-    seq = history.span().last_seq if at is None else seq_at(history, at)
+    seq = history.span().last_seq if at is None else seq_at(history, at, "--at")
     focused, newest = focused_at(history, seq, parties)
     for end in (parties.source, parties.destination):
         if isinstance(end, str) and end not in focused.state.endpoints:

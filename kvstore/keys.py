@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass
 
 _CLUSTER = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+ROOT = b"/kilim/v1/"
 _SEQ_DIGITS = 20
 _PART_DIGITS = 6
 
@@ -31,7 +32,7 @@ class Keys:
 
     @property
     def prefix(self) -> bytes:
-        return b"/kilim/v1/" + self.cluster.encode() + b"/"
+        return ROOT + self.cluster.encode() + b"/"
 
     @property
     def head(self) -> bytes:

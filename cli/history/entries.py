@@ -14,6 +14,8 @@ from kilim.cli.history.times import format_time
 from kilim.cli.output import plain
 from kilim.kvstore.commit import chain_next
 from kilim.kvstore.errors import Trimmed
+from kilim.model.fold import fold_record
+from kilim.model.state import State
 from kilim.v1.events_pb2 import Event
 
 LINE = "{:>8}  {:<24}  {:<18}  {:<22}  {}"
@@ -33,11 +35,19 @@ class Entry(NamedTuple):
 def entries(
     source: HistorySource, first: int, last: int, about: Named | None, *, with_changes: bool
 ) -> Iterator[Entry]:
-    before = _before(source, first) if with_changes and first <= last else None
+    before = moment_before(source, first) if with_changes and first <= last else None
     found = _plain_entries(source, first, last) if before is None else _changing_entries(source, before, last)
     for entry in found:
         if about is None or is_about(entry.event, about):
             yield entry
+
+
+def entry_as_it_comes(state: State | None, seq: int, chain: bytes, record: bytes) -> Entry:
+    """`state`: as of the event before it, folded on here; None: not known."""
+    if state is None:
+        return Entry(seq, chain, event_of(record))
+    changes = fold_record(state, seq, record)
+    return Entry(seq, chain, event_of(record), [field for change in changes for field in changed_fields(change)])
 
 
 def entry_data(entry: Entry) -> dict[str, Any]:
@@ -66,7 +76,8 @@ def entry_lines(entry: Entry, *, wide: bool) -> Iterator[str]:
         yield INDENT + field_text(change)
 
 
-def _before(source: HistorySource, first: int) -> Moment | None:
+def moment_before(source: HistorySource, first: int) -> Moment | None:
+    """The state that event `first` changes; None, with a warning, where it cannot be rebuilt."""
     try:
         return moment_at(source, first - 1)
     except Trimmed:

@@ -7,10 +7,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
+from kilim.cli.failure import BadUsage, Failure
 from kilim.cli.history.source import Base
 from kilim.kvstore.client import EtcdClient
+from kilim.kvstore.clusters import clusters
 from kilim.kvstore.commit import Commit
 from kilim.kvstore.errors import KvError
+from kilim.kvstore.keys import Keys
 from kilim.kvstore.log import EventLog
 from kilim.kvstore.snapshots import SnapshotManifest, SnapshotStore
 from kilim.kvstore.span import Span
@@ -21,6 +24,11 @@ T = TypeVar("T")
 
 class EtcdHistory:
     def __init__(self, endpoints: Sequence[str], cluster: str) -> None:
+        try:
+            Keys(cluster)
+        except ValueError as error:
+            raise BadUsage(f"--cluster: {error}") from None
+        self._endpoints, self._cluster = endpoints, cluster
         self._runner = asyncio.Runner()
         self._client = self._run(_connected(endpoints))
         self._log = EventLog(self._client, cluster)
@@ -36,8 +44,21 @@ class EtcdHistory:
 
     def span(self) -> Span:
         if self._span is None:
-            self._span = self._run(self._log.span())
+            span = self._run(self._log.span())
+            if span.last_seq == 0:
+                raise self._no_log(self._run(clusters(self._client)))
+            self._span = span
         return self._span
+
+    def _no_log(self, found: dict[str, bool]) -> Failure:
+        """A cluster that was not named, or misspelt, is no empty log."""
+        etcd = f"etcd {', '.join(self._endpoints)}"
+        others = ", ".join(f'"{name}"' for name, has_log in found.items() if has_log)
+        if others:
+            return Failure(f'--cluster: no log of cluster "{self._cluster}" in {etcd}; there is {others}')
+        if self._cluster in found:
+            return Failure(f'the log of cluster "{self._cluster}" in {etcd} holds no event yet')
+        return Failure(f"no log in {etcd}: it holds nothing of Kilim")
 
     def commits(self, from_seq: int, to_seq: int | None = None) -> Iterator[Commit]:
         last = self.span().last_seq if to_seq is None else to_seq

@@ -24,7 +24,10 @@ def parse_object(text: str) -> Named:
     if not all(parts) or len(parts) > 3:
         raise BadUsage(f'--object: "{text}" must be [KIND/]NAMESPACE/NAME, or [KIND/]NAME for what has no namespace')
     if len(parts) == 3:
-        kind = kind_of(parts[0])
+        try:
+            kind = kind_of(parts[0])
+        except BadUsage as error:
+            raise BadUsage(f"--object: {error.message}") from None
         if not kind.namespaced:
             raise BadUsage(f'--object: "{text}": {kind.name} has no namespace')
         return Named(kind.name.lower(), parts[1], parts[2])

@@ -138,18 +138,36 @@ def loaded(base: Base) -> Moment:
     return Moment(state, base.chain)
 
 
-def seq_at(source: HistorySource, text: str) -> int:
-    """`123`, or a time in RFC 3339: the last event not after it, to the millisecond. 0: before the first of all."""
+def seq_at(source: HistorySource, text: str, option: str) -> int:
+    """`123`, or a time in RFC 3339: the last event not after it, to the millisecond. Errors name the option."""
+    span = source.span()
     if text.isascii() and text.isdecimal():
+        check_event(int(text), option)
+        if int(text) > span.last_seq:
+            raise not_yet(int(text), span.last_seq, option)
         return int(text)
     try:
         until = parse_milliseconds(text)
     except ValueError:
-        raise BadUsage(f'"{text}" must be an event\'s number or a time such as 2026-11-22T14:03:00Z') from None
+        raise bad_moment(text, option) from None
     seq = last_until(source, until)
-    if seq is None:
-        raise Failure(f"{text} is before every event that is held: the first is event {source.span().first_seq}")
+    if not seq:
+        which = "the first event" if seq == 0 else f"every event that is held: the first is event {span.first_seq}"
+        raise Failure(f"{option}: {text} is before {which}")
     return seq
+
+
+def check_event(seq: int, option: str) -> None:
+    if seq < 1:
+        raise BadUsage(f"{option}: must be at least 1, the first event")
+
+
+def not_yet(seq: int, head: int, option: str) -> Failure:
+    return Failure(f"{option}: event {seq} has not happened: the log ends at event {head}")
+
+
+def bad_moment(text: str, option: str) -> BadUsage:
+    return BadUsage(f'{option}: "{text}" must be an event\'s number or a time such as 2026-11-22T14:03:00Z')
 
 
 def last_until(source: HistorySource, limit_ms: int) -> int | None:

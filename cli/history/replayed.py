@@ -1,17 +1,17 @@
 """What `kilim replay` prints: each form as data and as lines of text.
 
-Easy to get wrong: cells are those of `kilim bpf TABLE list`, so that both can be laid side by side.
+Easy to get wrong: cells are those of `kilim bpf TABLE list`, as text and as data: both can be laid side by side.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from kilim.cli.event import event_name, event_summary
-from kilim.cli.failure import Failure
 from kilim.cli.history.node import NodeMoment, RowEvents, check_node, follow_node, knows_node, node_at
 from kilim.cli.history.rebuild import earliest_moment, moment_at, seq_at
 from kilim.cli.history.source import HistorySource
 from kilim.cli.history.times import format_time
+from kilim.cli.output import typed_row
 from kilim.cli.table import table as text_table
 from kilim.model.rows import COLUMNS, RowChange, RowValue, cells, differences, rows_of
 from kilim.v1.events_pb2 import Event
@@ -28,8 +28,7 @@ def tables_at(source: HistorySource, node: str, at: str | None, tables: Sequence
         **_heading(made),
         "tables": {
             name: [
-                dict(zip(COLUMNS[name], cells(name, key, value), strict=True))
-                for key, value in rows_of(made.tables, name).items()
+                typed_row(COLUMNS[name], cells(name, key, value)) for key, value in rows_of(made.tables, name).items()
             ]
             for name in tables
         },
@@ -47,7 +46,7 @@ def tables_with_events(source: HistorySource, node: str, at: str | None, tables:
 
 def difference(source: HistorySource, node: str, at: str | None, until: str, tables: Sequence[str]) -> Printed:
     """From the earlier of the two to the later."""
-    first, last = sorted((_seq(source, at), _seq(source, until)))
+    first, last = sorted((_seq(source, at), _seq(source, until, "--diff")))
     start = moment_at(source, first)
     known = knows_node(start.state, node)
     before, after, events = follow_node(source, start, node, last)
@@ -64,13 +63,8 @@ def difference(source: HistorySource, node: str, at: str | None, until: str, tab
     return data, lines + (_difference_lines(changes, tables, events) or ["No row differs."])
 
 
-def _seq(source: HistorySource, text: str | None) -> int:
-    if text is None:
-        return source.span().last_seq
-    seq = seq_at(source, text)
-    if seq > source.span().last_seq:
-        raise Failure(f"event {seq} has not happened: the log ends at event {source.span().last_seq}")
-    return seq
+def _seq(source: HistorySource, text: str | None, option: str = "--to") -> int:
+    return source.span().last_seq if text is None else seq_at(source, text, option)
 
 
 def _heading(made: NodeMoment) -> dict[str, Any]:
@@ -161,7 +155,7 @@ def _change_data(change: RowChange, events: RowEvents) -> dict[str, Any]:
     }
 
 
-def _row_data(change: RowChange, value: RowValue | None) -> dict[str, str] | None:
+def _row_data(change: RowChange, value: RowValue | None) -> dict[str, int | str | None] | None:
     if value is None:
         return None
-    return dict(zip(COLUMNS[change.table], cells(change.table, change.key, value), strict=True))
+    return typed_row(COLUMNS[change.table], cells(change.table, change.key, value))

@@ -32,7 +32,8 @@ async def test_every_part_of_the_log_can_be_shown(etcd: EmbeddedEtcd, cluster: s
         assert await shown(r.address, "--from", begin, "--to", end) == wanted
         assert await shown(r.address, "--since", begin) == [each for each in entries if begin <= each["time"]]
         assert await shown(r.address, "--since", "1h") == entries
-        assert await shown(r.address, "--from", "99") == []
+        assert await shown(r.address, "--from", str(head), "--to", "99") == entries[-1:]
+        assert await shown(r.address, "--from", "2199-01-01T00:00:00Z") == []
 
 
 async def test_what_an_event_changed_is_shown(etcd: EmbeddedEtcd, cluster: str) -> None:
@@ -48,7 +49,7 @@ async def test_what_an_event_changed_is_shown(etcd: EmbeddedEtcd, cluster: str) 
 
 async def test_an_object_has_a_life_of_its_own(etcd: EmbeddedEtcd, cluster: str) -> None:
     async with replica(etcd.endpoints, cluster) as r:
-        await shop(r)
+        head = await shop(r)
         lives = {
             "shop/cache": ["IdentityAllocated", "EndpointAdded", "EndpointRemoved"],
             "ep/shop/cache": ["IdentityAllocated", "EndpointAdded", "EndpointRemoved"],
@@ -56,10 +57,11 @@ async def test_an_object_has_a_life_of_its_own(etcd: EmbeddedEtcd, cluster: str)
             "shop": ["NamespaceLabelled"],
             "node/node2": ["NodeJoined"],
             "id/257": ["IdentityAllocated"],
-            "pod/shop/nobody": [],
         }
         for name, events in lives.items():
             assert [each["event"] for each in await shown(r.address, "--object", name)] == events, name
+        nobody = await kilim("log", "show", "--object", "pod/shop/nobody", "--from", "2", "--server", r.address)
+        assert nobody == (1, "", f"error: --object: no event from 2 to {head} is about pod/shop/nobody\n")
         await r.apply(namespace("shop", team="b"))
         moved = {each["event"] for each in await shown(r.address, "--object", "ns/shop")}
         assert moved == {"NamespaceLabelled", "IdentityAllocated", "EndpointUpdated"}
@@ -71,13 +73,48 @@ async def test_bad_parts_are_refused_in_one_line(etcd: EmbeddedEtcd, cluster: st
         place = "must be an event's number or a time such as 2026-11-22T14:03:00Z"
         for arguments, message in (
             (["--from", "noon"], f'--from: "noon" {place}'),
-            (["--to", "noon"], f'"noon" {place}'),
+            (["--to", "noon"], f'--to: "noon" {place}'),
             (["--from", "0"], "--from: must be at least 1"),
+            (["--to", "0"], "--to: must be at least 1"),
             (["--from", "1", "--since", "1h"], "give either --from or --since"),
-            (["--object", "cheese/a/b"], 'unknown kind "cheese": must be one of '),
-            (["--since", "soon"], 'Invalid value: "soon" must be a time such as 10s, 1m30s or 500ms'),
+            (["--object", "cheese/a/b"], '--object: unknown kind "cheese": must be one of '),
+            (["--since", "soon"], '--since: "soon" must be a duration with its unit, such as 30m or 1h30m, or a time'),
+            (["--since", "5"], '--since: "5" must be a duration with its unit, such as 30m or 1h30m, or a time'),
             (["--from", "2020-01-01T00:00:00Z", "--to", "2019-01-01T00:00:00Z"], "--to: must be at least --from"),
         ):
             status, stdout, stderr = await kilim("log", "show", "--server", r.address, *arguments)
             assert (status, stdout, stderr.count("\n")) == (2, "", 1), arguments
             assert stderr.startswith(f"error: {message}"), stderr
+
+
+async def test_a_place_beyond_the_end_is_named_with_its_option(etcd: EmbeddedEtcd, cluster: str) -> None:
+    async with replica(etcd.endpoints, cluster) as r:
+        head = await shop(r)
+        parties = ["--from", "shop/web", "--to", "shop/db", "--port", "5433"]
+        for arguments, option in (
+            (["log", "show", "--from", "99"], "--from"),
+            (["log", "tail", "--from", "99"], "--from"),
+            (["replay", "--node", "node2", "--to", "99"], "--to"),
+            (["replay", "--node", "node2", "--diff", "99"], "--diff"),
+            (["why", *parties, "--at", "99"], "--at"),
+        ):
+            status, stdout, stderr = await kilim(*arguments, "--server", r.address)
+            wanted = f"error: {option}: event 99 has not happened: the log ends at event {head}\n"
+            assert (status, stdout, stderr) == (1, "", wanted), arguments
+        for arguments, option in (
+            (["replay", "--node", "node2", "--to", "0"], "--to"),
+            (["why", *parties, "--at", "0"], "--at"),
+        ):
+            status, stdout, stderr = await kilim(*arguments, "--server", r.address)
+            assert (status, stdout, stderr) == (2, "", f"error: {option}: must be at least 1, the first event\n")
+
+
+async def test_tail_says_what_changed_as_show_does(etcd: EmbeddedEtcd, cluster: str) -> None:
+    async with replica(etcd.endpoints, cluster) as r:
+        head = await shop(r)
+        for form in ("json", "yaml"):
+            tail = await kilim("log", "tail", "-n", "4", "-o", form, "--server", r.address)
+            assert tail == await kilim("log", "show", "--from", str(head - 3), "-o", form, "--server", r.address)
+        assert "5432" in (await kilim("log", "tail", "-n", "4", "-o", "wide", "--server", r.address))[1]
+        whole = await kilim("log", "tail", "-n", "999", "-o", "json", "--server", r.address)
+        assert len(whole[1].splitlines()) == head and '"changes": null' not in whole[1]

@@ -134,3 +134,30 @@ async def test_a_bit_that_is_not_what_was_written_is_one_line(etcd: EmbeddedEtcd
         status, _, stderr = await kilim(*verb, "--segments", str(tmp_path))
         assert (status, stderr.count("\n")) == (1, 1), verb
         assert stderr.startswith("error: ") and path.name in stderr
+
+
+async def test_a_cluster_that_was_not_named_is_no_empty_log(etcd: EmbeddedEtcd, cluster: str, tmp_path: Path) -> None:
+    manifest = tmp_path / "policy.yaml"
+    manifest.write_text("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}")
+    verbs = (
+        ["log", "verify"],
+        ["log", "show"],
+        ["log", "export", str(tmp_path / "out")],
+        ["replay", "--node", "node2"],
+        ["simulate", "-f", str(manifest)],
+        ["why", "--from", "shop/web", "--to", "shop/db", "--port", "1"],
+    )
+    endpoint = etcd.endpoints[0]
+    async with EmbeddedEtcd(tmp_path / "empty") as empty:
+        for verb in verbs:
+            nothing = await kilim(*verb, "--etcd-endpoints", empty.endpoints[0])
+            assert nothing == (1, "", f"error: no log in etcd {empty.endpoints[0]}: it holds nothing of Kilim\n"), verb
+    async with replica(etcd.endpoints, cluster) as r:
+        await shop(r)
+    for verb in verbs:
+        status, stdout, stderr = await kilim(*verb, "--etcd-endpoints", endpoint, "--cluster", "nobody")
+        assert (status, stdout, stderr.count("\n")) == (1, "", 1), verb
+        assert stderr.startswith(f'error: --cluster: no log of cluster "nobody" in etcd {endpoint}; there is ')
+        assert f'"{cluster}"' in stderr
+    status, _, stderr = await kilim("log", "verify", "--etcd-endpoints", endpoint, "--cluster", "a/b")
+    assert status == 2 and stderr.startswith("error: --cluster: ") and stderr.count("\n") == 1

@@ -76,8 +76,6 @@ def test_changes_come_event_by_event() -> None:
     ("text", "seq"),
     [
         ("7", 7),
-        ("0", 0),
-        ("1970-01-01T00:00:00.009Z", 0),
         ("1970-01-01T00:00:00.0109Z", 1),
         ("1970-01-01T00:00:00.026Z", 4),
         ("1970-01-01T00:00:00.030Z", 4),
@@ -86,20 +84,26 @@ def test_changes_come_event_by_event() -> None:
     ],
 )
 def test_a_place_in_history_is_a_number_or_a_time(text: str, seq: int) -> None:
-    assert seq_at(HeldHistory(COMMITS), text) == seq
+    assert seq_at(HeldHistory(COMMITS), text, "--at") == seq
 
 
 def test_a_time_is_found_beyond_the_first_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kilim.cli.history.rebuild.SEARCH_EVENTS", 2)
-    assert seq_at(HeldHistory(COMMITS), "1970-01-01T00:00:00.020Z") == 2
+    assert seq_at(HeldHistory(COMMITS), "1970-01-01T00:00:00.020Z", "--at") == 2
 
 
 def test_places_that_are_none() -> None:
     for text in ("soon", "-1", "2026-11-22", "2026-11-22T14:03:00", "2026-13-22T14:03:00Z", "٣"):
-        with pytest.raises(BadUsage, match="must be an event's number or a time such as"):
-            seq_at(HeldHistory(COMMITS), text)
-    with pytest.raises(Failure, match="before every event that is held: the first is event 4"):
-        seq_at(HeldHistory(COMMITS[1:]), "1970-01-01T00:00:00Z")
+        with pytest.raises(BadUsage, match="^--at: .* must be an event's number or a time such as"):
+            seq_at(HeldHistory(COMMITS), text, "--at")
+    with pytest.raises(BadUsage, match="^--at: must be at least 1, the first event$"):
+        seq_at(HeldHistory(COMMITS), "0", "--at")
+    with pytest.raises(Failure, match="^--at: event 11 has not happened: the log ends at event 10$"):
+        seq_at(HeldHistory(COMMITS), "11", "--at")
+    with pytest.raises(Failure, match="^--at: 1970-01-01T00:00:00.009Z is before the first event$"):
+        seq_at(HeldHistory(COMMITS), "1970-01-01T00:00:00.009Z", "--at")
+    with pytest.raises(Failure, match="^--at: .* is before every event that is held: the first is event 4$"):
+        seq_at(HeldHistory(COMMITS[1:]), "1970-01-01T00:00:00Z", "--at")
 
 
 def test_times_are_exact_to_the_millisecond_both_ways() -> None:

@@ -210,7 +210,7 @@ def test_bad_questions_are_one_line(why: Why) -> None:
     assert line("--port", "1", "--at", "5") == f"error: no pod shop/db as of event 5: it came at event 6 ({at})"
     assert line("--port", "1") == f"error: no pod shop/db as of event 10: it went at event 9 ({gone})"
     assert line("--port", "1", source="shop/wep") == "error: no pod shop/wep as of event 10; there is shop/web"
-    assert line("--port", "1", "--at", "99").startswith("error: event 99 has not happened")
+    assert line("--port", "1", "--at", "99").startswith("error: --at: event 99 has not happened")
     for words, text in (
         (("--port", "0"), "--port: 0 must be from 1 to 65535"),
         ((), "--port: is needed for TCP"),
