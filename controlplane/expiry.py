@@ -13,16 +13,18 @@ from typing import Generic, TypeVar
 import structlog
 
 from kilim.controlplane.decide.command import ReleaseIdentities, WithdrawMemberships
+from kilim.controlplane.decide.identity import is_used
 from kilim.controlplane.decide.membership import unneeded_prefixes
+from kilim.controlplane.decide.node_identity import unneeded_node_identities
 from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.decide.setting import identity_grace_s
+from kilim.controlplane.decide.view import View
 from kilim.controlplane.phases import PhasedWriter
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.writer import Busy
 from kilim.kvstore.errors import KvError
 from kilim.model.address import Cidr
-from kilim.model.identity import FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL
-from kilim.model.state import State
+from kilim.model.identity import is_shared
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -46,34 +48,33 @@ class Unused(Generic[T]):
         self._since_s.clear()
 
 
-def unused_identities(state: State) -> list[int]:
-    """Those without endpoints, sorted."""
-    return sorted(
-        number
-        for number in state.identities
-        if FIRST_CLUSTER_LOCAL <= number <= LAST_CLUSTER_LOCAL and number not in state.endpoints_of_identity
-    )
+def unused_identities(view: View) -> list[int]:
+    """Those that no endpoint and no node has, sorted."""
+    return sorted(number for number in view.state.identities if is_shared(number) and not is_used(view, number))
 
 
 async def run_expiry(
     replica: Replica, writer: PhasedWriter, is_leader: Callable[[], bool], actor: str, every_s: float = LOOK_EVERY_S
 ) -> None:
     """For ever."""
-    identities, prefixes = Unused[int](), Unused[Cidr]()
+    identities, prefixes, of_nodes = Unused[int](), Unused[Cidr](), Unused[int]()
     while True:
         if not is_leader() or not replica.loaded:
             identities.forget()
             prefixes.forget()
+            of_nodes.forget()
         else:
             now_s, grace_s = time.monotonic(), identity_grace_s(replica.state)
-            numbers = identities.expired(unused_identities(replica.state), now_s, grace_s)
+            numbers = identities.expired(unused_identities(replica.view), now_s, grace_s)
             unneeded = prefixes.expired(unneeded_prefixes(replica.view), now_s, grace_s)
+            told_apart = of_nodes.expired(unneeded_node_identities(replica.view), now_s, grace_s)
             try:
                 if numbers:
                     await _release(writer, numbers[:RELEASE_AT_ONCE], actor)
-                while unneeded:
+                while unneeded or told_apart:
                     await writer.submit(WithdrawMemberships(unneeded), actor)
                     unneeded = tuple(each for each in unneeded_prefixes(replica.view) if each in unneeded)
+                    told_apart = tuple(set(told_apart) & set(unneeded_node_identities(replica.view)))
             except (KvError, Busy, Refusal) as error:
                 _logger.warning("what is of no use is not released, trying again", error=str(error))
         await asyncio.sleep(every_s)

@@ -24,6 +24,7 @@ from kilim.model.tables import ALLOW, DENY, EGRESS, ENFORCE_EGRESS, ENFORCE_INGR
 
 CILIUM_NETWORK_POLICY = "CiliumNetworkPolicy"
 CLUSTERWIDE = "CiliumClusterwideNetworkPolicy"
+CILIUM_KINDS = (CILIUM_NETWORK_POLICY, CLUSTERWIDE)
 
 _SECTIONS = (
     ("ingress", INGRESS, ALLOW),

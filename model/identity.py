@@ -48,6 +48,11 @@ class Identity:
         return next((membership_of(label) for label in self.labels if label.startswith("cidr:")), None)
 
 
+def is_shared(number: int) -> bool:
+    """Whether it stands for all endpoints, or nodes, with the same labels."""
+    return FIRST_CLUSTER_LOCAL <= number <= LAST_CLUSTER_LOCAL or FIRST_NODE <= number <= LAST_NODE
+
+
 def membership_label(cidr: Cidr) -> str:
     """Of an endpoint or a node whose address lies in a prefix that a policy names."""
     return f"cidr:{cidr}"

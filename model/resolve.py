@@ -7,8 +7,9 @@ What a subject gets:
 1. A direction is enforced as soon as one policy that selects the subject has it; rules of all of them add up. In other
    tiers the first rule that matches counts, which the rows say by their values.
 2. A subject that the log does not know is closed in both directions, without any row (I9).
-3. A node and the pods on it reach each other, whatever policy says ("traffic to and from the node where a Pod is
-   running is always allowed", Kubernetes, Network Policies), in all tiers.
+3. A node and the pods on it reach each other ("traffic to and from the node where a Pod is running is always allowed",
+   Kubernetes, Network Policies), in all tiers, but for what policies of Cilium say: where one denies it; and of the
+   node, for pods whose egress Cilium's alone isolate, where none allows it. See docs/adr/0008-node-and-its-pods.md.
 4. A rule without peers is for any peer (0), the world included; without ports for any protocol (0).
 5. A port name is looked up at the receiver and must agree in protocol: for ingress among the named ports of all
    endpoints of the subject, for egress among those of each peer. Who has no such port is not reached by name.
@@ -27,6 +28,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
+from kilim.model.cilium_network_policy import CILIUM_KINDS
 from kilim.model.facts import Facts, StateFacts
 from kilim.model.identity import ANY_PEER, HOST
 from kilim.model.nouns import NamedPort
@@ -34,8 +36,10 @@ from kilim.model.rules import Origin, PolicyRules, PortName, PortRange, Rule, po
 from kilim.model.settings import ALWAYS, NEVER
 from kilim.model.state import State
 from kilim.model.tables import (
+    ADMIN,
     ALLOW,
     ANY_PROTOCOL,
+    DENY,
     EGRESS,
     ENFORCE_EGRESS,
     ENFORCE_INGRESS,
@@ -78,8 +82,11 @@ def resolve(source: State | Facts, subject: int) -> Resolution:
     """Rows of a subject with the rules that asked for each; for tables alone `resolve_rows` is cheaper."""
     facts = StateFacts(source) if isinstance(source, State) else source
     flags, rows = resolve_rows(facts, subject)
-    origins: dict[PolicyKey, list[Origin]] = {key: [origin] for key, (_, origin) in HOST_ROWS.items() if key in rows}
     policies = facts.policies_of(subject) if rows and facts.knows(subject) else ()
+    free = _host_rows(flags, policies)
+    origins: dict[PolicyKey, list[Origin]] = {
+        key: [HOST_ROWS[key][1]] for key, value in free.items() if rows.get(key) == value
+    }
     passing = _passing_directions(facts, policies)
     for policy in policies:
         for rule in policy.rules:
@@ -108,15 +115,33 @@ def wanted_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
         flags |= policy.flags
     passing = _passing_directions(facts, policies)
     wanted = _wanted(facts, subject, policies, passing)
-    for key, (enforced, _) in HOST_ROWS.items():
-        if flags & enforced:
-            value = row_value(ALLOW, 0 if key.tier == NORMAL else TOP_PRECEDENCE)
-            wanted[key] = max(value, wanted.get(key, 0))
+    for key, value in _host_rows(flags, policies).items():
+        wanted[key] = max(value, wanted.get(key, 0))
     for direction in passing:
         flags |= tier_flag(NORMAL, direction)
         key = PolicyKey(direction, ANY_PEER, *ANY_L4)
         wanted[key] = max(_PASSING_ON, wanted.get(key, 0))
     return flags, wanted
+
+
+def _host_rows(flags: int, policies: Iterable[PolicyRules]) -> PolicyRows:
+    """Those of rule 3."""
+    rows: PolicyRows = {}
+    for key, (enforced, _) in HOST_ROWS.items():
+        if not flags & enforced:
+            continue
+        normal = [policy for policy in policies if policy.tier == NORMAL]
+        isolating = [policy for policy in normal if policy.flags & tier_flag(NORMAL, key.direction)]
+        by_cilium_alone = bool(isolating) and all(policy.kind in CILIUM_KINDS for policy in isolating)
+        free = key.direction == INGRESS or not by_cilium_alone
+        if key.tier == NORMAL:
+            if free:
+                rows[key] = row_value(ALLOW, 0)
+            continue
+        denied = any(rule.direction == key.direction and rule.action == DENY for each in normal for rule in each.rules)
+        final = key.tier != ADMIN or (free and not denied)
+        rows[key] = row_value(ALLOW if final else PASS, TOP_PRECEDENCE)
+    return rows
 
 
 def _passing_directions(facts: Facts, policies: Iterable[PolicyRules]) -> set[int]:

@@ -58,7 +58,7 @@ class WordSetting:
 
 
 # What CIDRs select beside what is outside the cluster. `pods`: those of networking.k8s.io and policy.networking.k8s.io
-# also pods and nodes, those of cilium.io nothing; `nodes`, Cilium's word: those of cilium.io also nodes; `none`: nothing.
+# also pods and nodes; `nodes`, Cilium's word: beside that, those of cilium.io also nodes; `none`: none do.
 PODS, NONE, NODES = "pods", "none", "nodes"
 POLICY_CIDR_MATCH_MODE = WordSetting("policy-cidr-match-mode", (PODS, NONE, NODES))
 
@@ -101,6 +101,8 @@ SNAPSHOT_RETENTION_COUNT = NumberSetting("snapshot-retention-count", 3, 2, 100, 
 LOG_RETENTION_EVENTS = NumberSetting("log-retention-events", 200_000, 10, 100_000_000, "events")
 LOG_RETENTION_AGE_H = NumberSetting("log-retention-age-h", 168, 1, 87_600, "hours")
 READ_BACK_INTERVAL_S = NumberSetting("read-back-interval-s", 30, 1, 86_400, "seconds")
+# How long an identity without endpoints is kept, so that a restarted pod finds its number again.
+IDENTITY_RELEASE_GRACE_S = NumberSetting("identity-release-grace-s", 900, 0, 86_400, "seconds")
 
 NUMBER_SETTINGS = {
     setting.name: setting
@@ -110,6 +112,7 @@ NUMBER_SETTINGS = {
         LOG_RETENTION_EVENTS,
         LOG_RETENTION_AGE_H,
         READ_BACK_INTERVAL_S,
+        IDENTITY_RELEASE_GRACE_S,
     )
 }
 WORD_SETTINGS = {

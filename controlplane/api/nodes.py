@@ -34,7 +34,9 @@ class Nodes(rpc.NodesServicer):
         async with answering(context):
             check_names((("name", request.name), ("ip", request.ip)))
             check_count("pod_cidrs", len(request.pod_cidrs), POD_CIDRS)
-            command = RegisterNode(request.name, request.ip, tuple(request.pod_cidrs))
+            check_count("labels", len(request.labels), LABELS)
+            labels = tuple(sorted(request.labels.items()))
+            command = RegisterNode(request.name, request.ip, tuple(request.pod_cidrs), labels)
             answer = await self._writer.submit(command, f"node:{request.name}")
             assert isinstance(answer.result, NodeRegistered)
             return api.RegisterNodeResponse(seq=answer.seq, pod_cidrs=answer.result.pod_cidrs)

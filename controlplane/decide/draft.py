@@ -2,6 +2,7 @@
 
 from google.protobuf.message import Message
 
+from kilim.controlplane.decide.node_terms import NodeTerms
 from kilim.controlplane.decide.prefixes import PrefixTable
 from kilim.controlplane.decide.view import View
 from kilim.model.state import Change, State
@@ -23,6 +24,7 @@ class Draft:
         self.changes: list[Change] = []
         self.preparations = 0  # events at the beginning that mean nothing before the others stand
         self.prefixes_to_come = PrefixTable()  # of policies that this command brings
+        self.node_terms_to_come = NodeTerms()
 
     @property
     def state(self) -> State:

@@ -15,9 +15,9 @@ from kilim.controlplane.decide.cidr_look_up import GroupChange
 from kilim.controlplane.decide.command import Accepted, AllocateIdentities, ReleaseIdentities
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.refusal import Code, Refusal
-from kilim.controlplane.decide.view import FreeNumbers
+from kilim.controlplane.decide.view import FreeNumbers, View
 from kilim.model.address import Cidr
-from kilim.model.identity import FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL, Identity
+from kilim.model.identity import FIRST_NODE, NODE_LABEL, Identity, is_shared
 from kilim.model.labels import named_ports_label
 from kilim.model.nouns import Endpoint, NamedPort, identity_to_pb
 from kilim.v1 import events_pb2 as pb
@@ -59,7 +59,10 @@ def _offer(draft: Draft, number: int, before: Endpoint | None) -> Mapping[NamedP
 def identity_for(draft: Draft, labels: tuple[str, ...]) -> int:
     """The number that stands for these labels; a new one where there is none."""
     known = draft.state.identity_of_labels.get(labels)
-    return known if known is not None else _allocate(draft, draft.view.local_numbers, labels)
+    if known is not None:
+        return known
+    numbers = draft.view.node_numbers if NODE_LABEL in labels else draft.view.local_numbers
+    return _allocate(draft, numbers, labels)
 
 
 def identity_for_cidr(draft: Draft, cidr: Cidr, changed: GroupChange | None = None) -> int:
@@ -87,10 +90,14 @@ def decide_allocate(draft: Draft, command: AllocateIdentities) -> Accepted:
 
 def decide_release(draft: Draft, command: ReleaseIdentities) -> Accepted:
     for number in sorted(set(command.ids)):
-        local = FIRST_CLUSTER_LOCAL <= number <= LAST_CLUSTER_LOCAL
-        if local and number in draft.state.identities and number not in draft.state.endpoints_of_identity:
+        if is_shared(number) and number in draft.state.identities and not is_used(draft.view, number):
             draft.emit(pb.IdentityReleased(id=number))
     return Accepted()
+
+
+def is_used(view: View, number: int) -> bool:
+    """Of those that endpoints or nodes share."""
+    return number in (view.nodes_of_identity if number >= FIRST_NODE else view.state.endpoints_of_identity)
 
 
 def _allocate(draft: Draft, numbers: FreeNumbers, labels: tuple[str, ...]) -> int:

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from kilim.controlplane.decide.command import Accepted, WithdrawMemberships
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.endpoint import namespace_labels, put_endpoint
+from kilim.controlplane.decide.node_identity import AT_ONCE, let_go_of_nodes
 from kilim.controlplane.decide.prefixes import PrefixTable, pod_prefixes
 from kilim.controlplane.decide.view import View
 from kilim.model.address import Cidr
 from kilim.model.nouns import Policy
 
-AT_ONCE = 500  # events; well below what a commit holds
 _FEW = 1024  # addresses that are looked up one by one
 
 
@@ -60,6 +60,7 @@ def unneeded_prefixes(view: View) -> list[Cidr]:
 
 def decide_withdraw(draft: Draft, command: WithdrawMemberships) -> Accepted:
     let_go_of_pods(draft, command.prefixes)
+    let_go_of_nodes(draft)
     return Accepted()
 
 

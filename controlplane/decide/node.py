@@ -3,12 +3,15 @@
 from kilim.controlplane.decide.capacity import check_ipcache
 from kilim.controlplane.decide.command import NodeRegistered, RegisterNode
 from kilim.controlplane.decide.draft import Draft
+from kilim.controlplane.decide.node_identity import put_node
 from kilim.controlplane.decide.refusal import Code, Refusal, invalid
 from kilim.controlplane.decide.setting import NODE_PREFIX_LEN, cluster_pool
 from kilim.model.address import Cidr, format_ip, parse_cidr, parse_ip
 from kilim.model.invalid import Invalid
-from kilim.model.names import check_dns_subdomain
-from kilim.model.nouns import Node, node_to_pb
+from kilim.model.labels import LabelPairs, sorted_pairs
+from kilim.model.names import check_dns_subdomain, check_labels
+from kilim.model.node_selector import HOSTNAME, LINUX, OS
+from kilim.model.nouns import Node
 from kilim.v1 import events_pb2 as pb
 
 
@@ -28,13 +31,12 @@ def decide_register_node(draft: Draft, command: RegisterNode) -> NodeRegistered:
     else:
         cidrs = (_next_free(draft),)
     _check_cidrs(draft, name, ip, cidrs)
-    node = Node(name, ip, tuple(str(cidr) for cidr in cidrs), before.labels if before else ())
+    node = Node(name, ip, tuple(str(cidr) for cidr in cidrs), _labels(command))
     if before is None:
         check_ipcache(draft, 1)
-        draft.emit(pb.NodeJoined(node=node_to_pb(node)))
-    elif before != node:
+    elif before.pod_cidrs != node.pod_cidrs:
         _check_endpoints_stay(draft, name, cidrs)
-        draft.emit(pb.NodeUpdated(node=node_to_pb(node)))
+    put_node(draft, node)
     return NodeRegistered(node.pod_cidrs)
 
 
@@ -47,6 +49,18 @@ def decide_remove_node(draft: Draft, name: str) -> bool:
         draft.emit(pb.EndpointRemoved(namespace=endpoint.namespace, name=endpoint.name))
     draft.emit(pb.NodeLeft(name=name))
     return True
+
+
+def _labels(command: RegisterNode) -> LabelPairs:
+    """Those that are given, and two that every node has in Kubernetes."""
+    given = dict(command.labels)
+    try:
+        check_labels(given, "labels")
+    except Invalid as error:
+        raise invalid(f"node {command.name}: {error.path}", error.rule) from error
+    if given.get(OS, LINUX) != LINUX:
+        raise invalid(f"node {command.name}: labels", f"{OS} must be {LINUX}: agents run on nothing else")
+    return sorted_pairs({HOSTNAME: command.name, OS: LINUX, **given})
 
 
 def _node_ip(draft: Draft, command: RegisterNode) -> int:

@@ -20,16 +20,14 @@ from kilim.controlplane.decide.identity import release_unnamed
 from kilim.controlplane.decide.membership import let_go_of_pods, unneeded_among
 from kilim.controlplane.decide.namespace import decide_namespace, decide_remove_namespace
 from kilim.controlplane.decide.node import decide_remove_node
+from kilim.controlplane.decide.node_identity import let_go_of_nodes
 from kilim.controlplane.decide.pod import decide_pod, decide_remove_pod
-from kilim.controlplane.decide.policy import decide_policy, decide_remove_policy, prepare_policy
+from kilim.controlplane.decide.policy import POLICY_KINDS, decide_policy, decide_remove_policy, prepare_policy
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import CIDR_GROUP
-from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE
-from kilim.model.cluster_network_policy import CLUSTER_NETWORK_POLICY
 from kilim.model.nouns import Namespace, Pod, Policy
 
-POLICY_KINDS = ("NetworkPolicy", CLUSTER_NETWORK_POLICY, CILIUM_NETWORK_POLICY, CLUSTERWIDE)
 DELETABLE_KINDS = (*POLICY_KINDS, CIDR_GROUP, "Namespace", "Pod", "Node")
 
 
@@ -87,6 +85,7 @@ def _let_go(draft: Draft, cidrs: list[Cidr], keep_memberships: bool) -> tuple[Ci
     if keep_memberships:
         return unneeded_among(draft.view, cidrs)
     let_go_of_pods(draft, cidrs)
+    let_go_of_nodes(draft)
     return ()
 
 

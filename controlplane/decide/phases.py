@@ -19,10 +19,11 @@ from kilim.controlplane.decide.command import (
     RegisterEndpoint,
     WithdrawMemberships,
 )
-from kilim.controlplane.decide.objects import POLICY_KINDS
+from kilim.controlplane.decide.node_terms import terms_of
+from kilim.controlplane.decide.policy import POLICY_KINDS
 from kilim.controlplane.decide.prefixes import pod_prefixes
 from kilim.controlplane.decide.view import View
-from kilim.model.identity import FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL
+from kilim.model.identity import is_shared
 from kilim.model.nouns import Policy
 from kilim.v1 import events_pb2 as pb
 
@@ -49,7 +50,7 @@ def before(view: View, command: Command) -> Before:
     allocated = tuple(
         (tuple(event.identity_allocated.identity.labels), event.cause)
         for event in outcome.events
-        if event.WhichOneof("body") == "identity_allocated" and _is_of_endpoints(event.identity_allocated.identity.id)
+        if event.WhichOneof("body") == "identity_allocated" and is_shared(event.identity_allocated.identity.id)
     )
     if allocated:
         return Before(AllocateIdentities(allocated), needed)
@@ -64,13 +65,11 @@ def _known_since(view: View, event: pb.Event) -> int:
     body = event.WhichOneof("body")
     if body == "endpoint_added":
         return view.allocated_at.get(event.endpoint_added.endpoint.identity, 0)
+    if body == "node_updated":
+        return view.allocated_at.get(event.node_updated.node.identity, 0)
     if body == "endpoint_updated":
         return max(view.allocated_at.get(event.endpoint_updated.endpoint.identity, 0), view.policies_seq)
     return 0
-
-
-def _is_of_endpoints(number: int) -> bool:
-    return FIRST_CLUSTER_LOCAL <= number <= LAST_CLUSTER_LOCAL
 
 
 def _changes_policy(command: Command) -> bool:
@@ -83,12 +82,17 @@ def _changes_policy(command: Command) -> bool:
 
 
 def _moves_endpoints(command: Command) -> bool:
-    """Whether it may give an endpoint another identity; policies do where their CIDRs hold pods."""
+    """Whether it may give an endpoint or a node another identity; policies do where their CIDRs hold some, and where
+    they select nodes."""
     match command:
         case RegisterEndpoint() | WithdrawMemberships() | PreparePolicies():
             return True
         case ApplyObjects(documents=documents):
-            return any(not isinstance(each.object, Policy) or bool(pod_prefixes(each.object)) for each in documents)
+            return any(not isinstance(each.object, Policy) or _tells_apart(each.object) for each in documents)
         case DeleteObjects(refs=refs):
             return any(each.kind == "Namespace" for each in refs)
     return False
+
+
+def _tells_apart(policy: Policy) -> bool:
+    return bool(pod_prefixes(policy)) or any(terms_of(policy))

@@ -9,19 +9,25 @@ from dataclasses import replace
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.identity import identity_for_cidr
 from kilim.controlplane.decide.membership import admit_pods, let_go_of_pods
+from kilim.controlplane.decide.node_identity import admit_nodes, let_go_of_nodes
 from kilim.model.address import Cidr
+from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE
+from kilim.model.cluster_network_policy import CLUSTER_NETWORK_POLICY
 from kilim.model.compile import cidrs_of
 from kilim.model.nouns import Policy, policy_to_pb
-from kilim.model.settings import PODS, POLICY_CIDR_MATCH_MODE
+from kilim.model.settings import NODES, NONE, POLICY_CIDR_MATCH_MODE
 from kilim.model.state import policy_key
 from kilim.v1 import events_pb2 as pb
 
-KINDS_WITH_POD_CIDRS = ("NetworkPolicy", "ClusterNetworkPolicy")
+KINDS_BY_ADDRESS = ("NetworkPolicy", CLUSTER_NETWORK_POLICY)  # whose CIDRs speak of addresses, whosever they are
+POLICY_KINDS = (*KINDS_BY_ADDRESS, CILIUM_NETWORK_POLICY, CLUSTERWIDE)
 
 
 def prepare_policy(draft: Draft, wanted: Policy) -> None:
     """What means nothing before the policy stands."""
-    admit_pods(draft, _with_mode(wanted, POLICY_CIDR_MATCH_MODE.read(draft.state)))
+    wanted = _with_mode(wanted, POLICY_CIDR_MATCH_MODE.read(draft.state))
+    admit_pods(draft, wanted)
+    admit_nodes(draft, wanted)
 
 
 def decide_policy(draft: Draft, wanted: Policy) -> tuple[str, Iterable[Cidr]]:
@@ -44,14 +50,19 @@ def follow_cidr_match_mode(draft: Draft, mode: str) -> None:
         wanted = _with_mode(before, mode)
         if wanted != before:
             admit_pods(draft, wanted)
+            admit_nodes(draft, wanted)
             draft.emit(pb.PolicyReplaced(policy=policy_to_pb(wanted)))
             dropped += cidrs_of(before)
     let_go_of_pods(draft, dropped)
+    let_go_of_nodes(draft)
 
 
 def _with_mode(policy: Policy, mode: str) -> Policy:
-    excluded = mode != PODS and policy.kind in KINDS_WITH_POD_CIDRS and bool(cidrs_of(policy))
-    return replace(policy, cidrs_exclude_pods=excluded)
+    if policy.kind not in POLICY_KINDS or not cidrs_of(policy):
+        return policy
+    by_address = policy.kind in KINDS_BY_ADDRESS
+    nodes = mode != NONE if by_address else mode == NODES
+    return replace(policy, cidrs_exclude_pods=by_address and mode == NONE, cidrs_include_nodes=nodes)
 
 
 def decide_remove_policy(draft: Draft, kind: str, namespace: str, name: str) -> tuple[bool, Iterable[Cidr]]:

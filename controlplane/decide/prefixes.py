@@ -3,7 +3,7 @@
 Easy to get wrong: 0.0.0.0/0 is not among them. It contains every pod, so nobody needs a label to be found by it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kilim.model.address import Cidr, prefix_mask
 from kilim.model.compile import peers_of
@@ -72,8 +72,9 @@ class Bearers:
 
 def pod_prefixes(policy: Policy) -> tuple[Cidr, ...]:
     """Those that make the identities of the pods inside them, sorted."""
-    prefixes: set[Cidr] = set()
-    for peer in peers_of(policy):
-        if isinstance(peer, CidrPeer) and peer.pods:
-            prefixes.update(each for each in (peer.cidr, *peer.excepts) if each.prefix_len)
-    return tuple(sorted(prefixes))
+    return prefixes_of(peer for peer in peers_of(policy) if isinstance(peer, CidrPeer) and peer.pods)
+
+
+def prefixes_of(peers: Iterable[CidrPeer]) -> tuple[Cidr, ...]:
+    """All but 0.0.0.0/0, sorted."""
+    return tuple(sorted({each for peer in peers for each in (peer.cidr, *peer.excepts) if each.prefix_len}))

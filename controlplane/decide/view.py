@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from kilim.controlplane.decide.bounds import PolicyBounds
 from kilim.controlplane.decide.cidr_look_up import CidrGroups
 from kilim.controlplane.decide.limits import Limits
+from kilim.controlplane.decide.node_terms import NodeTerms, terms_of
 from kilim.controlplane.decide.prefixes import Bearers, PrefixTable, pod_prefixes
 from kilim.model.address import Cidr, parse_cidr
 from kilim.model.compile import cidrs_of
 from kilim.model.fold import fold_event, fold_record
-from kilim.model.identity import FIRST_CIDR, FIRST_CLUSTER_LOCAL, LAST_CIDR, LAST_CLUSTER_LOCAL
+from kilim.model.identity import (
+    FIRST_CIDR,
+    FIRST_CLUSTER_LOCAL,
+    FIRST_NODE,
+    LAST_CIDR,
+    LAST_CLUSTER_LOCAL,
+    LAST_NODE,
+    is_shared,
+)
 from kilim.model.nouns import decode_endpoint_identity, decode_node, decode_policy
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
@@ -69,6 +78,9 @@ class View:
         self.bearers = Bearers()
         self.local_numbers = FreeNumbers(FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL)
         self.cidr_numbers = FreeNumbers(FIRST_CIDR, LAST_CIDR)
+        self.node_numbers = FreeNumbers(FIRST_NODE, LAST_NODE)
+        self.node_terms = NodeTerms()
+        self.nodes_of_identity: dict[int, set[str]] = {}  # of identities that only nodes have
         # Only since this process follows the log: what nodes have to know before more happens (`phases.py`).
         self.allocated_at: dict[int, int] = {}  # identity of endpoints -> seq
         self.moves_seq = 0  # of the last event that gave an endpoint another identity
@@ -108,7 +120,7 @@ class View:
     def _note(self, seq: int, change: Change) -> None:
         if change.table == "policy":
             self.policies_seq = seq
-        elif change.table == "identity" and FIRST_CLUSTER_LOCAL <= int(change.key) <= LAST_CLUSTER_LOCAL:
+        elif change.table == "identity" and is_shared(int(change.key)):
             self.allocated_at.pop(int(change.key), None)
             if change.new is not None:
                 self.allocated_at[int(change.key)] = seq
@@ -120,7 +132,7 @@ class View:
         if change.table == "endpoint":
             self._follow_endpoint(str(change.key), change.old, change.new)
         elif change.table == "identity":
-            for numbers in (self.local_numbers, self.cidr_numbers):
+            for numbers in (self.local_numbers, self.cidr_numbers, self.node_numbers):
                 numbers.follow(int(change.key), change.old is not None, change.new is not None)
             self.bearers.follow(int(change.key), change.old, change.new)
             self.cidr_groups.follow_identity(change)
@@ -153,12 +165,19 @@ class View:
 
     def _follow_node(self, key: str, old: bytes | None, new: bytes | None) -> None:
         if old is not None:
-            _drop(self.node_at, decode_node(old).ip, key)
+            was = decode_node(old)
+            _drop(self.node_at, was.ip, key)
             self.cidrs_of_node.pop(key, None)
+            names = self.nodes_of_identity.get(was.identity, set())
+            names.discard(key)
+            if not names:
+                self.nodes_of_identity.pop(was.identity, None)
         if new is not None:
             node = decode_node(new)
             self.node_at[node.ip] = key
             self.cidrs_of_node[key] = tuple(_readable_cidrs(node.pod_cidrs))
+            if node.identity:
+                self.nodes_of_identity.setdefault(node.identity, set()).add(key)
 
     def _follow_policy(self, old: bytes | None, new: bytes | None) -> None:
         for value, step in ((old, -1), (new, 1)):
@@ -167,6 +186,7 @@ class View:
             policy = decode_policy(value)
             for prefix in pod_prefixes(policy):
                 self.pod_prefixes.count(prefix, step)
+            self.node_terms.count(*terms_of(policy), step)
             for cidr in cidrs_of(policy):
                 uses = self.cidr_uses.get(cidr, 0) + step
                 if uses > 0:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from kilim.controlplane.decide.view import Defaults, View
 from kilim.controlplane.expiry import Unused, unused_identities
 from kilim.controlplane.history import BATCH_EVENTS, History
 from kilim.kvstore.commit import CHAIN_START, Commit, chain_over, encode_commit
@@ -100,7 +101,7 @@ def test_identities_are_unused_from_when_they_were_seen_to_be() -> None:
     state, unused = State(), Unused[int]()
 
     def expired(now_s: float, grace_s: float) -> tuple[int, ...]:
-        return unused.expired(unused_identities(state), now_s, grace_s)
+        return unused.expired(unused_identities(View(state, Defaults())), now_s, grace_s)
 
     for number in (256, 257, 1 << 24):
         state.put("identity", number, pb.Identity(id=number, labels=[str(number)]).SerializeToString())

@@ -151,8 +151,8 @@ def test_under_the_setting_of_cilium_no_block_selects_pods(world: World) -> None
         assert not any(each.cidrs_exclude_pods for each in world.state.policies.values())
         world.do(ChangeSetting(MODE, "none"))
         assert not any(members(world).values())
-    refusal = world.refusal(ChangeSetting(MODE, "nodes"))
-    assert (refusal.code, refusal.message) == (Code.INVALID, f"setting {MODE}: must be one of pods, none")
+    refusal = world.refusal(ChangeSetting(MODE, "all"))
+    assert (refusal.code, refusal.message) == (Code.INVALID, f"setting {MODE}: must be one of pods, none, nodes")
 
 
 def test_too_few_identities_leave_everything_as_it_was(world: World) -> None:

@@ -71,6 +71,9 @@ def look_ups(view: View) -> tuple[object, ...]:
         dict(view.cidr_groups.identity_at),
         (view.local_numbers.taken, view.local_numbers.lowest(view.state)),
         (view.cidr_numbers.taken, view.cidr_numbers.lowest(view.state)),
+        (view.node_numbers.taken, view.node_numbers.lowest(view.state)),
+        (dict(view.node_terms.keys), dict(view.node_terms.prefixes.items())),
+        {number: set(names) for number, names in view.nodes_of_identity.items()},
         view.bounds.look_ups(),
     )
 

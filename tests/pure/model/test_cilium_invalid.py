@@ -223,8 +223,6 @@ def expressions(*items: Any) -> dict[str, Any]:
         (egress(toFQDNs=[{"matchPattern": "*.example.com"}]), f"{E0}.toFQDNs", "not yet enforced"),
         (egress(toServices=[{"k8sService": {"serviceName": "s"}}]), f"{E0}.toServices", "not yet enforced"),
         (ingress(authentication={"mode": "required"}), f"{I0}.authentication", "not yet enforced"),
-        (ingress(fromNodes=[{}]), f"{I0}.fromNodes", "not yet enforced"),
-        (egress(toNodes=[{"matchLabels": {"a": "b"}}]), f"{E0}.toNodes", "not yet enforced"),
         (clusterwide(nodeSelector={}, ingress=[]), "spec.nodeSelector", "not yet enforced"),
         (ingress(fromRequires=[{}]), f"{I0}.fromRequires", "not supported"),
         (egress(toRequires=[{}]), f"{E0}.toRequires", "not supported"),
