@@ -42,7 +42,7 @@ static __always_inline bool forges_tunnel(const struct packet *p)
 
 	if (!tunnel_port || other)
 		return false;
-	return p->dst_identity == IDENTITY_HOST || p->dst_identity == IDENTITY_REMOTE_NODE;
+	return p->dst_identity == IDENTITY_HOST || is_remote_node(p->dst_identity);
 }
 
 static __always_inline int enter_tunnel(struct __sk_buff *skb, const struct packet *p, __be32 tunnel_endpoint)

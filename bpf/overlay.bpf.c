@@ -21,9 +21,11 @@ static __always_inline bool vouched_for(const struct packet *p, __be32 from)
 		return sender.tunnel_endpoint == from;
 	if (sender.identity != IDENTITY_WORLD && sender.identity <= IDENTITY_ENDPOINT_MAX)
 		return false;
+	if (is_remote_node(sender.identity))
+		return false;
 	if (p->src_ip == node_ip || find_endpoint(p->src_ip, &local))
 		return false;
-	return find_ipcache(from).identity == IDENTITY_REMOTE_NODE;
+	return is_remote_node(find_ipcache(from).identity);
 }
 
 SEC("tc")

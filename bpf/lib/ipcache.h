@@ -10,9 +10,12 @@
 #define IDENTITY_WORLD	     2
 #define IDENTITY_REMOTE_NODE 6
 
-/* Endpoints have these, the reserved ones lie below and those of CIDRs above. */
+/* Endpoints have these, the reserved ones lie below and those of CIDRs and of nodes above. */
 #define IDENTITY_ENDPOINT_MIN 256
 #define IDENTITY_ENDPOINT_MAX 65535
+
+/* Other nodes are `remote-node`, or have an identity whose upper byte is this. */
+#define IDENTITY_SCOPE_NODE 2
 
 struct ipcache_key {
 	__u32 prefix_len;
@@ -38,6 +41,11 @@ struct {
 static __always_inline bool is_endpoint_identity(__u32 identity)
 {
 	return identity >= IDENTITY_ENDPOINT_MIN && identity <= IDENTITY_ENDPOINT_MAX;
+}
+
+static __always_inline bool is_remote_node(__u32 identity)
+{
+	return identity == IDENTITY_REMOTE_NODE || identity >> 24 == IDENTITY_SCOPE_NODE;
 }
 
 static __always_inline struct ipcache_value find_ipcache(__be32 ip)
