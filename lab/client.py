@@ -18,7 +18,7 @@ from kilim.lab.errors import LabError
 from kilim.lab.outcome import Outcome, outcome_of, reason, unknown
 from kilim.v1 import agent_pb2, agent_pb2_grpc, controlplane_pb2, controlplane_pb2_grpc
 
-_WRITES = {"Apply", "Delete"}
+_WRITES = {"Apply", "Delete", "ChangeSetting", "ConfigureEndpoint"}
 _ATTEMPT_S = 5.0
 _PAUSE_S = 0.1
 _OPTIONS = [
@@ -74,6 +74,17 @@ class ControlPlane:
             return int((await self._call(controlplane_pb2_grpc.ResourcesStub, "Delete", request)).seq)
         except GoneBefore:
             return (await self.status()).seq
+
+    async def set(self, name: str, value: str, node: str = "") -> int:
+        request = controlplane_pb2.ChangeSettingRequest(name=name, value=value, node=node, actor="kilim lab")
+        return int((await self._call(controlplane_pb2_grpc.ClusterStub, "ChangeSetting", request)).seq)
+
+    async def configure_endpoint(self, key: str, audit: bool) -> int:
+        namespace, _, name = key.rpartition("/")
+        request = controlplane_pb2.ConfigureEndpointRequest(
+            namespace=namespace, name=name, policy_audit_mode=audit, actor="kilim lab"
+        )
+        return int((await self._call(controlplane_pb2_grpc.ClusterStub, "ConfigureEndpoint", request)).seq)
 
     async def exists(self, kind: str, namespace: str, name: str) -> bool:
         request = controlplane_pb2.GetRequest(kind=kind, namespace=namespace, name=name)

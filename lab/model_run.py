@@ -11,7 +11,9 @@ from itertools import count
 from kilim.controlplane.decide.batch import Decided, decide_batch
 from kilim.controlplane.decide.command import (
     ApplyObjects,
+    ChangeSetting,
     Command,
+    ConfigureEndpoint,
     DeleteObjects,
     Document,
     Ref,
@@ -25,8 +27,8 @@ from kilim.lab.manifests import namespace_manifest, pod_from_manifest, pod_manif
 from kilim.lab.pods import RunningPod
 from kilim.lab.probe import Verdict
 from kilim.lab.resolve import Place, Places, Unresolvable
-from kilim.lab.scenario import Manifest, Probe, Scenario
-from kilim.lab.stage import Refusal, object_ref
+from kilim.lab.scenario import Manifest, Probe, Scenario, Setting
+from kilim.lab.stage import Refusal, is_enabled, object_ref
 from kilim.lab.topology import Lab, Pod, planned_nodes
 from kilim.model.address import parse_ip
 from kilim.model.desired import desired_tables
@@ -77,6 +79,13 @@ class ModelStage:
                     self._do(DeleteObjects((Ref("Pod", pod.namespace, pod.name),), ignore_not_found=True))
                 self._do(RemoveEndpoint(running.node, pod.namespace, pod.name))
                 del self._pods[key]
+
+    async def set(self, setting: Setting) -> None:
+        if setting.endpoint:
+            namespace, _, name = setting.endpoint.rpartition("/")
+            self._do(ConfigureEndpoint(namespace, name, is_enabled(setting)))
+        else:
+            self._do(ChangeSetting(setting.name, setting.value, setting.node))
 
     async def settle(self) -> None:
         self._tables = {node.name: desired_tables(self._view.state, node.name) for node in self._lab.nodes}

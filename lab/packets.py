@@ -16,9 +16,9 @@ from kilim.lab.manifests import namespace_manifest, pod_from_manifest, pod_manif
 from kilim.lab.names import external_role
 from kilim.lab.pods import by_key, remove_pod, running_pods, start_pods
 from kilim.lab.probe import Verdict
-from kilim.lab.scenario import Manifest, Probe, Scenario
+from kilim.lab.scenario import Manifest, Probe, Scenario, Setting
 from kilim.lab.serving import serve
-from kilim.lab.stage import Refusal, object_ref
+from kilim.lab.stage import Refusal, is_enabled, object_ref
 from kilim.lab.topology import Lab, Pod
 from kilim.model.resource import namespace_of
 
@@ -33,6 +33,8 @@ class PacketStage:
         self._open = AsyncExitStack()
         self._plane: ControlPlane | None = None
         self._applied: set[tuple[str, str, str]] = set()
+        self._set: set[tuple[str, str]] = set()
+        self._configured: set[str] = set()
         self._seq = 0
 
     @property
@@ -52,6 +54,7 @@ class PacketStage:
             self._lab = await bring_up(spec, self._progress)
             self._plane = await self._open.enter_async_context(ControlPlane(replica_targets(self._lab)))
             await self._serve_externals()
+        await self._unset()
         await self._bring_objects_to(scenario)
         await self._bring_pods_to(scenario)
         await self.settle()
@@ -80,6 +83,17 @@ class PacketStage:
             await remove_pod(self.lab, self.plane, key)
             self._seq = 0
 
+    async def set(self, setting: Setting) -> None:
+        try:
+            if setting.endpoint:
+                self._seq = await self.plane.configure_endpoint(setting.endpoint, is_enabled(setting))
+                self._configured.add(setting.endpoint)
+            else:
+                self._seq = await self.plane.set(setting.name, setting.value, setting.node)
+                self._set.add((setting.name, setting.node))
+        except Refused as refused:
+            raise Refusal(str(refused)) from None
+
     async def settle(self) -> None:
         if self._seq == 0:  # endpoints have come or gone since the last answer
             self._seq = (await self.plane.status()).seq
@@ -94,6 +108,8 @@ class PacketStage:
         await self._open.aclose()
         self._open, self._plane, self._lab = AsyncExitStack(), None, None
         self._applied.clear()
+        self._set.clear()
+        self._configured.clear()
         take_down(self._name)
 
     async def _apply(self, manifests: list[tuple[str, dict[str, object]]]) -> None:
@@ -106,6 +122,14 @@ class PacketStage:
             assert isinstance(metadata, dict)
             namespace = namespace_of(str(body["kind"]), str(metadata.get("namespace") or ""))
             self._applied.add((str(body["kind"]), namespace, str(metadata["name"])))
+
+    async def _unset(self) -> None:
+        for name, node in sorted(self._set):
+            await self.plane.set(name, "", node)
+        for key in sorted(self._configured & by_key(running_pods(self.lab)).keys()):
+            await self.plane.configure_endpoint(key, False)
+        self._set.clear()
+        self._configured.clear()
 
     async def _bring_objects_to(self, scenario: Scenario) -> None:
         wanted = [(f"namespace {n.name}", namespace_manifest(n.name, n.labels)) for n in scenario.namespaces]

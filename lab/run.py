@@ -64,6 +64,11 @@ async def _play_step(stage: Stage, services: Sequence[Manifest], step: Step) -> 
         await _attempt(stage.apply, manifest, refused)
     for manifest in step.delete:
         await _attempt(stage.delete, manifest, refused)
+    for setting in step.settings:
+        try:
+            await stage.set(setting)
+        except Refusal as refusal:
+            refused[setting.index] = str(refusal)
     await stage.settle()
     verdicts = await stage.ask(step.probes)
     probes = [_answered(probe, verdict) for probe, verdict in zip(step.probes, verdicts, strict=True)]

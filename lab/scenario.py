@@ -8,7 +8,7 @@ import ipaddress
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from kilim.model.protocols import PROTOCOL_NUMBERS, PROTOCOLS
 ENTITIES = ("host", "remote-node", "health", "kube-apiserver")
 VERDICTS = ("allow", "deny", "error")
 SCENARIO_POOL = ipaddress.IPv4Network("10.61.0.0/16")
+AUDIT_OPTION = "PolicyAuditMode"  # of an endpoint: Enabled, Disabled
 _DEFAULT_NODES = 2
 _ICMP_ECHO = 8
 
@@ -50,9 +51,21 @@ class Namespace:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """`endpoint` (namespace/name): PolicyAuditMode of that pod; else a setting, of the cluster or of `node`."""
+
+    index: str
+    name: str
+    value: str
+    node: str
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     apply: tuple[Manifest, ...]
     delete: tuple[Manifest, ...]
+    settings: tuple[Setting, ...]
     probes: tuple[Probe, ...]
 
 
@@ -166,7 +179,17 @@ def _covers(node: NodePlan, ip: str) -> bool:
 def _step(fields: Fields, file: str) -> Step:
     apply = _manifests(fields, "apply", "{}", file)
     delete = _manifests(fields, "delete", "delete[{}]", file)
-    return Step(apply, delete, fields.mappings("probes", _probe))
+    settings = fields.mappings("settings", _setting)
+    settings = tuple(replace(each, index=f"settings[{number}]") for number, each in enumerate(settings))
+    return Step(apply, delete, settings, fields.mappings("probes", _probe))
+
+
+def _setting(fields: Fields) -> Setting:
+    endpoint, node = fields.text("endpoint", "") or "", fields.text("node", "") or ""
+    value = fields.text("value", "") or ""
+    if endpoint:
+        return Setting("", fields.choice("name", (AUDIT_OPTION,)), value, node, endpoint)
+    return Setting("", fields.text("name"), value, node, "")
 
 
 def _manifests(fields: Fields, field: str, index_form: str, file: str) -> tuple[Manifest, ...]:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from kilim.lab.errors import LabError
 from kilim.lab.probe import Verdict
-from kilim.lab.scenario import Manifest, Probe, Scenario
+from kilim.lab.scenario import Manifest, Probe, Scenario, Setting
 
 
 class Refusal(LabError):
@@ -24,6 +24,9 @@ class Stage(Protocol):
 
     async def delete(self, manifest: Manifest) -> None:
         """Raises `Refusal`."""
+
+    async def set(self, setting: Setting) -> None:
+        """Raises `Refusal`. Until the next `set_up`."""
 
     async def settle(self) -> None:
         """Until every node enforces what has been applied."""
@@ -42,3 +45,10 @@ def object_ref(manifest: Manifest) -> tuple[str, str, str]:
     if not isinstance(metadata, dict) or not metadata.get("name") or not body.get("kind"):
         raise Refusal(manifest.error or "kind and metadata.name are required")
     return str(body["kind"]), str(metadata.get("namespace") or ""), str(metadata["name"])
+
+
+def is_enabled(setting: Setting) -> bool:
+    """Of an option of an endpoint; raises `Refusal`."""
+    if setting.value not in ("Enabled", "Disabled"):
+        raise Refusal(f"{setting.name}={setting.value}: value must be Enabled or Disabled")
+    return setting.value == "Enabled"

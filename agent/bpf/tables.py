@@ -87,6 +87,7 @@ class KernelTables:
         self._unused = False
         stamp = max(seq & _U32, self._kernel.stamp + 1)
         try:
+            self._begin_audits(delta)
             self._write_policy_and_subjects(delta, stamp, allow_delete)
             self._write_endpoints(delta, ifindex_of, allow_delete)
             self._write_ipcache(delta)
@@ -142,6 +143,19 @@ class KernelTables:
     def _retire(self, tables: list[Rows]) -> None:
         now = time.monotonic()
         self._retired += [_Retired(now, keys) for keys in tables]
+
+    def _begin_audits(self, delta: TablesDelta) -> None:
+        """Before all policy: what that comes to refuse in the same write passes already. They end after it."""
+        held = self._kernel.endpoints
+        begun = {
+            ip: held[ip]._replace(flags=value.flags)
+            for ip, value in delta.endpoints.items()
+            if value is not None and ip in held and held[ip].ifindex and value.flags & ~held[ip].flags
+        }
+        if begun:
+            values = rows.endpoint_values((ip, *endpoint) for ip, endpoint in begun.items())
+            self._maps["endpoints"].update(rows.endpoint_keys(begun), values)
+            held |= begun
 
     def _write_policy_and_subjects(self, delta: TablesDelta, stamp: int, allow_delete: bool) -> None:
         """Rows, then the subjects that point at them, and only then what nothing points at is up for removal."""

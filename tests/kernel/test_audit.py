@@ -1,9 +1,12 @@
 """Audit mode: what policy refuses passes, is counted and recorded once; nothing of that outlives the mode."""
 
+from typing import Any
+
 import pytest
 
 from kilim.agent.records import AUDITED
-from kilim.model.tables import ALLOW, DENY, TablesDelta
+from kilim.model.tables import ALLOW, DENY, EndpointValue, TablesDelta
+from kilim.model.tables import AUDITED as AUDIT_FLAG
 from tests.kernel.frames import ACK, FIN, OTHER_NODE, SYN, WORLD, A, B, End, icmp, tcp, udp
 from tests.kernel.rig import BOTH, EGRESS, INGRESS, Rig, row
 
@@ -125,3 +128,22 @@ def test_records_say_audit(rig: Rig) -> None:
     rig.set_audit_mode(B)
     (record,) = rig.out(tcp(A, B)).records
     assert (record.verdict_name, record.reason_name) == ("AUDIT", "POLICY_DENIED")
+
+
+def test_audit_mode_and_what_it_is_for_in_one_write(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No packet drops in between, at the beginning or at the end."""
+    assert rig.out(tcp(A, B)).passed
+    seen: list[bool] = []
+    subjects, endpoints = rig.datapath.maps["subjects"], rig.datapath.maps["endpoints"]
+    for table in (subjects, endpoints):
+        write = table.update
+
+        def write_and_look(*rows: Any, write: Any = write) -> None:
+            write(*rows)
+            seen.append(rig.out(tcp(A, B, ACK)).passed)
+
+        monkeypatch.setattr(table, "update", write_and_look)
+    for flags, enforced in ((AUDIT_FLAG, 1), (0, 0)):
+        row_of_b = EndpointValue(B.endpoint_id, B.identity, flags)
+        rig.write(TablesDelta(endpoints={B.ip: row_of_b}, subjects={B.identity: enforced}))
+    assert seen == [True] * 4

@@ -15,6 +15,7 @@ from tests.pure.lab.test_cases import FILE
 
 SCENARIO = Path(__file__).parent / "everything.yaml"
 CILIUM = Path(__file__).parent / "cilium.yaml"
+ENFORCEMENT = Path(__file__).parent / "enforcement.yaml"
 KILIM = Path(sys.executable).parent / "kilim"
 SAMPLE = 24  # of the 256 cases: every kind of rule, a few seconds
 
@@ -35,6 +36,14 @@ async def test_cilium_policies_as_packets_and_as_tables() -> None:
     for model in (False, True):
         (document,) = await played([CILIUM], model)
         assert matched(document), document
+
+
+async def test_modes_of_enforcement_as_packets_and_as_tables() -> None:
+    (packets,) = await played([ENFORCEMENT], model=False)
+    (tables,) = await played([ENFORCEMENT], model=True)
+    assert matched(packets), packets
+    assert packets == tables
+    assert packets["steps"][-1]["refused"].keys() == {"settings[2]", "settings[3]"}
 
 
 async def test_policy_cases_as_packets(tmp_path: Path) -> None:

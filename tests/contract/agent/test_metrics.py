@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from kilim.agent import memory_tables
 from kilim.agent.bpf.counters import Counted
 from kilim.agent.memory_tables import MemoryTables
+from kilim.agent.records import AUDITED
 from kilim.agent.runtime import serve
 from kilim.agent.settings import Settings
 from kilim.kvstore.embedded import EmbeddedEtcd
@@ -52,7 +53,8 @@ async def test_what_an_agent_says_of_itself(
             made.append(self.tables)
 
         def counters(self) -> list[Counted]:
-            return [Counted(133, 0, 5, 300), Counted(151, 1, 1, 60), Counted(0, 1, 9, 900), Counted(1, 0, 3, 0)]
+            counts = (133, 0, 5, 300), (151, 1, 1, 60), (0, 1, 9, 900), (1, 0, 3, 0), (AUDITED, 0, 4, 240)
+            return [Counted(*each) for each in counts]
 
     monkeypatch.setattr(memory_tables, "MemoryDatapath", Packets)
     stop, port = asyncio.Event(), free_port()
@@ -77,6 +79,9 @@ async def test_what_an_agent_says_of_itself(
             assert found["cilium_drop_count_total", ("INGRESS", "Policy denied")] == 5
             assert found["cilium_drop_bytes_total", ("EGRESS", "Stale or unroutable IP")] == 60
             assert found["cilium_forward_count_total", ("EGRESS",)] == 9
+            assert found["kilim_audit_count_total", ("INGRESS",)] == 4
+            assert found["kilim_audit_bytes_total", ("INGRESS",)] == 240
+            assert not any("udit" in reason for name, labels in found if "drop" in name for reason in labels)
             assert found["kilim_records_lost_total", ()] == 3
             assert found["cilium_process_open_fds", ()] > 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -181,6 +182,37 @@ async def test_settings_and_expiry_of_identities(etcd: EmbeddedEtcd, cluster: st
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await r.cluster.ChangeSetting(api.ChangeSettingRequest(name="colour", value="red"))
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_who_is_in_audit_mode(etcd: EmbeddedEtcd, cluster: str) -> None:
+    async with replica(etcd.endpoints, cluster) as r:
+        await r.register_node("node1", "192.0.2.1")
+        await r.register_endpoint("node1", "a", "10.244.0.3", 1)
+
+        async def shown() -> tuple[bool, bool]:
+            """(its own option, what is in force)"""
+            answer = await r.resources.Get(api.GetRequest(kind="Endpoint", namespace="shop", name="a"))
+            found = json.loads(answer.json)
+            return found["spec"]["policyAuditMode"], found["status"]["policyAuditMode"]
+
+        async def configure(name: str, audit: bool) -> None:
+            request = api.ConfigureEndpointRequest(namespace="shop", name=name, policy_audit_mode=audit, actor="test")
+            await r.cluster.ConfigureEndpoint(request)
+
+        assert await shown() == (False, False)
+        await configure("a", True)
+        assert await shown() == (True, True)
+        await configure("a", False)
+        request = api.ChangeSettingRequest(name="policy-audit-mode", value="true", node="node1", actor="test")
+        await r.cluster.ChangeSetting(request)
+        assert await shown() == (False, True)
+        status = await r.status()
+        assert (status.enable_policy, [node.policy_audit_mode for node in status.nodes]) == ("default", [True])
+        listed = await r.resources.List(api.ListRequest(kind="Setting"))
+        assert [json.loads(item.json)["spec"] for item in listed.items] == [{"node": "node1", "value": "true"}]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await configure("b", True)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_labels_of_a_prefix_that_no_policy_names_go_in_the_end(
