@@ -27,7 +27,12 @@ POLL_S = 0.1
 @history_options
 @click.pass_context
 def verify(context: click.Context, names: tuple[str, ...], output: str | None, source: SourceOptions) -> None:
-    """Read the tables out of each node's kernel and compare them with those that the log gives, entry by entry."""
+    """Read the tables out of each node's kernel and compare them with those that the log gives, entry by entry.
+
+    "Wrong beyond its rows" is local drift: the rows are right, but the interface or the MAC address that the node's
+    agent joins to them is not; the agent repairs it. "Waits for its interface": the pod's interface is not there, so
+    its endpoint is not in the kernel yet and is closed.
+    """
     from kilim.cli.client import connect
     from kilim.cli.history import kernels
 

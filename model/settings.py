@@ -104,6 +104,8 @@ READ_BACK_INTERVAL_S = NumberSetting("read-back-interval-s", 30, 1, 86_400, "sec
 # How long an identity without endpoints is kept, so that a restarted pod finds its number again.
 IDENTITY_RELEASE_GRACE_S = NumberSetting("identity-release-grace-s", 900, 0, 86_400, "seconds")
 
+CLUSTER_POOL = "cluster-pool-ipv4-cidr"  # a CIDR; each replica brings the default
+
 NUMBER_SETTINGS = {
     setting.name: setting
     for setting in (

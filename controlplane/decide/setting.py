@@ -15,6 +15,8 @@ from kilim.controlplane.decide.view import View
 from kilim.model.address import Cidr, parse_cidr
 from kilim.model.nouns import Setting, setting_to_pb
 from kilim.model.settings import (
+    CLUSTER_POOL,
+    IDENTITY_RELEASE_GRACE_S,
     NODE_SELECTOR_LABELS,
     NUMBER_SETTINGS,
     PODS,
@@ -25,9 +27,6 @@ from kilim.model.settings import (
 from kilim.model.state import State, setting_key
 from kilim.v1 import events_pb2 as pb
 
-CLUSTER_POOL = "cluster-pool-ipv4-cidr"
-IDENTITY_GRACE = "identity-release-grace-s"
-IDENTITY_GRACE_DEFAULT_S = 900
 NODE_PREFIX_LEN = 24
 
 
@@ -38,9 +37,7 @@ def cluster_pool(view: View) -> Cidr:
 
 
 def identity_grace_s(state: State) -> int:
-    """How long an identity without endpoints is kept, so that a restarted pod finds its number again."""
-    setting = state.settings.get(IDENTITY_GRACE)
-    return int(setting.value) if setting and setting.value else IDENTITY_GRACE_DEFAULT_S
+    return IDENTITY_RELEASE_GRACE_S.read(state)
 
 
 def check_pool(value: str) -> None:
@@ -49,14 +46,8 @@ def check_pool(value: str) -> None:
         raise ValueError(f"must hold at least one /{NODE_PREFIX_LEN}, the pod CIDR of one node")
 
 
-def _check_seconds(value: str) -> None:
-    if not (value.isascii() and value.isdigit() and int(value) <= 86_400):
-        raise ValueError("must be a number of seconds from 0 to 86400")
-
-
 _CHECKS: dict[str, Callable[[str], object]] = {
     CLUSTER_POOL: check_pool,
-    IDENTITY_GRACE: _check_seconds,
     **{name: setting.parse for name, setting in NUMBER_SETTINGS.items()},
     **{name: setting.parse for name, setting in WORD_SETTINGS.items()},
 }

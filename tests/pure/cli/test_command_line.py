@@ -109,3 +109,10 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("getpass.getuser", nobody)
     monkeypatch.setattr("os.getuid", lambda: 4242)
     assert actor().startswith("cli:4242@")
+
+
+def test_a_negative_value_of_a_setting_is_no_option() -> None:
+    status, _, stderr = run("setting", "set", "read-back-interval-s", "-1", "--server", NOBODY)
+    assert (status, "option" in stderr) == (1, False) and NOBODY in stderr
+    status, _, stderr = run("setting", "get", "retention", "--server", NOBODY)
+    assert status == 2 and stderr.startswith('error: NAME: "retention" must be one of cluster-pool-ipv4-cidr, ')
