@@ -164,7 +164,10 @@ class Agent:
     async def _register_node(self) -> None:
         settings, backoff = self._settings, Backoff(0.1, 2.0)
         request = pb.RegisterNodeRequest(
-            name=settings.node_name, ip=settings.node_ip, pod_cidrs=list(settings.pod_cidrs)
+            name=settings.node_name,
+            ip=settings.node_ip,
+            pod_cidrs=list(settings.pod_cidrs),
+            labels=dict(settings.node_labels),
         )
         while True:
             try:

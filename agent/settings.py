@@ -19,6 +19,7 @@ class Settings:
     node_ip: str
     servers: tuple[str, ...]
     pod_cidrs: tuple[str, ...] = ()
+    node_labels: tuple[tuple[str, str], ...] = ()
     state_dir: Path = Path("/var/lib/kilim")
     run_dir: Path = Path("/run/kilim")
     bpf_root: Path = Path("/sys/fs/bpf/kilim")

@@ -76,6 +76,27 @@ class Several(click.ParamType[tuple[str, ...]]):
         return tuple(self.one.convert(part, param, ctx) for part in parts)
 
 
+class LabelList(click.ParamType[tuple[tuple[str, str], ...]]):
+    """KEY=VALUE with commas between them; what they may be the control plane says."""
+
+    name = "labels"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[str, str], ...]:
+        if isinstance(value, tuple):
+            return value
+        labels: dict[str, str] = {}
+        for part in filter(None, (part.strip() for part in str(value).split(","))):
+            key, equals, text = part.partition("=")
+            if not equals or not key:
+                self.fail(f'"{part}" must be KEY=VALUE', param, ctx)
+            if key in labels:
+                self.fail(f'"{key}" is there twice', param, ctx)
+            labels[key] = text
+        return tuple(labels.items())
+
+
 def log_format_option(function: F) -> F:
     form = click.Choice(["auto", "json", "console"])
     return click.option(
@@ -158,6 +179,10 @@ def _format(choice: str) -> str:
 @click.option(
     "--pod-cidr", "pod_cidrs", type=Ipv4Cidr(), multiple=True,
     help="Addresses for this node's pods; may be given often. [default: the control plane gives one]",
+)  # fmt: skip
+@click.option(
+    "--node-labels", type=LabelList(), default=(), metavar="KEY=VALUE,…",
+    help="Labels of this node, by which policies select it; kubernetes.io/hostname and /os are there by themselves.",
 )  # fmt: skip
 @click.option("--state-dir", type=DIRECTORY, default="/var/lib/kilim", show_default=True, help="The cache of the log.")
 @click.option("--run-dir", type=DIRECTORY, default="/run/kilim", show_default=True, help="agent.sock and cni.sock.")

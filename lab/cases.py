@@ -23,7 +23,7 @@ def scenario_of_case(case: Case, picked_only: bool = False) -> dict[str, Any]:
     """The document of a scenario file with one step; `picked_only` keeps the few probes meant for real packets."""
     return {
         "kind": "Scenario",
-        "nodes": list(_nodes(pod["ip"] for pod in case["pods"])),
+        "nodes": [*_nodes(pod["ip"] for pod in case["pods"] if not pod.get("hostNetwork")), *_host_nodes(case)],
         "namespaces": [{"name": name, "labels": labels} for name, labels in case["namespaces"].items()],
         "pods": [_pod(pod) for pod in case["pods"]],
         "externals": [
@@ -46,11 +46,22 @@ def _nodes(ips: Iterable[str]) -> Iterator[dict[str, Any]]:
         yield {"name": f"node{number}", "podCIDRs": [str(network)]}
 
 
+def _host_nodes(case: Case) -> Iterator[dict[str, Any]]:
+    """A host-networked pod has the address of a node of its own; which one that is the lab says."""
+    for number, pod in enumerate(pod for pod in case["pods"] if pod.get("hostNetwork")):
+        yield {"name": _host_node(pod), "podCIDRs": [f"10.250.{number}.0/24"]}
+
+
+def _host_node(pod: dict[str, Any]) -> str:
+    return f"host-{pod['ip']}".replace(".", "-")
+
+
 def _pod(pod: dict[str, Any]) -> dict[str, Any]:
+    place = {"hostNetwork": True, "node": _host_node(pod)} if pod.get("hostNetwork") else {"ip": pod["ip"]}
     return {
         "namespace": pod["ns"],
         "name": pod["name"],
-        "ip": pod["ip"],
+        **place,
         "labels": pod["labels"],
         "serviceAccount": pod.get("serviceaccount") or "default",
         "ports": [{"port": p["port"], "protocol": p["proto"], "name": p["name"]} for p in pod["ports"]],

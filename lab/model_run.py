@@ -53,7 +53,7 @@ class ModelStage:
         objects += [(f"pod {pod.key}", pod_manifest(pod)) for pod in scenario.pods]
         try:
             for node in self._lab.nodes:
-                self._do(RegisterNode(node.name, node.ip, node.pod_cidrs))
+                self._do(RegisterNode(node.name, node.ip, node.pod_cidrs, tuple(sorted(node.labels.items()))))
             self._do(ApplyObjects(tuple(_document(source, body) for source, body in objects)))
             for pod in scenario.pods:
                 self._start(pod)

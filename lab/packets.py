@@ -169,5 +169,6 @@ class PacketStage:
 
 
 def _same_cluster(lab: Lab, spec: ClusterSpec) -> bool:
-    here = [(node.name, node.pod_cidrs) for node in lab.nodes]
-    return here == [(plan.name, plan.pod_cidrs) for plan in spec.nodes] and lab.externals == spec.externals
+    here = [(node.name, node.pod_cidrs, node.labels) for node in lab.nodes]
+    there = [(plan.name, plan.pod_cidrs, plan.labels) for plan in spec.nodes]
+    return here == there and lab.externals == spec.externals

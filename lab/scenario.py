@@ -111,7 +111,22 @@ def parse_scenario(value: Any, file: str) -> Scenario:
     scenario = Scenario(nodes, namespaces, pods, externals, services, steps)
     _check_unique(scenario, fields)
     _check_references(scenario, fields)
-    return scenario
+    return _without_host_pods(scenario)
+
+
+def _without_host_pods(scenario: Scenario) -> Scenario:
+    """A hostNetwork pod is no endpoint; who talks to it talks to its node."""
+    nodes = {pod.key: f"node:{pod.node}" for pod in scenario.pods if pod.host_network}
+    if not nodes:
+        return scenario
+
+    def of_node(probe: Probe) -> Probe:
+        return replace(
+            probe, source=nodes.get(probe.source, probe.source), target=nodes.get(probe.target, probe.target)
+        )
+
+    steps = tuple(replace(step, probes=tuple(map(of_node, step.probes))) for step in scenario.steps)
+    return replace(scenario, pods=tuple(pod for pod in scenario.pods if not pod.host_network), steps=steps)
 
 
 def _nodes(fields: Fields) -> tuple[NodePlan, ...]:
@@ -123,12 +138,12 @@ def _nodes(fields: Fields) -> tuple[NodePlan, ...]:
     plans = fields.mappings("nodes", _node)
     if not plans:
         raise fields.error("nodes", "must be a number or a list with at least one node")
-    return tuple(p if p.pod_cidrs else NodePlan(p.name, d.pod_cidrs) for p, d in zip(plans, default, strict=True))
+    return tuple(p if p.pod_cidrs else replace(p, pod_cidrs=d.pod_cidrs) for p, d in zip(plans, default, strict=True))
 
 
 def _node(fields: Fields) -> NodePlan:
     cidrs = fields.texts("podCIDRs", lambda text: str(ipaddress.IPv4Network(text)), "an IPv4 CIDR")
-    return NodePlan(fields.dns_name("name"), cidrs)
+    return NodePlan(fields.dns_name("name"), cidrs, fields.labels("labels"))
 
 
 def _port(fields: Fields) -> Port:
@@ -148,6 +163,7 @@ def _pod(fields: Fields) -> Pod:
         node=fields.text("node", None),
         ip=fields.ip("ip", None),
         service_account=fields.dns_name("serviceAccount", "default"),
+        host_network=fields.flag("hostNetwork"),
     )
 
 
@@ -160,6 +176,8 @@ def _placed(pods: tuple[Pod, ...], nodes: tuple[NodePlan, ...], fields: Fields) 
     """Pods on nodes: as written, else where the pod's address belongs, else in turn."""
     placed = []
     for index, pod in enumerate(pods):
+        if pod.host_network and pod.ip:
+            raise fields.error(f"pods[{index}].ip", "must not be given: a hostNetwork pod has its node's address")
         home = next((n for n in nodes if pod.ip and _covers(n, pod.ip)), None)
         if pod.ip and home is None:
             raise fields.error(f"pods[{index}].ip", f"{pod.ip} is in no node's podCIDRs")
@@ -168,7 +186,7 @@ def _placed(pods: tuple[Pod, ...], nodes: tuple[NodePlan, ...], fields: Fields) 
         if pod.node is not None and home is not None and home.name != pod.node:
             raise fields.error(f"pods[{index}].ip", f"{pod.ip} belongs to {home.name}, not to {pod.node}")
         node = pod.node or (home or nodes[index % len(nodes)]).name
-        placed.append(Pod(pod.namespace, pod.name, pod.labels, pod.ports, node, pod.ip, pod.service_account))
+        placed.append(replace(pod, node=node))
     return tuple(placed)
 
 

@@ -6,7 +6,7 @@ Addresses may repeat between labs, for each underlay lives in namespaces of its 
 import dataclasses
 import ipaddress
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Pod:
     node: str | None = None
     ip: str | None = None
     service_account: str = "default"
+    host_network: bool = False  # it is its node
 
     @property
     def key(self) -> str:
@@ -59,6 +60,7 @@ class External:
 class NodePlan:
     name: str
     pod_cidrs: tuple[str, ...]
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Node:
     name: str
     ip: str
     pod_cidrs: tuple[str, ...]
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ def default_node_plans(count: int, pool: ipaddress.IPv4Network = POD_POOL) -> tu
 
 
 def planned_nodes(plans: tuple[NodePlan, ...]) -> tuple[Node, ...]:
-    return tuple(Node(p.name, str(UNDERLAY[_FIRST_NODE + i]), p.pod_cidrs) for i, p in enumerate(plans))
+    return tuple(Node(p.name, str(UNDERLAY[_FIRST_NODE + i]), p.pod_cidrs, p.labels) for i, p in enumerate(plans))
 
 
 def planned_etcd(loopback_ports: list[int]) -> tuple[Server, ...]:
@@ -160,7 +163,7 @@ def load_lab(name: str) -> Lab:
     return Lab(
         name=data["name"],
         pool=data["pool"],
-        nodes=tuple(Node(n["name"], n["ip"], tuple(n["pod_cidrs"])) for n in data["nodes"]),
+        nodes=tuple(Node(n["name"], n["ip"], tuple(n["pod_cidrs"]), n.get("labels", {})) for n in data["nodes"]),
         replicas=tuple(Server(**s) for s in data["replicas"]),
         etcd=tuple(Server(**s) for s in data["etcd"]),
         externals=tuple(_external(e) for e in data["externals"]),
