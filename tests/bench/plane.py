@@ -86,9 +86,14 @@ async def _wait_ready(address: str) -> None:
         status = rpc.ClusterStub(channel).Status  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(_READY_S):
-                await status(api.StatusRequest(), wait_for_ready=True)
+                while not _is_loaded(await status(api.StatusRequest(), wait_for_ready=True)):
+                    await asyncio.sleep(0.02)
         except TimeoutError:
             raise BenchError(f"the replica at {address} does not answer within {_READY_S:g} s") from None
+
+
+def _is_loaded(status: api.StatusResponse) -> bool:
+    return not any("has not read" in problem for problem in status.problems)
 
 
 def free_port() -> int:
