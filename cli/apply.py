@@ -35,7 +35,10 @@ DRY_RUN_NOTE = " (server dry run)"
 @output_option("json", "yaml", "name")
 @server_option
 def apply(files: tuple[str, ...], wait: bool, timeout: float, dry_run: str, output: str, servers: str) -> None:
-    """Create or change resources from YAML; all that is given, or none of it."""
+    """Create or change resources from YAML; all that is given, or none of it.
+
+    A file, with all its documents, may hold up to 1,000,000 keys, values, lists and objects.
+    """
     documents = read_documents(files)
     client = connect(servers)
     request = pb.ApplyRequest(

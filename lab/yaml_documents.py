@@ -3,6 +3,7 @@
 1. A key given twice is an error, and a date stays the text that it is in Kubernetes.
 2. Nesting is limited while libyaml composes: it recurses in C, and a deep document would end the process.
 3. Aliases are counted for what they stand for, before anything (`<<`, JSON) writes them out.
+4. Most texts are plain, and read as such (`plain_yaml`); this is the slow way, for the rest and for what is wrong.
 """
 
 from collections.abc import Iterator
@@ -10,8 +11,12 @@ from typing import Any
 
 import yaml
 
+from kilim.lab.plain_yaml import NotPlain, TooManyNodes, read_plain
+
 MAX_DEPTH = 100
+MAX_NODES = 1_000_000  # keys, values, lists and objects of one text; refused before the rest of it is read
 MAX_SIZE = 16 << 20  # nodes and characters, as much as the control plane takes in one request
+TOO_MANY = f"more than {MAX_NODES} keys, values, lists and objects"
 
 
 class BadYaml(ValueError):
@@ -20,10 +25,15 @@ class BadYaml(ValueError):
 
 class _Loader(yaml.CSafeLoader):
     _depth = 0
+    _nodes = 0
 
     def descend_resolver(self, parent: Any, index: Any) -> None:
         """Called before each node is composed; there is no path resolver to lose."""
         self._depth += 1
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            mark = None if parent is None else parent.start_mark
+            raise yaml.MarkedYAMLError(problem=TOO_MANY, problem_mark=mark)
         if self._depth > MAX_DEPTH:
             mark = None if parent is None else parent.start_mark
             raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=mark)
@@ -50,10 +60,32 @@ _Loader.yaml_implicit_resolvers = {
     letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for letter, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
+_RESOLVER = _Loader("")
+_TEXT = "tag:yaml.org,2002:str"
 
 
 def load_documents(text: str) -> Iterator[Any]:
     """The value of each document, None where it is empty. Raises `BadYaml`."""
+    try:
+        yield from read_plain(text, _scalar, MAX_DEPTH - 1, MAX_NODES)
+    except TooManyNodes as error:
+        raise BadYaml(f"document {error.document}: line {error.line}: {TOO_MANY}") from None
+    except NotPlain:
+        yield from _load_slowly(text)
+
+
+def _scalar(text: str) -> Any:
+    """What stands there without quotes and tag."""
+    tag = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    if tag == _TEXT:
+        return text
+    try:
+        return _RESOLVER.construct_object(yaml.ScalarNode(tag, text))
+    except (yaml.YAMLError, ValueError):
+        raise NotPlain from None
+
+
+def _load_slowly(text: str) -> Iterator[Any]:
     number = 0
     try:
         loader = _Loader(text)
