@@ -70,16 +70,24 @@ def is_peer(entry: Rule, policy: Policy, cluster: Cluster, direction: str, subje
     selector if ToPorts are also specified." An entry that says nothing at all puts into default deny and allows none.
     """
     word = "from" if direction == "ingress" else "to"
-    names = [word + what for what in ("Endpoints", "Entities", "CIDR", "CIDRSet")]
+    names = [word + what for what in ("Endpoints", "Entities", "CIDR", "CIDRSet", "Nodes")]
     if all(entry.get(name) is None for name in names):
         return bool(entry.get("toPorts") or entry.get("icmps"))
-    endpoints, entities, cidrs, cidr_sets = (entry.get(name) or [] for name in names)
+    endpoints, entities, cidrs, cidr_sets, nodes = (entry.get(name) or [] for name in names)
     return (
         any(is_endpoint(each or {}, policy, cluster, peer) for each in endpoints)
         or any(is_entity(each, subject, peer) for each in entities)
         or any(is_outside(peer) and in_cidr(peer, each) for each in cidrs)
         or any(is_in_set(each, cluster, peer) for each in cidr_sets)
+        or any(is_selected_node(each or {}, cluster, subject, peer) for each in nodes)
     )
+
+
+def is_selected_node(selector: dict[str, Any], cluster: Cluster, subject: End, peer: End) -> bool:
+    """Nodes by their labels; they are remote nodes: the local one is the entity `host`."""
+    if not is_node(peer) or peer["node"] == subject["node"]:
+        return False
+    return selects(plain(selector), cluster["nodes"][peer["node"]]["labels"])
 
 
 def is_endpoint(selector: dict[str, Any], policy: Policy, cluster: Cluster, peer: End) -> bool:
@@ -140,7 +148,8 @@ def security_labels(cluster: Cluster, pod: Pod) -> dict[str, str]:
 
 
 def plain(selector: dict[str, Any]) -> dict[str, Any]:
-    """Keys without the source in front: all labels of pods are of the source k8s, and any: is any source."""
+    """Keys without the source in front: all labels of pods are of the source k8s, those of nodes of node, and any: is any
+    source."""
     labels = selector.get("matchLabels") or {}
     expressions = selector.get("matchExpressions") or []
     return {
@@ -150,4 +159,4 @@ def plain(selector: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_source(key: str) -> str:
-    return key.removeprefix("k8s:").removeprefix("any:")
+    return key.removeprefix("k8s:").removeprefix("any:").removeprefix("node:")

@@ -1,8 +1,7 @@
 """One probe through all policies: allow or deny.
 
 "For a connection from a source pod to a destination pod to be allowed, both the egress policy on the source pod and the
-ingress policy on the destination pod need to allow the connection." "A pod cannot block access to itself", and "traffic
-to and from the node where a Pod is running is always allowed".
+ingress policy on the destination pod need to allow the connection." "A pod cannot block access to itself".
 """
 
 from tests.oracle import cilium_policy, network_policy
@@ -22,7 +21,7 @@ def decide(cluster: Cluster, probe: Probe) -> str:
 def side_allows(cluster: Cluster, direction: str, subject: End, peer: End, receiver: End, probe: Probe) -> bool:
     """Admin, then NetworkPolicy and Cilium's policies, then Baseline; "all pods can communicate" where none speaks."""
     if is_node(peer) and peer["node"] == subject["node"]:
-        return True
+        return own_node_allowed(cluster, direction, subject, peer, receiver, probe)
     pod = subject["pod"]
     said = tier_says("Admin", cluster, direction, pod, peer, receiver, probe)
     if said in ("Accept", "Deny"):
@@ -31,6 +30,28 @@ def side_allows(cluster: Cluster, direction: str, subject: End, peer: End, recei
     if allowed is not None:
         return allowed
     return tier_says("Baseline", cluster, direction, pod, peer, receiver, probe) != "Deny"
+
+
+def own_node_allowed(cluster: Cluster, direction: str, subject: End, peer: End, receiver: End, probe: Probe) -> bool:
+    """Kubernetes: "traffic to and from the node where a Pod is running is always allowed". Of Cilium's policies denies
+    take precedence here too, and what is automatic is "all communication from the local host" alone: to it, a pod whose
+    egress they alone restrict needs a rule.
+    """
+    by_kubernetes = any(
+        policy["kind"] == "NetworkPolicy" and network_policy.isolates(policy, subject["pod"], direction)
+        for policy in cluster["policies"]
+    )
+    by_cilium = allowed = False
+    for policy in cluster["policies"]:
+        for rule in cilium_policy.rules_of(policy):
+            if not cilium_policy.is_subject(rule, policy, cluster, subject["pod"]):
+                continue
+            ends = (subject, peer, receiver, probe)
+            if cilium_policy.matches(rule, policy, cluster, direction, "Deny", *ends):
+                return False
+            by_cilium = by_cilium or cilium_policy.isolates(rule, direction)
+            allowed = allowed or cilium_policy.matches(rule, policy, cluster, direction, "", *ends)
+    return allowed or by_kubernetes or direction == "ingress" or not by_cilium
 
 
 def namespaced_says(

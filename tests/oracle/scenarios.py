@@ -30,7 +30,10 @@ def with_expectations(document: Document) -> Document:
 
 def cluster_of(document: Document) -> Cluster:
     """As the scenario's cluster is before its first step."""
-    nodes = {node["name"]: {"ip": NODE_IP.format(101 + i), "labels": {}} for i, node in enumerate(document["nodes"])}
+    nodes = {
+        node["name"]: {"ip": NODE_IP.format(101 + i), "labels": node_labels(node)}
+        for i, node in enumerate(document["nodes"])
+    }
     return {
         "namespaces": {each["name"]: each.get("labels", {}) for each in document["namespaces"]},
         "nodes": nodes,
@@ -49,6 +52,11 @@ def cluster_of(document: Document) -> Cluster:
         ],
         "policies": [],
     }
+
+
+def node_labels(node: dict[str, Any]) -> dict[str, str]:
+    """With those that the kubelet sets on every node."""
+    return {"kubernetes.io/os": "linux", "kubernetes.io/hostname": node["name"], **node.get("labels", {})}
 
 
 def ports_of(port: dict[str, Any], number: str) -> dict[str, Any]:

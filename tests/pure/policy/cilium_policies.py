@@ -7,7 +7,7 @@ port 0 of any protocol.
 from random import Random
 from typing import Any
 
-from tests.pure.policy.selections import POD_KEYS, block, selector
+from tests.pure.policy.selections import NODE_KEYS, POD_KEYS, block, selector
 from tests.pure.policy.worlds import CIDRS, NAMESPACES, PORT_NAMES, TEAMS, maybe, some
 
 Value = dict[str, Any]
@@ -26,6 +26,12 @@ PEER_KEYS = {
     "k8s:" + NAMESPACE: NAMESPACES,
     "io.cilium.k8s.namespace.labels.team": TEAMS,
     "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name": NAMESPACES,
+}
+CILIUM_NODE_KEYS: dict[str, tuple[str, ...]] = {
+    **NODE_KEYS,
+    "node:zone": ("a", "b"),
+    "any:disk": ("ssd", "hdd"),
+    "k8s:zone": ("a", "b"),
 }
 ENTITIES = ("all", "world", "world-ipv4", "world-ipv6", "cluster", "host", "remote-node", "health", "init", "none")
 IPV4 = tuple(cidr for cidr in CIDRS if ":" not in cidr)
@@ -78,7 +84,7 @@ def _rule(random: Random, keys: dict[str, tuple[str, ...]]) -> Value:
 def _entry(random: Random, ingress: bool, deny: bool) -> Value:
     word = "from" if ingress else "to"
     entry: Value = {}
-    match random.choice(("endpoints", "endpoints", "entities", "cidr", "set", "group", "none", "nobody")):
+    match random.choice(("endpoints", "endpoints", "entities", "cidr", "set", "group", "nodes", "none", "nobody")):
         case "endpoints":
             entry[word + "Endpoints"] = [selector(random, PEER_KEYS) for _ in range(random.randint(1, 2))]
         case "entities":
@@ -91,6 +97,8 @@ def _entry(random: Random, ingress: bool, deny: bool) -> Value:
             by_name = {"cidrGroupRef": random.choice(GROUPS)}
             by_label = {"cidrGroupSelector": {"matchLabels": {"group": random.choice(GROUPS)}}}
             entry[word + "CIDRSet"] = [by_name if maybe(random, 0.6) else by_label]
+        case "nodes":
+            entry[word + "Nodes"] = [selector(random, CILIUM_NODE_KEYS) for _ in range(random.randint(1, 2))]
         case "nobody":
             entry[word + "Endpoints"] = []
     if maybe(random, 0.2):

@@ -3,7 +3,7 @@
 from random import Random
 from typing import Any
 
-from tests.pure.policy.selections import block, namespace_selector, pod_selector
+from tests.pure.policy.selections import NODE_KEYS, block, namespace_selector, pod_selector, selector
 from tests.pure.policy.worlds import CIDRS, NAMESPACES, PORT_NAMES, maybe, some
 
 Value = dict[str, Any]
@@ -93,7 +93,7 @@ def _cluster_peer(random: Random, peers_field: str) -> Value:
         case "namespaces":
             return {"namespaces": namespace_selector(random)}
         case "nodes":
-            return {"nodes": {}}
+            return {"nodes": selector(random, NODE_KEYS)}
     return {"networks": some(random, CIDRS)}
 
 

@@ -11,6 +11,13 @@ Value = dict[str, Any]
 POD_KEYS = {"app": APPS, "tier": TIERS}
 NAMESPACE_KEYS = {"team": TEAMS, "kubernetes.io/metadata.name": NAMESPACES}
 
+NODE_KEYS: dict[str, tuple[str, ...]] = {
+    "zone": ("a", "b"),
+    "disk": ("ssd", "hdd"),
+    "kubernetes.io/os": ("linux", "windows"),
+    "kubernetes.io/hostname": ("node1", "node2"),
+}
+
 
 def selector(random: Random, keys: dict[str, tuple[str, ...]]) -> Value:
     """Empty, labels, expressions, or both."""

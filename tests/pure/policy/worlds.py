@@ -7,7 +7,10 @@ Value = dict[str, Any]
 
 NAMESPACES = ("x", "y", "z")
 POD_NAMES = ("a", "b", "c")
-NODES = [{"name": f"node{number}", "podCIDRs": [f"10.61.{number}.0/24"]} for number in (1, 2)]
+ZONES = {"node1": {"zone": "a"}, "node2": {"zone": "b", "disk": "ssd"}, "node3": {"zone": "a", "disk": "hdd"}}
+NODES = [  # on the last there are no pods
+    {"name": name, "podCIDRs": [f"10.61.{name[-1]}.0/24"], "labels": labels} for name, labels in ZONES.items()
+]
 EXTERNALS = {"one": "198.51.100.10", "two": "198.51.101.20", "three": "203.0.113.5"}
 APPS, TIERS, TEAMS = ("web", "db", "cache"), ("front", "back"), ("red", "blue")
 PORTS = (("TCP", 80), ("TCP", 81), ("TCP", 8080), ("UDP", 53), ("UDP", 80), ("SCTP", 80))
@@ -81,11 +84,11 @@ def _all_ports() -> list[Value]:
     return [{"port": port, "protocol": protocol} for protocol, port in PORTS]
 
 
-def probe(random: Random, places: list[str], nodes: bool) -> Value:
-    """One end at least is a pod; `nodes`: the other may be a node."""
+def probe(random: Random, places: list[str]) -> Value:
+    """One end at least is a pod."""
     protocol, port = random.choice((*PORTS, ("ICMP", 8)))
     source = random.choice(places)
-    others = [f"ext:{name}" for name in EXTERNALS] + [f"node:{node['name']}" for node in NODES if nodes]
+    others = [f"ext:{name}" for name in EXTERNALS] + [f"node:{node['name']}" for node in NODES]
     target = random.choice(others) if maybe(random, 0.3) else random.choice(places)
     ends = [source, target]
     if maybe(random, 0.5):
