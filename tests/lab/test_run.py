@@ -46,7 +46,7 @@ async def test_modes_of_enforcement_as_packets_and_as_tables() -> None:
     assert packets["steps"][-1]["refused"].keys() == {"settings[2]", "settings[3]"}
 
 
-async def test_policy_cases_as_packets(tmp_path: Path) -> None:
+async def test_policy_cases_as_packets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not FILE.exists():
         pytest.skip(f"policy-cases: {FILE} is not there")
     cases = [case for case in load_cases(FILE) if case["kind"] == "knp"]
@@ -56,6 +56,9 @@ async def test_policy_cases_as_packets(tmp_path: Path) -> None:
         paths[-1].write_text(json.dumps(scenario_of_case(case, picked_only=True)))
     documents = await played(paths, model=False)
     assert [document["file"] for document in documents] == [str(path) for path in paths]
+    with capsys.disabled():
+        probes = sum(step["total"] for document in documents for step in document["steps"])
+        print(f"\n  as packets: {len(documents)} of {len(cases)} policy cases, {probes} probes")
     assert [document["file"] for document in documents if not matched(document)] == []
 
 

@@ -190,11 +190,12 @@ def conformance_cases() -> Iterator[Case]:
         yield from (case for case in json.load(stream) if case["kind"] == "clusternetworkpolicy")
 
 
-def test_every_probe_of_every_conformance_case() -> None:
+def test_every_probe_of_every_conformance_case(capsys: pytest.CaptureFixture[str]) -> None:
     """Pods in the network of their host are nodes to everybody."""
     wrong: list[tuple[str, Any]] = []
-    probes = 0
+    cases = probes = 0
     for case in conformance_cases():
+        cases += 1
         ends = {f"{pod['ns']}/{pod['name']}": pod for pod in case["pods"]}
         cluster = cluster_of({**case, "pods": [pod for pod in case["pods"] if not pod["hostNetwork"]]})
         for number, pod in enumerate(each for each in case["pods"] if each["hostNetwork"]):
@@ -208,5 +209,7 @@ def test_every_probe_of_every_conformance_case() -> None:
             probes += 1
             if got.allowed != (probe["expect"] == "allow"):
                 wrong.append((case["name"], probe))
+    with capsys.disabled():
+        print(f"\n{cases} conformance cases, {probes} probes on the tables")
     assert wrong == []
     assert probes > 300

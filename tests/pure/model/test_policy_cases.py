@@ -123,10 +123,13 @@ def wrong_probes(case: Case, tables: dict[str, Tables], expectation: str = "expe
     return wrong
 
 
-def test_every_probe_of_every_case(cases: list[Case]) -> None:
+def test_every_probe_of_every_case(cases: list[Case], capsys: pytest.CaptureFixture[str]) -> None:
     wrong = {case["name"]: wrong_probes(case, cluster_of(case).tables()) for case in cases}
     assert {name: count for name, count in wrong.items() if count} == {}
-    assert sum(len(case["probes"]) for case in cases) > 100_000
+    probes = sum(len(case["probes"]) for case in cases)
+    with capsys.disabled():
+        print(f"\n{len(cases)} policy cases, {probes} probes on the tables")
+    assert probes > 100_000
 
 
 def test_ip_blocks_as_cilium_reads_them(cases: list[Case]) -> None:
