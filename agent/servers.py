@@ -105,9 +105,6 @@ class Servers:
     def preferred(self) -> Server:
         return self.all[self._preferred]
 
-    def prefer(self, server: Server) -> None:
-        self._preferred = self.all.index(server)
-
     def prefer_next(self) -> None:
         self._preferred = (self._preferred + 1) % len(self.all)
 

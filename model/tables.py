@@ -121,13 +121,6 @@ class TablesDelta:
         _apply(tables.subjects, self.subjects)
         _apply(tables.policy, self.policy)
 
-    def merge(self, later: "TablesDelta") -> None:
-        """Add a later delta on top of this one: the newest value per key stands."""
-        self.ipcache.update(later.ipcache)
-        self.endpoints.update(later.endpoints)
-        self.subjects.update(later.subjects)
-        self.policy.update(later.policy)
-
 
 def _dict_delta(old: dict[K, V], new: dict[K, V]) -> dict[K, V | None]:
     if not old:  # of a cold agent, with a row per endpoint of the cluster

@@ -13,8 +13,6 @@ import numpy.typing as npt
 _SYSCALL_NUMBER = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 
 MAP_LOOKUP_ELEM = 1
-MAP_UPDATE_ELEM = 2
-MAP_DELETE_ELEM = 3
 OBJ_PIN = 6
 OBJ_GET = 7
 PROG_TEST_RUN = 10
@@ -83,10 +81,6 @@ def _address(array: Array) -> int:
     return int(array.ctypes.data)
 
 
-def update_elem(fd: int, key: Array, value: Array, flags: int = 0) -> None:
-    bpf(MAP_UPDATE_ELEM, struct.pack("<IxxxxQQQ", fd, _address(key), _address(value), flags))
-
-
 def lookup_elem(fd: int, key: Array, value: Array) -> None:
     """Fills `value`. Raises FileNotFoundError."""
     bpf(MAP_LOOKUP_ELEM, struct.pack("<IxxxxQQQ", fd, _address(key), _address(value), 0))
@@ -107,10 +101,6 @@ def lookup_elems(fd: int, keys: Array, values: Array) -> list[int]:
         key += keys.itemsize
         value += values.itemsize
     return found
-
-
-def delete_elem(fd: int, key: Array) -> None:
-    bpf(MAP_DELETE_ELEM, struct.pack("<IxxxxQ", fd, _address(key)))
 
 
 class Batch(NamedTuple):

@@ -59,7 +59,6 @@ def tolerate(*numbers: int) -> Iterator[None]:
 
 
 GONE = (errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.ENXIO, errno.EADDRNOTAVAIL)
-THERE = (errno.EEXIST,)
 
 
 def find_link(ipr: Any, name: str) -> Any | None:
