@@ -24,9 +24,10 @@ Object = dict[str, Any]
     kilim get networkpolicies -A
     kilim get netpol db -n shop -o yaml
     kilim get pods -n shop -o wide
+    kilim get netpol,cnp -A
     """,
 )
-@click.argument("kind")
+@click.argument("kind", metavar="KIND[,KIND…][/NAME]")
 @click.argument("names", nargs=-1, metavar="[NAME…]")
 @click.option("-n", "--namespace", help="Namespace. [default: default]")
 @click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces.")
@@ -36,9 +37,12 @@ def get(
     kind: str, names: tuple[str, ...], namespace: str | None, all_namespaces: bool,
     output: str | None, servers: str | None,
 ) -> None:  # fmt: skip
-    """List resources of a kind, or show one."""
+    """List resources of a kind, or of several, or show one."""
     if names and all_namespaces:
         raise BadUsage("a NAME is in one namespace: give -n instead of -A")
+    if "," in kind:
+        _get_several(kind, names, namespace, all_namespaces, output, servers)
+        return
     word, _, slash_name = kind.partition("/")
     known = kind_of(word)
     where = namespace_of(known, namespace, all_namespaces)
@@ -48,6 +52,27 @@ def get(
         print_one_or_more([get_object(client, known, where, name) for name in wanted], known, output)
     else:
         print_list(list_objects(client, known, where), known, output, where)
+
+
+def _get_several(
+    words: str, names: tuple[str, ...], namespace: str | None, everywhere: bool, output: str | None, servers: str | None
+) -> None:
+    """A table for each kind that there is something of; as data one list."""
+    if names or "/" in words:
+        raise BadUsage("a NAME is of one kind: give KIND NAME")
+    kinds = [(kind, namespace_of(kind, namespace, everywhere)) for kind in map(kind_of, words.split(","))]
+    client = connect(servers)
+    found = [(kind, where, list_objects(client, kind, where)) for kind, where in kinds]
+    everything = [item for _, _, items in found for item in items]
+    if not everything or output in {"json", "yaml"}:
+        print_list(everything, kinds[0][0], output, "")
+        return
+    is_first = True
+    for kind, where, items in found:
+        if items:
+            click.echo("", nl=not is_first and output != "name")
+            print_list(items, kind, output, where)
+            is_first = False
 
 
 def get_object(client: Client, kind: Kind, namespace: str, name: str) -> Object:

@@ -50,10 +50,11 @@ def test_every_help_text_prints() -> None:
     ("arguments", "message"),
     [
         (["nothing"], "error: No such command 'nothing' (see kilim --help)"),
-        (["get"], "error: Missing argument 'KIND' (see kilim get --help)"),
+        (["get"], "error: Missing argument 'KIND[,KIND…][/NAME]' (see kilim get --help)"),
         (["get", "cheese"], 'error: unknown kind "cheese": must be one of networkpolicies, '),
         (["get", "po", "-o", "xml"], "error: Invalid value for '-o' / '--output': 'xml' is not one of "),
         (["get", "po", "--server", "here"], 'error: --server: "here" must be HOST:PORT'),
+        (["get", "po,ns", "a"], "error: a NAME is of one kind: give KIND NAME"),
         (["delete"], "error: give either -f FILE or KIND NAME"),
         (["delete", "netpol"], "error: give the name of what to delete: KIND NAME"),
         (["describe", "netpol"], "error: give KIND NAME or KIND/NAME"),
