@@ -13,7 +13,8 @@ from kilim.model.explain import Entry, Explanation, Judgement, Match, PolicyName
 from kilim.model.flips import Parties
 from kilim.model.focus import Since, Thing
 from kilim.model.identity import RESERVED_NAMES
-from kilim.model.protocols import PROTOCOL_NAMES
+from kilim.model.l4_set import ICMP
+from kilim.model.protocols import PROTOCOL_WORDS
 from kilim.model.resolve import BUILT_IN
 from kilim.model.rows import ACTION_NAMES, TIER_NAMES
 from kilim.model.rules import Origin
@@ -30,7 +31,7 @@ Known = Mapping[Thing, Since]
 
 def flow_text(parties: Parties) -> str:
     end = parties.destination
-    protocol = "ICMP" if parties.protocol == 1 else PROTOCOL_NAMES.get(parties.protocol, str(parties.protocol))
+    protocol = PROTOCOL_WORDS.get(parties.protocol, str(parties.protocol))
     l4 = f"ICMP type {parties.port}" if protocol == "ICMP" else f"{protocol} {parties.port}"
     return f"{parties.source} -> {end if isinstance(end, str) else format_ip(end)} {l4}"
 
@@ -107,16 +108,16 @@ def _listed(names: Iterable[str]) -> str:
 
 def rows_of(judgement: Judgement, known: Known) -> Iterable[tuple[object, ...]]:
     for entry, name in zip(judgement.entries, ("endpoints", "ipcache", "ipcache", "subjects"), strict=True):
-        yield name, _key_text(entry), _value_text(name, entry), *_since_cells(known, entry.row)
+        yield name, _key_text(entry), _value_text(name, entry), *since_cells(known, entry.row)
     for match in judgement.matches:
         entry = match.entry
-        yield "policy", _key_text(entry), ACTION_NAMES[action_of(entry.value)], *_since_cells(known, entry.row)
+        yield "policy", _key_text(entry), ACTION_NAMES[action_of(entry.value)], *since_cells(known, entry.row)
         for origin in match.origins:
-            yield "↳ rule", rule_text(origin), "asks for it", *_since_cells(known, PolicyName(*origin[:3]))
+            yield "↳ rule", rule_text(origin), "asks for it", *since_cells(known, PolicyName(*origin[:3]))
     if judgement.is_enforced and all(_passes(match) for match in judgement.matches):
-        yield "policy", f"none for {_identity_text(judgement.peer)} or any", "no row", "-", "-", "-", "-"
+        yield "policy", f"none for {identity_text(judgement.peer)} or any", "no row", "-", "-", "-", "-"
         for policy in judgement.isolating:
-            yield "↳ closed", str(policy), "selects it", *_since_cells(known, policy)
+            yield "↳ closed", str(policy), "selects it", *since_cells(known, policy)
 
 
 def _key_text(entry: Entry) -> str:
@@ -136,33 +137,33 @@ def policy_key_text(subject: int, key: PolicyKey) -> str:
     """`258 from 257 TCP 5432`, `admin 258 from any any port`"""
     word = "from" if key.direction == INGRESS else "to"
     tier = "" if key.tier == NORMAL else f"{TIER_NAMES[key.tier]} "
-    return f"{tier}{subject} {word} {_identity_text(key.peer) if key.peer else 'any'} {l4_text(key)}"
+    return f"{tier}{subject} {word} {identity_text(key.peer) if key.peer else 'any'} {l4_text(key)}"
 
 
 def l4_text(key: PolicyKey) -> str:
     if not key.protocol:
         return "any port"
-    name = PROTOCOL_NAMES.get(key.protocol, str(key.protocol))
+    name = PROTOCOL_WORDS.get(key.protocol, str(key.protocol)) + (" type" if key.protocol == ICMP else "")
     if not key.port_prefix_len:
-        return f"{name} any port"
+        return "ICMP any type" if key.protocol == ICMP else f"{name} any port"
     last = key.port + (1 << (16 - key.port_prefix_len)) - 1
     return f"{name} {key.port}" if last == key.port else f"{name} {key.port}-{last}"
 
 
-def _identity_text(number: int) -> str:
+def identity_text(number: int) -> str:
     return f"{number} ({RESERVED_NAMES[number]})" if number in RESERVED_NAMES else str(number)
 
 
 def _value_text(name: str, entry: Entry) -> str:
     if entry.value is None:
-        return f"no row: identity {_identity_text(2)}" if name == "ipcache" else "no row"
+        return f"no row: identity {identity_text(2)}" if name == "ipcache" else "no row"
     match name:
         case "endpoints":
             audited = ", audit mode" if entry.value.flags & AUDITED else ""
             return f"endpoint {entry.value[0]}, identity {entry.value[1]}{audited}"
         case "ipcache":
             identity, tunnel = entry.value
-            return f"identity {_identity_text(identity)}" + (f" behind {format_ip(tunnel)}" if tunnel else "")
+            return f"identity {identity_text(identity)}" + (f" behind {format_ip(tunnel)}" if tunnel else "")
         case _:
             closed = [word for flag, word in _FLAGS if entry.value & flag]
             return f"enforced: {', '.join(closed)}" if closed else "nothing enforced"
@@ -175,7 +176,7 @@ _FLAGS = tuple(
 )
 
 
-def _since_cells(known: Known, thing: Thing | None) -> tuple[str, ...]:
+def since_cells(known: Known, thing: Thing | None) -> tuple[str, ...]:
     since = known.get(thing) if thing is not None else None
     if since is None:
         return ("-",) * 4
@@ -213,25 +214,25 @@ def _judgement_data(judgement: Judgement, known: Known) -> dict[str, Any]:
         "subject": judgement.subject,
         "peer": judgement.peer,
         "entries": [
-            {"table": name, "key": _key_text(entry), "value": _value_text(name, entry), **_since_data(known, entry.row)}
+            {"table": name, "key": _key_text(entry), "value": _value_text(name, entry), **since_data(known, entry.row)}
             for name, entry in zip(names, judgement.entries, strict=True)
         ],
         "policyRows": [
             {
                 "key": _key_text(match.entry),
                 "value": ACTION_NAMES[action_of(match.entry.value)],
-                **_since_data(known, match.entry.row),
+                **since_data(known, match.entry.row),
                 "rules": [
-                    {**origin._asdict(), **_since_data(known, PolicyName(*origin[:3]))} for origin in match.origins
+                    {**origin._asdict(), **since_data(known, PolicyName(*origin[:3]))} for origin in match.origins
                 ],
             }
             for match in judgement.matches
         ],
-        "isolatedBy": [{**policy._asdict(), **_since_data(known, policy)} for policy in judgement.isolating],
+        "isolatedBy": [{**policy._asdict(), **since_data(known, policy)} for policy in judgement.isolating],
     }
 
 
-def _since_data(known: Known, thing: Row | PolicyName | None) -> dict[str, Any]:
+def since_data(known: Known, thing: Row | PolicyName | None) -> dict[str, Any]:
     since = known.get(thing) if thing is not None else None
     if since is None:
         return {}

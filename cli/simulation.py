@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from os.path import commonprefix
 from typing import Any
 
-from kilim.cli.flow_lines import ICMP, SeenFlows
+from kilim.cli.flow_lines import SeenFlows
 from kilim.model.address import format_ip
 from kilim.model.comparison import Comparison
 from kilim.model.flip_groups import FlipGroup
 from kilim.model.flow_verdicts import FlowEnd, SeenFlow, Verdicts
-from kilim.model.l4_set import EVERYTHING, LAST_PORT, OTHERS, L4Set, Range, without
-from kilim.model.protocols import PROTOCOL_NAMES
+from kilim.model.l4_set import EVERYTHING, ICMP, OTHERS, L4Set, Range, last_of, without
+from kilim.model.protocols import PROTOCOL_NAMES, PROTOCOL_WORDS
 
 MOST_NAMES = 4  # of one namespace in a line; -o json has them all
 MOST_NAMESPACES = 4
@@ -94,17 +94,21 @@ def ranges_text(ranges: L4Set) -> str:
     if not others:
         return "any port"
     if len(others) < len(ranges):
-        return f"any port but {', '.join(map(_range_text, others))}"
-    return ", ".join(map(_range_text, ranges))
+        return f"any port but {', '.join(map(range_text, others))}"
+    return ", ".join(map(range_text, ranges))
 
 
-def _range_text(one: Range) -> str:
+def range_text(one: Range) -> str:
     if one.protocol == OTHERS:
         return "other protocols"
-    name = PROTOCOL_NAMES.get(one.protocol, str(one.protocol))
-    if (one.first, one.last) == (0, LAST_PORT):
-        return f"{name} any port"
+    name = PROTOCOL_WORDS.get(one.protocol, str(one.protocol)) + (" type" if one.protocol == ICMP else "")
+    if (one.first, one.last) == (0, last_of(one.protocol)):
+        return "ICMP any type" if one.protocol == ICMP else f"{name} any port"
     return f"{name} {one.first}" if one.first == one.last else f"{name} {one.first}-{one.last}"
+
+
+def range_data(one: Range) -> dict[str, Any]:
+    return {"protocol": PROTOCOL_WORDS.get(one.protocol, "other"), "first": one.first, "last": one.last}
 
 
 def group_lines(comparison: Comparison, groups: Sequence[FlipGroup]) -> Iterable[str]:
@@ -129,10 +133,7 @@ def group_data(comparison: Comparison, groups: Sequence[FlipGroup]) -> list[dict
         {
             "from": names.listed(group.sources, group.destinations),
             "to": names.listed(group.destinations, group.sources),
-            "ports": [
-                {"protocol": PROTOCOL_NAMES.get(each.protocol, "other"), "first": each.first, "last": each.last}
-                for each in group.ranges
-            ],
+            "ports": [range_data(each) for each in group.ranges],
             "before": WORDS[not group.allowed],
             "after": WORDS[group.allowed],
             "causes": list(group.causes),

@@ -40,7 +40,9 @@ def why(
     output: str | None, source: SourceOptions,
 ) -> None:  # fmt: skip
     """Say why a connection is allowed or denied, since when, and by whose hand."""
-    parties = Parties(_pod("--from", source_pod), _target(target), PROTOCOL_NUMBERS[protocol], _port(port, protocol))
+    parties = Parties(
+        _pod("--from", source_pod), parse_end("--to", target), PROTOCOL_NUMBERS[protocol], check_port(port, protocol)
+    )
     from kilim.cli import verdict_history
 
     history = open_history(source)
@@ -59,16 +61,17 @@ def _pod(option: str, text: str) -> str:
     return text
 
 
-def _target(text: str) -> str | int:
+def parse_end(option: str, text: str) -> str | int:
+    """A pod, or an address."""
     if "/" in text:
-        return _pod("--to", text)
+        return _pod(option, text)
     try:
         return parse_ip(text)
     except ValueError:
-        raise BadUsage(f'--to: "{text}" must be NAMESPACE/POD or an IPv4 address') from None
+        raise BadUsage(f'{option}: "{text}" must be NAMESPACE/POD or an IPv4 address') from None
 
 
-def _port(port: int | None, protocol: str) -> int:
+def check_port(port: int | None, protocol: str) -> int:
     if protocol == "ICMP":
         if port is not None and not 0 <= port <= 255:
             raise BadUsage(f"--port: {port} must be from 0 to 255, the type of ICMP")

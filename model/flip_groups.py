@@ -8,14 +8,12 @@ from dataclasses import dataclass
 
 from kilim.model.comparison import Comparison, Pair
 from kilim.model.identity import ANY_PEER
-from kilim.model.l4_set import EVERYTHING, L4Set, Range, without
+from kilim.model.l4_set import EVERYTHING, L4Set, Range, sample_of, without
 from kilim.model.reach import Reach
 from kilim.model.rules import Origin, PolicyRules
 from kilim.model.state import policy_key
 from kilim.model.tables import EGRESS, ENFORCE_EGRESS, ENFORCE_INGRESS, INGRESS
 from kilim.model.verdict import judge_tiers
-
-_SAMPLE_OF_OTHERS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,7 @@ def _closing(reach: Reach, subject: int, way: int) -> list[PolicyRules]:
 def _rules_for(reach: Reach, subject: int, way: int, peer: int, sample: Range) -> tuple[Origin, ...]:
     found = reach.resolution(subject)
     origins: dict[Origin, None] = {}
-    _, counted = judge_tiers(found.flags, found.rows, way, peer, sample.protocol or _SAMPLE_OF_OTHERS, sample.first)
+    _, counted = judge_tiers(found.flags, found.rows, way, peer, *sample_of(sample))
     for key in (key for keys in counted for key in keys):
         origins.update(dict.fromkeys(found.provenance.get(key, ())))
     return tuple(origins)

@@ -1,20 +1,22 @@
 """Sets of protocols and ports as sorted ranges, so that what two sets of rows let through can be compared exactly.
 
-A visitor would get wrong: protocol 0 stands for all protocols but those with ports (rows of policy name no others), and
-in such a set it has the one range 0..65535 or none.
+A visitor would get wrong: ICMP has its types where others have ports, 0..255. Protocol 0 stands for all protocols but
+those named here (rows of policy name no others), and in such a set it has the one range 0..65535 or none.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from kilim.model.protocols import PROTOCOLS
-from kilim.model.tables import PolicyRows
+from kilim.model.protocols import PROTOCOL_NUMBERS
+from kilim.model.tables import PolicyKey, PolicyRows
 from kilim.model.verdict import ALLOWED, judge_rows
 
 OTHERS = 0
+ICMP = PROTOCOL_NUMBERS["ICMP"]
 LAST_PORT = 0xFFFF
-_SAMPLE_OF_OTHERS = 1  # ICMP; no row names it
-_PROTOCOLS = (OTHERS, *sorted(PROTOCOLS.values()))
+_LAST_TYPE = 0xFF
+_SAMPLE_OF_OTHERS = 2  # IGMP; no row names it
+_PROTOCOLS = (OTHERS, *sorted(PROTOCOL_NUMBERS.values()))
 
 
 class Range(NamedTuple):
@@ -26,7 +28,32 @@ class Range(NamedTuple):
 L4Set = tuple[Range, ...]  # sorted, neither overlapping nor touching
 
 NOTHING: L4Set = ()
-EVERYTHING: L4Set = tuple(Range(protocol, 0, LAST_PORT) for protocol in _PROTOCOLS)
+
+
+def last_of(protocol: int) -> int:
+    """The last port, or type."""
+    return _LAST_TYPE if protocol == ICMP else LAST_PORT
+
+
+def sample_of(one: Range) -> tuple[int, int]:
+    """A protocol and port in a range."""
+    return one.protocol or _SAMPLE_OF_OTHERS, one.first
+
+
+EVERYTHING: L4Set = tuple(Range(protocol, 0, last_of(protocol)) for protocol in _PROTOCOLS)
+
+
+def stretches(keys: Iterable[PolicyKey]) -> Iterator[Range]:
+    """All protocols and ports, cut wherever one of the rows begins or ends: all of a stretch is alike to them."""
+    starts: dict[int, set[int]] = {protocol: {0} for protocol in _PROTOCOLS}
+    for key in keys:
+        if key.port_prefix_len and key.protocol in starts:
+            starts[key.protocol] |= {key.port, key.port + (1 << (16 - key.port_prefix_len))}
+    for protocol in _PROTOCOLS:
+        last = last_of(protocol)
+        edges = [*sorted(start for start in starts[protocol] if start <= last), last + 1]
+        for first, after in zip(edges, edges[1:], strict=False):
+            yield Range(protocol, first, after - 1)
 
 
 def allowed_by(flags: int, rows: PolicyRows, direction: int, peer: int) -> L4Set:
@@ -35,16 +62,9 @@ def allowed_by(flags: int, rows: PolicyRows, direction: int, peer: int) -> L4Set
 
 
 def _allowed_ranges(flags: int, rows: PolicyRows, direction: int, peer: int) -> Iterator[Range]:
-    for protocol in _PROTOCOLS:
-        starts = {0}
-        for key in rows:
-            if key.protocol == protocol and key.port_prefix_len:
-                starts |= {key.port, key.port + (1 << (16 - key.port_prefix_len))}
-        edges = [*sorted(start for start in starts if start <= LAST_PORT), LAST_PORT + 1]
-        number = protocol or _SAMPLE_OF_OTHERS
-        for first, after in zip(edges, edges[1:], strict=False):
-            if judge_rows(flags, rows, direction, peer, number, first) == ALLOWED:
-                yield Range(protocol, first, after - 1)
+    for stretch in stretches(rows):
+        if judge_rows(flags, rows, direction, peer, *sample_of(stretch)) == ALLOWED:
+            yield stretch
 
 
 def both(one: L4Set, other: L4Set) -> L4Set:
@@ -80,8 +100,8 @@ def _complement(one: L4Set) -> L4Set:
                 if each.first > start:
                     found.append(Range(protocol, start, each.first - 1))
                 start = each.last + 1
-        if start <= LAST_PORT:
-            found.append(Range(protocol, start, LAST_PORT))
+        if start <= last_of(protocol):
+            found.append(Range(protocol, start, last_of(protocol)))
     return tuple(found)
 
 

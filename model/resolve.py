@@ -91,7 +91,7 @@ def resolve(source: State | Facts, subject: int) -> Resolution:
     for policy in policies:
         for rule in policy.rules:
             value = _value_of(policy, rule, passing)
-            for key in set(_keys_of_rule(facts, subject, rule, policy.tier)):
+            for key in set(keys_of_rule(facts, subject, rule, policy.tier)):
                 if rows.get(key) == value:
                     origins.setdefault(key, []).append(policy.origin(rule))
     return Resolution(flags, rows, {key: tuple(origins[key]) for key in sorted(origins)})
@@ -163,7 +163,7 @@ def _wanted(facts: Facts, subject: int, policies: Iterable[PolicyRules], passing
     for policy in policies:
         for rule in policy.rules:
             keys_of.setdefault(_value_of(policy, rule, passing), set()).update(
-                _keys_of_rule(facts, subject, rule, policy.tier)
+                keys_of_rule(facts, subject, rule, policy.tier)
             )
     wanted: PolicyRows = {}
     for value in sorted(keys_of):  # the greatest stays
@@ -171,7 +171,7 @@ def _wanted(facts: Facts, subject: int, policies: Iterable[PolicyRules], passing
     return wanted
 
 
-def _keys_of_rule(facts: Facts, subject: int, rule: Rule, tier: int) -> Iterator[PolicyKey]:
+def keys_of_rule(facts: Facts, subject: int, rule: Rule, tier: int) -> Iterator[PolicyKey]:
     """May repeat itself."""
     direction = rule.direction
     names = [port for port in rule.ports or () if isinstance(port, PortName)]

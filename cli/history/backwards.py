@@ -20,7 +20,7 @@ from kilim.kvstore.errors import LogBroken, SnapshotBroken, Trimmed
 from kilim.model.digest import digest_of
 from kilim.model.explain import Explanation
 from kilim.model.flips import Flip, Parties, Past, last_flip
-from kilim.model.focus import Focused, Since, Thing, Watch, focus_of, things_of
+from kilim.model.focus import Focus, Focused, Since, Thing, Watch, focus_of, things_of
 from kilim.model.snapshot import decode_records, hash_records, without_endpoints
 from kilim.model.state import State, key_from_bytes
 from kilim.v1.events_pb2 import Event
@@ -158,7 +158,14 @@ def since_when(
     source: HistorySource, at_seq: int, explanation: Explanation, newest: Stretch | None = None
 ) -> dict[Thing, Since]:
     """For each entry and policy of an explanation the event since which it is what it is at `at_seq`."""
-    missing, focus = things_of(explanation), focus_of(explanation)
+    return things_since(source, at_seq, focus_of(explanation), things_of(explanation), newest)
+
+
+def things_since(
+    source: HistorySource, at_seq: int, focus: Focus, things: Iterable[Thing], newest: Stretch | None = None
+) -> dict[Thing, Since]:
+    """The same of any things; the focus keeps all that they depend on."""
+    missing = list(things)
     found: dict[Thing, Since] = {}
     oldest = at_seq
     for stretch in stretches(source, at_seq, newest):

@@ -1,0 +1,76 @@
+"""`kilim policy trace`: what policy says of a pair, step by step, on one port or on all.
+
+Easy to get wrong: policy alone is asked, whatever nodes or kernels are up to; `kilim why` looks at a node's tables.
+"""
+
+import click
+
+from kilim.cli.command import Command
+from kilim.cli.failure import BadUsage
+from kilim.cli.history.options import SourceOptions, history_options, open_history
+from kilim.cli.output import output_option, print_data
+from kilim.cli.why import check_port, parse_end
+from kilim.model.protocols import PROTOCOL_NUMBERS
+
+_LABELS = "k8s:app=web,…"
+
+
+@click.command(
+    "trace",
+    cls=Command,
+    example="""
+    kilim policy trace --from shop/web --to shop/db --port 5432
+    kilim policy trace --from shop/web --to 203.0.113.7
+    kilim policy trace --from-labels app=web,tier=front --from-namespace shop --to shop/db --protocol UDP --port 53
+    """,
+)
+@click.option("--from", "--src-k8s-pod", "source_pod", metavar="NS/POD|IP", help="Who opens the connection.")
+@click.option("--from-labels", "--src", "source_labels", metavar=_LABELS, help="A pod with these labels does.")
+@click.option("--from-namespace", metavar="NS", help="Of the pod with --from-labels. [default: default]")
+@click.option("--from-identity", "--src-identity", type=int, metavar="ID", help="Somebody of this identity does.")
+@click.option("--to", "--dst-k8s-pod", "target", metavar="NS/POD|IP", help="Who is spoken to.")
+@click.option("--to-labels", "--dst", "target_labels", metavar=_LABELS, help="A pod with these labels is.")
+@click.option("--to-namespace", metavar="NS", help="Of the pod with --to-labels. [default: default]")
+@click.option("--to-identity", "--dst-identity", type=int, metavar="ID", help="Somebody of this identity is.")
+@click.option("--port", "--dport", type=int, help="Destination port; of ICMP the type. [default: all of all protocols]")
+@click.option(
+    "--protocol", type=click.Choice(list(PROTOCOL_NUMBERS), case_sensitive=False), help="[default: TCP, with --port]"
+)
+@click.option("--at", metavar="SEQ|TIME", help="As of this event. [default: the last there is]")
+@output_option("json", "yaml")
+@history_options
+def trace(
+    source_pod: str | None, source_labels: str | None, from_namespace: str | None, from_identity: int | None,
+    target: str | None, target_labels: str | None, to_namespace: str | None, to_identity: int | None,
+    port: int | None, protocol: str | None, at: str | None, output: str | None, source: SourceOptions,
+) -> None:  # fmt: skip
+    """Say what policy makes of a connection: who selects its ends, which rules match, and which decides."""
+    from kilim.cli.history.rebuild import seq_at, state_at
+    from kilim.cli.tracing import Wanted, traced
+
+    sender = Wanted("--from", _end("--from", source_pod), source_labels, from_namespace, from_identity)
+    receiver = Wanted("--to", _end("--to", target), target_labels, to_namespace, to_identity)
+    for each in (sender, receiver):
+        if sum(given is not None for given in (each.end, each.labels, each.identity)) != 1:
+            raise BadUsage(f"{each.option}: give one of {each.option}, {each.option}-labels and {each.option}-identity")
+        if each.namespace is not None and each.labels is None:
+            raise BadUsage(f"{each.option}-namespace: goes with {each.option}-labels")
+    l4 = _l4(port, protocol)
+    history = open_history(source)
+    state = state_at(history, None if at is None else seq_at(history, at, "--at"))
+    data, lines = traced(state, sender, receiver, l4)
+    if output:
+        print_data(data, output)
+    else:
+        click.echo("\n".join(lines))
+
+
+def _end(option: str, text: str | None) -> str | int | None:
+    return None if text is None else parse_end(option, text)
+
+
+def _l4(port: int | None, protocol: str | None) -> tuple[int, int] | None:
+    if port is None and protocol is None:
+        return None
+    name = protocol or "TCP"
+    return PROTOCOL_NUMBERS[name], check_port(port, name)
