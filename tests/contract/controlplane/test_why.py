@@ -64,3 +64,24 @@ async def test_why_and_simulate_ask_a_replica(etcd: EmbeddedEtcd, cluster: str) 
             ],
         )
         assert (await r.status()).seq == 9
+
+
+async def test_policy_and_endpoint_ask_a_replica(etcd: EmbeddedEtcd, cluster: str) -> None:
+    async with replica(etcd.endpoints, cluster) as r:
+        await fill(r)
+        pair = ("policy", "trace", "--from", "shop/web", "--to", "shop/db", "--port", "5432")
+        denied = await kilim(r, *pair)
+        assert denied.stdout.splitlines()[0] == "denied: POLICY_DENIED, ingress"
+        allowed = json.loads((await kilim(r, *pair, "--at", "7", "-o", "json")).stdout)
+        assert (allowed["verdict"], allowed["seq"]) == ("allowed", 7)
+
+        (got,) = json.loads((await kilim(r, "policy", "get", "-o", "json")).stdout)
+        assert (got["name"], got["rowsByNode"], got["event"]["seq"], got["event"]["actor"]) == ("db", {}, 9, "test")
+        (then,) = json.loads((await kilim(r, "policy", "get", "--at", "7", "-o", "json")).stdout)
+        assert (then["endpoints"], then["rowsByNode"], then["event"]["seq"]) == (1, {"n2": 1}, 7)
+
+        shown = json.loads((await kilim(r, "endpoint", "get", "shop/db", "--at", "7", "-o", "json")).stdout)
+        row = next(each for each in shown["policy"] if each["origins"][0]["section"])
+        assert (row["ports"], row["action"], row["event"]["seq"]) == ({"first": 5432, "last": 5432}, "allow", 7)
+        direct = ("policy", "selectors", "--etcd-endpoints", ",".join(etcd.endpoints), "--cluster", cluster)
+        assert (await kilim(r, *direct, server=False)).stdout == (await kilim(r, "policy", "selectors")).stdout
