@@ -94,6 +94,14 @@ def trace_ports(reach: Reach, asked: Asked) -> list[PortVerdict]:
     return [PortVerdict(tuple(ranges), *answer) for answer, ranges in found.items()]  # type: ignore[arg-type]
 
 
+def decision(
+    reach: Reach, subject: int, direction: int, peer: int, protocol: int, port: int
+) -> tuple[str, tuple[Origin, ...]]:
+    """The reason, and the rules that decide: what a record of a first packet, by identities, is explained with."""
+    reason, counted = _judge(reach, subject, direction, peer, protocol, port)
+    return reason, _origins(reach, subject, counted[-1] if counted else ())
+
+
 def covers(key: PolicyKey, direction: int, peer: int, protocol: int, port: int) -> bool:
     """Whether a row covers a packet."""
     if not _speaks(key, direction, peer):
@@ -117,8 +125,7 @@ def _speaks(key: PolicyKey, direction: int, peer: int) -> bool:
 def _port_verdict(reach: Reach, asked: Asked, stretch: Range) -> tuple[bool, int | None, str, tuple[Origin, ...]]:
     allowing: dict[Origin, None] = {}
     for subject, way, peer in _sides(asked):
-        reason, counted = _judge(reach, subject, way, peer, *sample_of(stretch))
-        origins = _origins(reach, subject, counted[-1] if counted else ())
+        reason, origins = decision(reach, subject, way, peer, *sample_of(stretch))
         if reason != ALLOWED:
             return False, way, reason, origins
         allowing.update(dict.fromkeys(origins))
