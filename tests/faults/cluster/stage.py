@@ -163,7 +163,7 @@ class Stage:
         """All of it, out of etcd; dense, with a whole chain, or LogBroken."""
         client = EtcdClient([f"http://{member.loopback}" for member in self.lab.etcd])
         try:
-            async with aclosing(EventLog(client, self.lab.name).read(1)) as commits:
+            async with aclosing(EventLog(client, commands.CLUSTER).read(1)) as commits:
                 return [commit async for commit in commits]
         finally:
             await client.close()

@@ -16,6 +16,7 @@ from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.commit import CHAIN_START, Commit, decode_commit
 from kilim.kvstore.errors import KvError
 from kilim.kvstore.log import EventLog
+from kilim.lab.commands import CLUSTER
 from kilim.lab.topology import Lab, Server
 from kilim.v1 import controlplane_pb2 as api
 from tests.faults.cluster.stage import Replica, Stage
@@ -92,7 +93,7 @@ async def follow_member(lab: Lab, member: Server, notes: Notes) -> None:
     """For ever, at one etcd member alone."""
     client = EtcdClient([f"http://{member.loopback}"])
     try:
-        log = EventLog(client, lab.name)
+        log = EventLog(client, CLUSTER)
         while True:
             try:
                 async with aclosing(log.follow(notes.last_seq + 1, notes.chain)) as commits:

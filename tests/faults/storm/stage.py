@@ -12,6 +12,7 @@ from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.commit import Commit
 from kilim.kvstore.errors import Trimmed
 from kilim.kvstore.log import EventLog
+from kilim.lab.commands import CLUSTER
 from kilim.lab.topology import Lab
 from tests.faults.cluster.stage import Stage
 
@@ -51,7 +52,7 @@ class StormStage(Stage):
         self.archive.whole()
         client = EtcdClient([f"http://{member.loopback}" for member in self.lab.etcd])
         try:
-            log = EventLog(client, self.lab.name)
+            log = EventLog(client, CLUSTER)
             try:
                 await self._read_on(log, self.archive.next_seq)
             except Trimmed as error:
