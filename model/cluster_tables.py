@@ -12,15 +12,17 @@ from kilim.model import nouns
 from kilim.model.cluster_addresses import ClusterAddresses, OwnPart
 from kilim.model.compile import rule_changes
 from kilim.model.digest import digest_of
-from kilim.model.nouns import NamedPort
+from kilim.model.nouns import NamedPort, ports_of
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import resolve_rows
 from kilim.model.settings import ENABLE_POLICY, audit_modes
-from kilim.model.state import Change, State
+from kilim.model.state import Change, State, state_as_changes
 from kilim.model.tables import PolicyKey, PolicyRows, hash_policy_row, hash_subject
 from kilim.v1 import events_pb2 as pb
 
 Bearing = tuple[bool, tuple[str, ...], frozenset[NamedPort]]
+# It saves work, the outcome is the same in any order.
+_REFERENTS_FIRST = ("setting", "node", "identity", "policy", "endpoint")
 RowChanges = list[tuple[PolicyKey, int, int]]  # key, verdict before and after; 0 = no row
 
 
@@ -85,7 +87,7 @@ class ClusterTables:
 
     def fill(self, state: State) -> Iterator[None]:
         """Steps to follow all that `state` holds, into tables that hold nothing yet."""
-        return self.steps(state, state_as_changes(state))
+        return self.steps(state, state_as_changes(state, _REFERENTS_FIRST))
 
     def update(self, state: State, changes: Iterable[Change]) -> None:
         """Follow changes that `state` already contains."""
@@ -152,12 +154,12 @@ class ClusterTables:
         if not count:
             self._addresses.add(part, subject.weight)
         if endpoint.named_ports:
-            self._stale |= self._policies.change_ports(number, (), _ports_of(endpoint))
+            self._stale |= self._policies.change_ports(number, (), ports_of(endpoint))
 
     def _go(self, endpoint: pb.Endpoint) -> None:
         number, part = endpoint.identity, self._addresses.parts[endpoint.node]
         if endpoint.named_ports:
-            self._stale |= self._policies.change_ports(number, _ports_of(endpoint), ())
+            self._stale |= self._policies.change_ports(number, ports_of(endpoint), ())
         subject = self._subjects[number]
         subject.on[part] -= 1
         if subject.on[part]:
@@ -206,21 +208,3 @@ def _row_changes(before: _Rows | None, rows: _Rows, settling: _Settling) -> RowC
         # `before` is held with them: its id must stay its own while it stands for it here.
         known = settling.row_changes[(id(before), id(rows))] = changes, before
     return known[0]
-
-
-def state_as_changes(state: State) -> Iterator[Change]:
-    """Referents first: it saves work, the outcome is the same in any order."""
-    for key, data in state.settings.data.items():
-        yield Change("setting", key, None, data)
-    for name, data in state.nodes.data.items():
-        yield Change("node", name, None, data)
-    for number, data in state.identities.data.items():
-        yield Change("identity", number, None, data)
-    for key, data in state.policies.data.items():
-        yield Change("policy", key, None, data)
-    for key, data in state.endpoints.data.items():
-        yield Change("endpoint", key, None, data)
-
-
-def _ports_of(endpoint: pb.Endpoint) -> list[NamedPort]:
-    return [NamedPort(port.name, port.port, port.protocol) for port in endpoint.named_ports]

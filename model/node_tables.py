@@ -14,16 +14,16 @@ What a change touches:
    change.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from kilim.model import nouns
 from kilim.model.addresses import Addresses
 from kilim.model.compile import rule_changes
-from kilim.model.nouns import NamedPort
+from kilim.model.nouns import ports_of
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import resolve_rows
 from kilim.model.settings import ENABLE_POLICY, audits
-from kilim.model.state import Change, State
+from kilim.model.state import Change, State, state_as_changes
 from kilim.model.tables import PolicyRows, Tables, TablesDelta, TablesDigest
 from kilim.v1 import events_pb2 as pb
 
@@ -60,7 +60,7 @@ class NodeTables:
     def _fill(self, state: State) -> None:
         """Follow all that `state` contains. Referents first: it saves work, the outcome is the same in any order."""
         self._follow_settings(state)
-        self._note(state, _all_but_endpoints(state))
+        self._note(state, state_as_changes(state, ("node", "identity", "policy")))
         parse, add, here = pb.Endpoint.FromString, self._addresses.add_endpoint, self.node
         for key, data in state.endpoints.data.items():
             endpoint = parse(data)
@@ -113,7 +113,7 @@ class NodeTables:
             if old.node == self.node:
                 self._go(old.identity)
             if self._counts_ports and old.named_ports:
-                self._stale |= self._policies.change_ports(old.identity, _ports_of(old), ())
+                self._stale |= self._policies.change_ports(old.identity, ports_of(old), ())
 
     def _add_endpoint(self, state: State, key: str, new: pb.Endpoint) -> None:
         node = new.node
@@ -125,7 +125,7 @@ class NodeTables:
 
     def _add_ports(self, new: pb.Endpoint) -> None:
         if new.named_ports:
-            self._stale |= self._policies.change_ports(new.identity, (), _ports_of(new))
+            self._stale |= self._policies.change_ports(new.identity, (), ports_of(new))
 
     def _settle_ports(self, state: State) -> None:
         """Named ports are counted only while a policy names some, from the state when the first one does.
@@ -172,16 +172,3 @@ class NodeTables:
             if self.tables.policy.get(subject, {}) != rows:
                 delta.policy[subject] = rows or None
         self._stale = set()
-
-
-def _all_but_endpoints(state: State) -> Iterator[Change]:
-    for name, data in state.nodes.data.items():
-        yield Change("node", name, None, data)
-    for number, data in state.identities.data.items():
-        yield Change("identity", number, None, data)
-    for key, data in state.policies.data.items():
-        yield Change("policy", key, None, data)
-
-
-def _ports_of(endpoint: pb.Endpoint) -> list[NamedPort]:
-    return [NamedPort(port.name, port.port, port.protocol) for port in endpoint.named_ports]

@@ -102,7 +102,7 @@ def _labels(message: pb.Node | pb.Endpoint | pb.Namespace | pb.Pod) -> LabelPair
     return tuple((label.key, label.value) for label in message.labels)
 
 
-def _ports(message: pb.Endpoint | pb.Pod) -> tuple[NamedPort, ...]:
+def ports_of(message: pb.Endpoint | pb.Pod) -> tuple[NamedPort, ...]:
     return tuple(NamedPort(p.name, p.port, p.protocol) for p in message.named_ports)
 
 
@@ -179,7 +179,7 @@ def decode_endpoint(data: bytes) -> Endpoint:
         m.endpoint_id,
         m.ip,
         m.identity,
-        _ports(m),
+        ports_of(m),
         m.container_id,
         _labels(m),
         m.service_account,
@@ -203,7 +203,7 @@ def decode_namespace(data: bytes) -> Namespace:
 
 def decode_pod(data: bytes) -> Pod:
     m = pb.Pod.FromString(data)
-    return Pod(m.namespace, m.name, _labels(m), m.service_account, _ports(m))
+    return Pod(m.namespace, m.name, _labels(m), m.service_account, ports_of(m))
 
 
 def decode_setting(data: bytes) -> Setting:

@@ -11,7 +11,7 @@ from kilim.model.compile import compile_policy, part_key
 from kilim.model.identity import ANY_PEER, RESERVED
 from kilim.model.l4_set import EVERYTHING, NOTHING, L4Set, allowed_by, both
 from kilim.model.labels import NAMESPACE, label_map
-from kilim.model.nouns import NamedPort, decode_identity, decode_policy
+from kilim.model.nouns import NamedPort, decode_identity, decode_policy, ports_of
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import Resolution, resolve, resolve_rows
 from kilim.model.rules import Peer, PolicyRules
@@ -42,7 +42,7 @@ class StateRules:
         if self._index.needs_ports:
             for data in state.endpoints.data.values():
                 endpoint = pb.Endpoint.FromString(data)
-                ports = [NamedPort(each.name, each.port, each.protocol) for each in endpoint.named_ports]
+                ports = ports_of(endpoint)
                 if ports:
                     self._index.change_ports(endpoint.identity, (), ports)
 

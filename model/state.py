@@ -208,6 +208,14 @@ class State:
         self.seq = seq
 
 
+def state_as_changes(state: State, tables: Iterable[str]) -> Iterator[Change]:
+    """As if all that these tables hold came now, one table after the other."""
+    held = state.data()
+    for table in tables:
+        for key, value in held[table].items():
+            yield Change(table, key, None, value)
+
+
 def key_to_bytes(key: Key) -> bytes:
     return key.encode() if isinstance(key, str) else key.to_bytes(4, "big")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from kilim.controlplane.decide.widths import PortWidths, Weight
 from kilim.model.compile import rule_changes
-from kilim.model.nouns import NamedPort, decode_identity
+from kilim.model.nouns import NamedPort, decode_identity, ports_of
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import HOST_ROWS, wanted_rows, without_covered
 from kilim.model.rules import Peer
@@ -137,7 +137,7 @@ class PolicyBounds:
             self._index.untrack(number)
 
     def _offer(self, number: int, endpoint: pb.Endpoint, step: int) -> None:
-        ports = [NamedPort(port.name, port.port, port.protocol) for port in endpoint.named_ports]
+        ports = ports_of(endpoint)
         had = bool(self._index.named_ports(number))
         self._index.change_ports(number, () if step > 0 else ports, ports if step > 0 else ())
         has = bool(self._index.named_ports(number))
