@@ -43,6 +43,10 @@ def traced(
     """`l4` None: all ports. The state gets identities for labels that nobody has."""
     nodes = [_node_of(state, each) for each in (sender, receiver)]
     source, target = (_end(state, each, node) for each, node in zip((sender, receiver), reversed(nodes), strict=True))
+    if not source.is_ours and not target.is_ours:
+        raise Failure(f"neither {source.name} nor {target.name} is a pod: no policy speaks of them")
+    if isinstance(sender.end, str) and sender.end == receiver.end:
+        raise Failure(f"{source.name}: packets from an endpoint to itself never leave it, so no policy speaks of them")
     reach = Reach(state)
     asked = Asked(source.identity, target.identity, source.is_ours, target.is_ours)
     heading = {"from": _end_data(state, source), "to": _end_data(state, target), "seq": state.seq}

@@ -46,7 +46,7 @@ def denying() -> Story:
 
 
 def steps(data: dict[str, Any], direction: str) -> dict[str, Any]:
-    return next(step for step in data["steps"] if step["direction"] == direction)  # type: ignore[no-any-return]
+    return next(step for step in data["steps"] if step["direction"] == direction)
 
 
 def test_trace_of_a_port_names_the_rule(ask: Ask) -> None:
@@ -103,7 +103,7 @@ def test_all_ports_with_types_of_icmp(ask: Ask) -> None:
 
 def test_tiers_in_their_order(ask: Ask) -> None:
     told = story()
-    everybody = [{"namespaces": {}}]
+    everybody: list[dict[str, Any]] = [{"namespaces": {}}]
     cluster_policy(told, "shops", "Admin", 5, action="Pass", **{"from": everybody})
     cluster_policy(told, "lockdown", "Admin", 6, action="Deny", **{"from": everybody})
     words = ("policy", "trace", "--from", "shop/web", "--to", "shop/db", "--port", "5432", "-o", "json")
@@ -145,6 +145,14 @@ def test_labels_that_no_pod_has(ask: Ask) -> None:
         (("--from", "shop/web", "--to-identity", "9999"), "no identity 9999 as of event 8"),
         (("--from", "shop/web", "--to", "shop/db", "--to-namespace", "x"), "--to-namespace: goes with --to-labels"),
         (("--from-labels", "=x", "--to", "shop/db"), '--from-labels: "=x" must be KEY=VALUE'),
+        (
+            ("--from", "192.0.2.1", "--to", "203.0.113.7"),
+            "neither 192.0.2.1 nor 203.0.113.7 is a pod: no policy speaks of them",
+        ),
+        (
+            ("--from", "shop/db", "--to", "shop/db"),
+            "shop/db: packets from an endpoint to itself never leave it, so no policy speaks of them",
+        ),
     ],
 )
 def test_bad_questions_are_one_line(ask: Ask, words: tuple[str, ...], line: str) -> None:
