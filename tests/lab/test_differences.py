@@ -18,7 +18,8 @@ A_STEP = 80  # a step costs half a second, a probe nearly nothing
 
 
 async def test_every_random_probe_gets_what_the_oracle_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    documents, probes = {}, 0
+    documents: dict[str, dict[str, Any]] = {}
+    probes = 0
     while probes < PACKETS:
         document = scenario(Random(SEED * 2_000_000 + len(documents)), known_kinds(), A_STEP)
         path = tmp_path / f"{len(documents):03}.json"

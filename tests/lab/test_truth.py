@@ -9,7 +9,7 @@ import pytest
 from kilim.lab.run import matched, run_files
 from tests.truth.tables import truth_tables
 
-SAMPLE = 32  # every so many of the 174 tables: 6 of them, some 3,000 probes
+SAMPLE = 8  # every so many of the 174 tables: 22 of them, some 12,000 probes
 
 
 async def test_a_sample_of_the_truth_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,4 +25,4 @@ async def test_a_sample_of_the_truth_tables(tmp_path: Path, capsys: pytest.Captu
     probes = sum(step["total"] for document in played for step in document["steps"])
     with capsys.disabled():
         print(f"\n  as packets: {len(played)} truth tables, {probes} probes")
-    assert probes > 2000
+    assert probes > 10_000
