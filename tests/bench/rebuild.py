@@ -14,7 +14,7 @@ from pathlib import Path
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.log import EventLog
 from kilim.lab.client import ControlPlane, agent_status
-from kilim.lab.commands import agent_process, agent_socket, replica_targets
+from kilim.lab.commands import CLUSTER, agent_process, agent_socket, replica_targets
 from kilim.lab.names import pin_dir
 from kilim.lab.process import pid_of, start_process, stop_process
 from kilim.lab.topology import Lab
@@ -66,7 +66,7 @@ def _records() -> list[bytes]:
 
 async def _fill(lab: Lab, records: list[bytes]) -> int:
     etcd = EtcdClient([lab.etcd[0].loopback])
-    log = EventLog(etcd, lab.name)
+    log = EventLog(etcd, CLUSTER)
     head = await log.head()
     for start in range(0, len(records), _RECORDS_A_COMMIT):
         _, head = await log.append(head, records[start : start + _RECORDS_A_COMMIT])
