@@ -15,6 +15,7 @@ from kilim.model.rows import RowChange
 from kilim.model.tables import EndpointValue, IpcacheKey, IpcacheValue, PolicyRows, Tables
 
 NO_INTERFACE = 0
+FLAGS_MAX = 0xFF  # as rows are packed; we write 0 and 1
 
 
 class KernelEndpoint(NamedTuple):
@@ -59,7 +60,8 @@ def read_kernel_rows(maps: Maps) -> KernelRows:
     keys, values = maps["endpoints"].read()
     whole = has_local_inputs(keys, values)
     for ip, row, is_whole in zip(keys["ip"].tolist(), values.tolist(), whole, strict=True):
-        kernel.endpoints[ip] = KernelEndpoint(row[0] if is_whole else NO_INTERFACE, *row[1:4])
+        ifindex, flags = (row[0] if is_whole else NO_INTERFACE), min(row[3], FLAGS_MAX)
+        kernel.endpoints[ip] = KernelEndpoint(ifindex, row[1], row[2], flags)
     keys, values = maps["subjects"].read()
     for identity, row in zip(keys["identity"].tolist(), values.tolist(), strict=True):
         subject = kernel.subjects[identity] = KernelSubject(*row)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from kilim.agent.bpf import rows
 from kilim.agent.bpf.kernel_rows import (
+    FLAGS_MAX,
     NO_INTERFACE,
     KernelEndpoint,
     KernelRows,
@@ -138,7 +139,7 @@ def _pack_ipcache(keys: Rows, values: Rows) -> bytes:
 def _pack_endpoints(keys: Rows, values: Rows) -> bytes:
     packed = np.empty(len(keys), _ENDPOINT)
     packed["ip"], packed["endpoint_id"], packed["identity"] = keys["ip"], values["endpoint_id"], values["identity"]
-    packed["flags"] = np.minimum(values["flags"], 255)  # we write 0 and 1
+    packed["flags"] = np.minimum(values["flags"], FLAGS_MAX)
     return packed.tobytes()
 
 

@@ -1,9 +1,8 @@
 """Audit mode: what policy refuses passes, is counted and recorded once; nothing of that outlives the mode."""
 
-from typing import Any
-
 import pytest
 
+from kilim.agent.bpf.maps import Map, Rows
 from kilim.agent.records import AUDITED
 from kilim.model.tables import ALLOW, DENY, EndpointValue, TablesDelta
 from kilim.model.tables import AUDITED as AUDIT_FLAG
@@ -134,15 +133,14 @@ def test_audit_mode_and_what_it_is_for_in_one_write(rig: Rig, monkeypatch: pytes
     """No packet drops in between, at the beginning or at the end."""
     assert rig.out(tcp(A, B)).passed
     seen: list[bool] = []
-    subjects, endpoints = rig.datapath.maps["subjects"], rig.datapath.maps["endpoints"]
-    for table in (subjects, endpoints):
-        write = table.update
+    write = Map.update
 
-        def write_and_look(*rows: Any, write: Any = write) -> None:
-            write(*rows)
+    def write_and_look(table: Map, keys: Rows, values: Rows) -> None:
+        write(table, keys, values)
+        if len(keys):
             seen.append(rig.out(tcp(A, B, ACK)).passed)
 
-        monkeypatch.setattr(table, "update", write_and_look)
+    monkeypatch.setattr(Map, "update", write_and_look)
     for flags, enforced in ((AUDIT_FLAG, 1), (0, 0)):
         row_of_b = EndpointValue(B.endpoint_id, B.identity, flags)
         rig.write(TablesDelta(endpoints={B.ip: row_of_b}, subjects={B.identity: enforced}))

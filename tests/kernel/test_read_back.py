@@ -127,10 +127,10 @@ CHANGES = {
         add("ipcache", {"ip": 0x01020304}, {"ip": POD}),
         ["ipcache 1.2.3.4/32: found 300 -, wanted nothing"],
     ),
-    "endpoint gone": (remove("endpoints", ip=POD), ["endpoints 10.1.0.1: found nothing, wanted 1 300"]),
+    "endpoint gone": (remove("endpoints", ip=POD), ["endpoints 10.1.0.1: found nothing, wanted 1 300 -"]),
     "endpoint's identity": (
         set_value("endpoints", "identity", 5, ip=POD),
-        ["endpoints 10.1.0.1: found 1 5, wanted 1 300"],
+        ["endpoints 10.1.0.1: found 1 5 -, wanted 1 300 -"],
     ),
     "endpoint's interface": (
         set_value("endpoints", "ifindex", 77, ip=POD),
@@ -138,7 +138,15 @@ CHANGES = {
     ),
     "endpoint's MAC address": (
         set_value("endpoints", "mac", 9, ip=POD),
-        ["endpoints 10.1.0.1: found other MAC addresses or flags, wanted ifindex 1"],
+        ["endpoints 10.1.0.1: found other MAC addresses, wanted ifindex 1"],
+    ),
+    "endpoint in audit mode": (
+        set_value("endpoints", "flags", 1, ip=POD),
+        ["endpoints 10.1.0.1: found 1 300 audit, wanted 1 300 -"],
+    ),
+    "endpoint's flags": (
+        set_value("endpoints", "flags", 0x101, ip=POD),
+        ["endpoints 10.1.0.1: found 1 300 0xff, wanted 1 300 -"],
     ),
     "subject's flags": (set_value("subjects", "flags", 0x101, identity=300), ["subjects 300: found 257, wanted 1"]),
     "policy verdict": (

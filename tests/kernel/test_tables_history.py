@@ -9,7 +9,7 @@ import pytest
 from kilim.agent.bpf import syscall
 from kilim.agent.bpf.datapath import Settings, load_objects
 from kilim.agent.records import FORWARDED
-from kilim.model.tables import ALLOW, DENY, PolicyRows, Tables, TablesDelta
+from kilim.model.tables import ALLOW, DENY, EndpointValue, PolicyRows, Tables, TablesDelta
 from tests.kernel.frames import ICMP, A, B, icmp
 from tests.kernel.rig import INGRESS, REDIRECT, SHOT, Rig, row
 
@@ -97,7 +97,11 @@ def random_tables(choice: random.Random) -> Tables:
     subjects = {identity: choice.randrange(4) for identity in range(1001, 1006) if choice.random() < 0.7}
     return Tables(
         {(ip << 8, 24 + ip % 9): (choice.randrange(1, 9), ip) for ip in range(1, 30) if choice.random() < 0.5},
-        {ip: (ip, choice.choice([*subjects, 1001])) for ip in range(1, 10) if choice.random() < 0.5},
+        {
+            ip: EndpointValue(ip, choice.choice([*subjects, 1001]), ip & 1)
+            for ip in range(1, 10)
+            if choice.random() < 0.5
+        },
         subjects,
         {identity: policy for identity in subjects if (policy := random_policy(choice))},
     )

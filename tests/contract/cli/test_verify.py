@@ -65,7 +65,7 @@ async def test_each_row_that_differs_is_named(
             identity = found[("ipcache", "10.244.0.2/32")]["log"].split()[0]
             assert {key: (each["kernel"], each["log"]) for key, each in found.items()} == {
                 ("ipcache", "10.244.0.2/32"): ("777 -", f"{identity} 192.0.2.1"),
-                ("endpoints", "10.244.1.2"): (None, f"1 {subject}"),
+                ("endpoints", "10.244.1.2"): (None, f"1 {subject} -"),
                 ("subjects", "99999"): ("3", None),
                 ("policy", f"{subject} ingress {identity} 6 5432 16"): ("allow", None),
                 ("policy", f"{subject} ingress {identity} 6 5433 16"): (None, "allow"),
