@@ -13,6 +13,7 @@ from kilim.model.explain import PolicyName
 from kilim.model.focus import Since, Thing
 from kilim.model.protocols import PROTOCOL_WORDS
 from kilim.model.rows import ACTION_NAMES, TIER_NAMES
+from kilim.model.settings import audits
 from kilim.model.state import State
 from kilim.model.tables import TIERS, tier_flag
 
@@ -32,6 +33,8 @@ def as_lines(history: HistorySource, state: State, found: EndpointPolicy) -> Ite
         yield f"{'Labels' if not number else '':<11}{label}"
     since = since_cells(known, found.subject_row())[0]
     yield f"Enforced   {', '.join(_enforced(found.flags)) or 'nothing'}, since event {since}"
+    if _is_audited(state, found):
+        yield "Audit      what its policy denies passes and is recorded"
     yield f"As of      event {state.seq}"
     yield ""
     yield (
@@ -41,6 +44,10 @@ def as_lines(history: HistorySource, state: State, found: EndpointPolicy) -> Ite
 
 def _known(history: HistorySource, state: State, found: EndpointPolicy) -> dict[Thing, Since]:
     return things_since(history, state.seq, found.focus(), found.things())
+
+
+def _is_audited(state: State, found: EndpointPolicy) -> bool:
+    return found.endpoint.policy_audit_mode or audits(state, found.endpoint.node)
 
 
 def _enforced(flags: int) -> list[str]:
@@ -72,6 +79,7 @@ def as_data(history: HistorySource, state: State, found: EndpointPolicy) -> dict
         "address": format_ip(one.ip),
         "identity": one.identity,
         "labels": list(found.labels),
+        "policyAuditMode": _is_audited(state, found),
         "seq": state.seq,
         "enforced": {
             word: [TIER_NAMES[tier] for tier in TIERS if found.flags & tier_flag(tier, direction)]

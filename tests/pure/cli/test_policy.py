@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kilim.cli.main import main
-from kilim.controlplane.decide.command import ApplyObjects, Document
+from kilim.controlplane.decide.command import ApplyObjects, ConfigureEndpoint, Document
 from kilim.model.resource import parse_manifest
 from tests.pure.cli.test_why import Snapshots, Story, cluster_policy, story
 
@@ -208,6 +208,14 @@ def test_an_endpoint_and_its_rows(ask: Ask, snapshots: tuple[int, ...]) -> None:
     deny = rows["TCP", '{"first": 5432, "last": 5432}', "deny"]
     assert ([each["section"] for each in deny["origins"]], deny["event"]["seq"]) == (["specs[1].ingressDeny"], 9)
     assert "k8s:app=web" in deny["peerLabels"]
+
+
+def test_an_endpoint_that_is_audited_says_so(ask: Ask) -> None:
+    told = story()
+    told.do("cli:ann@desk", ConfigureEndpoint("shop", "db", True))
+    text = ask(told, "endpoint", "get", "shop/db").stdout
+    assert "Audit      what its policy denies passes and is recorded\n" in text
+    assert json.loads(ask(told, "endpoint", "get", "shop/web", "-o", "json").stdout)["policyAuditMode"] is False
 
 
 def test_an_endpoint_by_its_number(ask: Ask) -> None:
