@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kilim.model.address import Cidr, prefix_mask
-from kilim.model.identity import ANY_PEER, REMOTE_NODE, WORLD
+from kilim.model.identity import ANY_PEER, HOST, REMOTE_NODE, WORLD
 from kilim.model.l4_set import L4Set
 from kilim.model.nouns import decode_endpoint_identity, decode_identity
 from kilim.model.reach import Reach, StateRules
@@ -23,7 +23,8 @@ from kilim.model.state import State
 from kilim.model.tables import EGRESS, INGRESS
 from kilim.v1 import events_pb2 as pb
 
-OTHER_NODES = "remote-node"  # as Cilium calls it: nodes that the pod does not run on
+OWN_NODE = "host"  # as Cilium calls it: the node that the pod runs on
+OTHER_NODES = "remote-node"  # all others that are not told apart
 WORLD_PREFIX = Cidr(0, 0)
 
 
@@ -52,7 +53,7 @@ class Comparison:
     def __init__(self, before: State, after: State) -> None:
         self.old = Reach(before)
         self.new = Reach(after, self.old)
-        self.ends = [*_pods(before, after), *_prefixes(before, after), _NODES]
+        self.ends = [*_pods(before, after), *_prefixes(before, after), *_nodes(before, after)]
         self.changed_policies = _differing(before.policies.data, after.policies.data)
         self._stale = _stale_subjects(before, after, self.old.facts, self.new.facts, self.changed_policies)
 
@@ -101,7 +102,21 @@ class Comparison:
         return [number for peer in differing for number in users.get(peer, ())]
 
 
-_NODES = End(REMOTE_NODE, REMOTE_NODE, (OTHER_NODES,), False)
+def name_of_node(name: str) -> str:
+    """Of a node that is told apart from others."""
+    return f"node:{name}"
+
+
+def _nodes(before: State, after: State) -> Iterator[End]:
+    yield End(HOST, HOST, (OWN_NODE,), False)
+    yield End(REMOTE_NODE, REMOTE_NODE, (OTHER_NODES,), False)
+    alike: dict[tuple[int, int], list[str]] = {}
+    for name in sorted(before.nodes.data.keys() & after.nodes.data.keys()):
+        numbers = before.nodes[name].identity or REMOTE_NODE, after.nodes[name].identity or REMOTE_NODE
+        alike.setdefault(numbers, []).append(name_of_node(name))
+    alike.pop((REMOTE_NODE, REMOTE_NODE), None)
+    for (old, new), names in sorted(alike.items()):
+        yield End(old, new, tuple(names), False)
 
 
 def _pods(before: State, after: State) -> list[End]:

@@ -7,8 +7,7 @@ somebody else's by now.
 from typing import NamedTuple
 
 from kilim.model.address import Cidr, prefix_mask
-from kilim.model.comparison import Comparison
-from kilim.model.identity import HOST, REMOTE_NODE
+from kilim.model.comparison import OTHER_NODES, OWN_NODE, Comparison, name_of_node
 from kilim.model.l4_set import contains
 from kilim.model.state import State
 
@@ -36,9 +35,9 @@ class FlowVerdicts:
     def __init__(self, before: State, comparison: Comparison) -> None:
         self._comparison = comparison
         self._end_of_pod: dict[str, int] = {}
-        self._end_of_prefix: dict[str, int] = {}
+        self._end_of_name: dict[str, int] = {}  # prefixes and nodes
         for number, end in enumerate(comparison.ends):
-            (self._end_of_pod if end.is_ours else self._end_of_prefix).update(dict.fromkeys(end.names, number))
+            (self._end_of_pod if end.is_ours else self._end_of_name).update(dict.fromkeys(end.names, number))
         endpoints = {key: before.endpoints[key] for key in self._end_of_pod}
         self._node_of = {key: endpoint.node for key, endpoint in endpoints.items()}
         self._pod_at = {endpoint.ip: key for key, endpoint in endpoints.items()}
@@ -49,11 +48,9 @@ class FlowVerdicts:
         source, destination = (self._pod(end) for end in (flow.source, flow.destination))
         if source is not None and source == destination:
             return Verdicts(True, True)
-        places = self._place(flow.source, source), self._place(flow.destination, destination)
+        places = self._place(flow.source, source, destination), self._place(flow.destination, destination, source)
         if None in places or (source is None and destination is None):
             return None
-        if HOST in (self._host(flow.source, source, destination), self._host(flow.destination, destination, source)):
-            return Verdicts(True, True)  # a node and its pods reach each other, whatever policy says
         assert places[0] is not None and places[1] is not None
         pair = self._comparison.between(places[0], places[1])
         return Verdicts(contains(pair.before, flow.protocol, flow.port), contains(pair.after, flow.protocol, flow.port))
@@ -63,21 +60,19 @@ class FlowVerdicts:
             return end.key
         return None if end.ip is None else self._pod_at.get(end.ip)
 
-    def _place(self, end: FlowEnd, pod: str | None) -> int | None:
-        """Among the ends of the comparison."""
+    def _place(self, end: FlowEnd, pod: str | None, other: str | None) -> int | None:
+        """Among the ends of the comparison; `other` is the pod at the other end."""
         if pod is not None:
             return self._end_of_pod[pod]
         if end.key or end.ip is None:
             return None
         if end.ip in self._node_at:
-            return next(n for n, each in enumerate(self._comparison.ends) if each.before == REMOTE_NODE)
+            node = self._node_at[end.ip]
+            own = other is not None and self._node_of[other] == node
+            name = OWN_NODE if own else name_of_node(node)
+            return self._end_of_name.get(name, self._end_of_name[OTHER_NODES])
         for prefix_len in range(32, -1, -1):
-            found = self._end_of_prefix.get(str(Cidr(end.ip & prefix_mask(prefix_len), prefix_len)))
+            found = self._end_of_name.get(str(Cidr(end.ip & prefix_mask(prefix_len), prefix_len)))
             if found is not None:
                 return found
-        return None
-
-    def _host(self, end: FlowEnd, pod: str | None, other: str | None) -> int | None:
-        if pod is None and other is not None and end.ip is not None and end.ip in self._node_at:
-            return HOST if self._node_at[end.ip] == self._node_of[other] else REMOTE_NODE
         return None

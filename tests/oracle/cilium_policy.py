@@ -148,7 +148,7 @@ def security_labels(cluster: Cluster, pod: Pod) -> dict[str, str]:
 
 
 def plain(selector: dict[str, Any]) -> dict[str, Any]:
-    """Keys without the source in front: all labels of pods are of the source k8s, those of nodes of node, and any: is any
+    """Keys without the source in front: all labels of pods are of the source k8s, those of nodes of node, any: is any
     source."""
     labels = selector.get("matchLabels") or {}
     expressions = selector.get("matchExpressions") or []

@@ -80,13 +80,13 @@ def test_a_policy_that_would_go(simulate: Simulate) -> None:
 
 
 def test_a_policy_that_closes_a_namespace_to_the_world(simulate: Simulate) -> None:
-    """The block covers the pods' own addresses, so they still reach each other."""
+    """The block covers the addresses of pods and nodes, so they still reach each other."""
     told = world()
     block = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.9.0.0/16"]}}
     done = simulate(told, policy("out", podSelector={}, policyTypes=["Egress"], egress=[{"to": [block]}]))
     *lines, count = done.stdout.splitlines()[1:]
-    assert lines == ["shop/* -> 10.9.0.0/16, remote-node any port: allowed -> denied (NetworkPolicy shop/out)"]
-    assert count == "8 verdicts would change"
+    assert lines == ["shop/* -> 10.9.0.0/16 any port: allowed -> denied (NetworkPolicy shop/out)"]
+    assert count == "4 verdicts would change"
 
 
 def test_nothing_would_change(simulate: Simulate) -> None:

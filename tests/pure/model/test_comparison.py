@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kilim.model.address import parse_cidr, parse_ip
-from kilim.model.comparison import OTHER_NODES, Comparison
+from kilim.model.comparison import OTHER_NODES, OWN_NODE, Comparison
 from kilim.model.compile import cidrs_of
 from kilim.model.desired import desired_tables
 from kilim.model.flip_groups import flip_groups
@@ -188,7 +188,7 @@ def test_a_prefix_that_longer_ones_cover_stands_for_nobody() -> None:
         identity = identity_to_pb(Identity(number, (f"cidr:{text}", "reserved:world")))
         state.put("identity", number, identity.SerializeToString(deterministic=True))
     names = [end.names[0] for end in Comparison(state, state).ends]
-    assert names == ["0.0.0.0/1", "10.0.0.0/8", "128.0.0.0/1", OTHER_NODES]
+    assert names == ["0.0.0.0/1", "10.0.0.0/8", "128.0.0.0/1", OWN_NODE, OTHER_NODES]
 
 
 _l4s = st.sampled_from(((0, 0, 0), (6, 0, 0), (6, 0, 13), (6, 4, 14), (6, 4, 16), (17, 8, 16), (17, 0, 0)))
@@ -208,3 +208,19 @@ def test_sets_of_ports(one: PolicyRows, other: PolicyRows) -> None:
         assert contains(without(*sets), protocol, port) == (first and not second)
     assert both(sets[0], EVERYTHING) == sets[0]
     assert all(isinstance(each, tuple) for each in sets)
+
+
+def test_nodes_that_are_told_apart_and_the_own_one() -> None:
+    before, after = (state_of(({"a": (0, ()), "b": (1, ())}, {})) for _ in range(2))
+    known = Identity(1 << 25, ("node:zone=a", "reserved:remote-node"))
+    after.put("identity", known.id, identity_to_pb(known).SerializeToString(deterministic=True))
+    told = node_to_pb(Node("n1", parse_ip("172.16.0.1"), labels=(("zone", "a"),), identity=known.id))
+    after.put("node", "n1", told.SerializeToString(deterministic=True))
+    spec = {"endpointSelector": {}, "egress": [{"toNodes": [{"matchLabels": {"zone": "a"}}]}]}
+    policy = policy_to_pb(Policy("CiliumClusterwideNetworkPolicy", "", "p", json.dumps({"spec": spec})))
+    after.put("policy", "CiliumClusterwideNetworkPolicy//p", policy.SerializeToString(deterministic=True))
+    comparison = Comparison(before, after)
+    names = [end.names for end in comparison.ends]
+    closed = {names[pair.destination] for pair in comparison.pairs()}
+    assert {(OWN_NODE,), (OTHER_NODES,)} <= closed
+    assert ("node:n1",) in names and ("node:n1",) not in closed
