@@ -112,7 +112,13 @@ _cluster_pods: st.SearchStrategy[dict[str, object]] = st.one_of(
     st.builds(lambda n, p: {"pods": {"namespaceSelector": n, "podSelector": p}}, _requirements, _requirements),
 )
 _cluster_outside: st.SearchStrategy[dict[str, object]] = st.sampled_from(
-    ({"networks": ["0.0.0.0/0"]}, {"networks": ["10.0.1.0/24", "172.16.0.1/32"]}, {"nodes": {}})
+    (
+        {"networks": ["0.0.0.0/0"]},
+        {"networks": ["10.0.1.0/24", "172.16.0.1/32"]},
+        {"nodes": {}},
+        {"nodes": {"matchLabels": {"zone": "a"}}},
+        {"nodes": {"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["b"]}]}},
+    )
 )
 
 
@@ -144,9 +150,10 @@ cluster_specs = st.fixed_dictionaries(
     }
 )
 cluster_policies = st.builds(
-    lambda name, spec: Policy("ClusterNetworkPolicy", "", name, json.dumps({"spec": spec})),
+    lambda name, spec, nodes: Policy("ClusterNetworkPolicy", "", name, json.dumps({"spec": spec}), False, nodes),
     st.sampled_from(("p", "q", "r")),
     cluster_specs,
+    st.booleans(),
 )
 _manifests = st.one_of(
     specs.map(lambda spec: json.dumps({"spec": spec})),

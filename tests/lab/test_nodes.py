@@ -1,0 +1,12 @@
+"""Nodes as peers, as packets: what a node sends and gets under an identity of its own, and the pod's own node."""
+
+from kilim.lab.run import matched, run_scenario
+from kilim.lab.scenario import parse_scenario
+from tests.truth.nodes import nodes_scenario
+
+
+async def test_nodes_as_peers() -> None:
+    document = await run_scenario(parse_scenario(nodes_scenario(), "nodes"), model=False)
+    assert [step["refused"] for step in document["steps"]] == [{}] * 7
+    wrong = [probe for step in document["steps"] for probe in step["probes"] if probe["got"] != probe["expect"]]
+    assert wrong == [] and matched(document)
