@@ -76,6 +76,7 @@ class ReplicaMetrics(Collector):
         identities = GaugeMetricFamily("kilim_identity", "Identities in the log.", labels=["type"])
         identities.add_metric(["cluster_local"], self._replica.view.local_numbers.taken)
         identities.add_metric(["cidr"], self._replica.view.cidr_numbers.taken)
+        identities.add_metric(["node"], self._replica.view.node_numbers.taken)
         yield identities
 
     @property
