@@ -6,7 +6,8 @@ changes made together; the same changes in other batches end in the same tables.
 What a change touches:
 1. An endpoint: its address; if it is or was on this node, its identity as a subject; if its named ports or its identity
    change, the subjects whose policies name ports that it offers.
-2. An identity: its prefix; itself as a subject; the subjects whose policies' peers begin or cease to select it.
+2. An identity: its prefix; itself as a subject; of the subjects whose policies' peers begin or cease to select it the
+   rows of that peer (`peer_rows.py`), not the others.
 3. A policy: the subjects that it selects or selected.
 4. A node: its address, old and new, and the rows of its endpoints; its identity, its address.
 5. The setting `enable-policy`: all subjects; `policy-audit-mode`: the endpoints of this node.
@@ -19,13 +20,17 @@ from collections.abc import Iterable
 from kilim.model import nouns
 from kilim.model.addresses import Addresses
 from kilim.model.compile import rule_changes
+from kilim.model.identity import RESERVED
 from kilim.model.nouns import ports_of
+from kilim.model.peer_rows import RowChanges, changed_rows
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import resolve_rows
 from kilim.model.settings import ENABLE_POLICY, audits
 from kilim.model.state import Change, State, state_as_changes
 from kilim.model.tables import PolicyRows, Tables, TablesDelta, TablesDigest
 from kilim.v1 import events_pb2 as pb
+
+_FEW_PEERS = 32  # of a subject; with more it is cheaper to make all its rows
 
 
 class NodeTables:
@@ -38,6 +43,7 @@ class NodeTables:
         self._local: dict[int, int] = {}  # subject -> how many endpoints here have it
         self._counts_ports = False
         self._stale: set[int] = set()  # subjects whose rows are to be made anew
+        self._reselected: dict[int, set[int]] = {}  # subject -> peers whose rows alone are
 
     @property
     def digest(self) -> bytes:
@@ -144,7 +150,11 @@ class NodeTables:
         number = int(change.key)
         old = None if change.old is None else nouns.decode_identity(change.old)
         new = None if change.new is None else nouns.decode_identity(change.new)
-        self._stale |= self._policies.set_identity(number, old, new)
+        for subject in self._policies.set_identity(number, old, new):
+            if subject == number or number in RESERVED:
+                self._stale.add(subject)
+            else:
+                self._reselected.setdefault(subject, set()).add(number)
         self._addresses.set_cidr(number, old.cidr if old is not None else None, new.cidr if new is not None else None)
 
     def _come(self, state: State, subject: int) -> None:
@@ -162,6 +172,12 @@ class NodeTables:
             self._stale.add(subject)
 
     def _settle_subjects(self, delta: TablesDelta) -> None:
+        for subject, peers in self._reselected.items():
+            if len(peers) > _FEW_PEERS:
+                self._stale.add(subject)
+            elif subject not in self._stale:
+                self._settle_peers(subject, peers, delta)
+        self._reselected = {}
         for subject in self._stale:
             flags: int | None = None
             rows: PolicyRows = {}
@@ -172,3 +188,17 @@ class NodeTables:
             if self.tables.policy.get(subject, {}) != rows:
                 delta.policy[subject] = rows or None
         self._stale = set()
+
+    def _settle_peers(self, subject: int, peers: Iterable[int], delta: TablesDelta) -> None:
+        held = self.tables.policy.get(subject, {})
+        changes: RowChanges = {}
+        for peer in peers:
+            changes |= changed_rows(self._policies, subject, peer, held)
+        if not changes:
+            return
+        rows = held | {key: value for key, value in changes.items() if value is not None}
+        for key, value in changes.items():
+            if value is None:
+                del rows[key]
+        delta.policy[subject] = rows or None
+        delta.rows[subject] = changes

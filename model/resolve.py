@@ -87,10 +87,10 @@ def resolve(source: State | Facts, subject: int) -> Resolution:
     origins: dict[PolicyKey, list[Origin]] = {
         key: [HOST_ROWS[key][1]] for key, value in free.items() if rows.get(key) == value
     }
-    passing = _passing_directions(facts, policies)
+    passing = passing_directions(facts, policies)
     for policy in policies:
         for rule in policy.rules:
-            value = _value_of(policy, rule, passing)
+            value = value_of(policy, rule, passing)
             for key in set(keys_of_rule(facts, subject, rule, policy.tier)):
                 if rows.get(key) == value:
                     origins.setdefault(key, []).append(policy.origin(rule))
@@ -113,7 +113,7 @@ def wanted_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
     flags = CLOSED if facts.enforcement == ALWAYS else 0
     for policy in policies:
         flags |= policy.flags
-    passing = _passing_directions(facts, policies)
+    passing = passing_directions(facts, policies)
     wanted = _wanted(facts, subject, policies, passing)
     for key, value in _host_rows(flags, policies).items():
         wanted[key] = max(value, wanted.get(key, 0))
@@ -144,7 +144,7 @@ def _host_rows(flags: int, policies: Iterable[PolicyRules]) -> PolicyRows:
     return rows
 
 
-def _passing_directions(facts: Facts, policies: Iterable[PolicyRules]) -> set[int]:
+def passing_directions(facts: Facts, policies: Iterable[PolicyRules]) -> set[int]:
     """Those of rule 7."""
     if facts.enforcement == ALWAYS:
         return set()
@@ -153,7 +153,7 @@ def _passing_directions(facts: Facts, policies: Iterable[PolicyRules]) -> set[in
     return {each for each in ruled if not any(policy.flags & tier_flag(NORMAL, each) for policy in normal)}
 
 
-def _value_of(policy: PolicyRules, rule: Rule, passing: AbstractSet[int]) -> int:
+def value_of(policy: PolicyRules, rule: Rule, passing: AbstractSet[int]) -> int:
     above = policy.tier == NORMAL and rule.direction in passing
     return row_value(rule.action, 2) if above else policy.row_value(rule)
 
@@ -162,7 +162,7 @@ def _wanted(facts: Facts, subject: int, policies: Iterable[PolicyRules], passing
     keys_of: dict[int, set[PolicyKey]] = {}  # by value
     for policy in policies:
         for rule in policy.rules:
-            keys_of.setdefault(_value_of(policy, rule, passing), set()).update(
+            keys_of.setdefault(value_of(policy, rule, passing), set()).update(
                 keys_of_rule(facts, subject, rule, policy.tier)
             )
     wanted: PolicyRows = {}
@@ -175,9 +175,9 @@ def keys_of_rule(facts: Facts, subject: int, rule: Rule, tier: int) -> Iterator[
     """May repeat itself."""
     direction = rule.direction
     names = [port for port in rule.ports or () if isinstance(port, PortName)]
-    l4s = [ANY_L4] if rule.ports is None else list(_l4s_of_ranges(rule))
+    l4s = [ANY_L4] if rule.ports is None else list(l4s_of_ranges(rule))
     if names and direction == INGRESS:
-        l4s += _l4s_of_names(names, facts.named_ports(subject))
+        l4s += l4s_of_names(names, facts.named_ports(subject))
     peer_sets: list[Iterable[int]] = [(ANY_PEER,)]
     if rule.peers is not None:
         peer_sets = [facts.selected(peer) for peer in rule.peers]
@@ -189,18 +189,18 @@ def keys_of_rule(facts: Facts, subject: int, rule: Rule, tier: int) -> Iterator[
         receivers = [facts.identities_with_ports()] if rule.peers is None else peer_sets
         for peers in receivers:
             for peer in peers:
-                for l4 in _l4s_of_names(names, facts.named_ports(peer)):
+                for l4 in l4s_of_names(names, facts.named_ports(peer)):
                     yield PolicyKey(direction, peer, *l4, tier)
 
 
-def _l4s_of_ranges(rule: Rule) -> Iterator[L4]:
+def l4s_of_ranges(rule: Rule) -> Iterator[L4]:
     for port in rule.ports or ():
         if isinstance(port, PortRange):
             for number, prefix_len in port_prefixes(port.first, port.last):
                 yield port.protocol, number, prefix_len
 
 
-def _l4s_of_names(names: Iterable[PortName], offered: AbstractSet[NamedPort]) -> Iterator[L4]:
+def l4s_of_names(names: Iterable[PortName], offered: AbstractSet[NamedPort]) -> Iterator[L4]:
     for name in names:
         for port in offered:
             if port.name == name.name and port.protocol == name.protocol and 0 < port.port <= 0xFFFF:
@@ -233,7 +233,7 @@ def _uncovered(own: tuple[tuple[L4, int], ...], of_any_peer: dict[L4, int]) -> l
     values = dict(own)
     remaining = []
     for number, (l4, value) in enumerate(own):
-        broader = list(_broader(l4))
+        broader = list(broader_l4s(l4))
         above = [values[each] for each in broader if each in values]
         above += [of_any_peer[each] for each in (l4, *broader) if each in of_any_peer]
         if all(each < value for each in above):
@@ -241,7 +241,7 @@ def _uncovered(own: tuple[tuple[L4, int], ...], of_any_peer: dict[L4, int]) -> l
     return remaining
 
 
-def _broader(l4: L4) -> Iterator[L4]:
+def broader_l4s(l4: L4) -> Iterator[L4]:
     """Everything that covers this protocol and port range, itself not among it."""
     protocol, port, prefix_len = l4
     for length in range(prefix_len):

@@ -13,6 +13,7 @@ IPs are ints in host byte order. What is desired depends on the state alone (I4)
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from kilim.model.digest import Multiset, hash_bytes
@@ -95,12 +96,14 @@ class Tables:
 
 @dataclass(slots=True)
 class TablesDelta:
-    """What changes: the new value per key, None = the row goes. A changed subject carries its complete new rows."""
+    """What changes: the new value per key, None = the row goes. A changed subject carries its complete new rows, and in
+    `rows` those alone that differ from before, where whoever made the delta knows them."""
 
     ipcache: dict[IpcacheKey, IpcacheValue | None] = field(default_factory=dict)
     endpoints: dict[int, EndpointValue | None] = field(default_factory=dict)
     subjects: dict[int, int | None] = field(default_factory=dict)
     policy: dict[int, PolicyRows | None] = field(default_factory=dict)
+    rows: dict[int, dict[PolicyKey, int | None]] = field(default_factory=dict, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.ipcache or self.endpoints or self.subjects or self.policy)
@@ -255,7 +258,7 @@ class TablesDigest:
             _shift(before.ipcache, delta.ipcache, hash_ipcache)
             + _shift(before.endpoints, delta.endpoints, hash_endpoint)
             + _shift(before.subjects, delta.subjects, hash_subject)
-            + _shift_policy(before.policy, delta.policy)
+            + _shift_policy(before.policy, delta)
         )
 
 
@@ -273,12 +276,16 @@ def _shift(before: dict[K, V], delta: dict[K, V | None], hash_row: Callable[[K, 
     return total
 
 
-def _shift_policy(before: dict[int, PolicyRows], delta: dict[int, PolicyRows | None]) -> int:
+def _shift_policy(before: dict[int, PolicyRows], delta: TablesDelta) -> int:
     """Of a subject's rows only those that differ are hashed: often one of some thousand."""
     total = 0
     nothing: PolicyRows = {}
-    for subject, rows in delta.items():
+    for subject, rows in delta.policy.items():
         old, new = before.get(subject, nothing), rows or nothing
+        if subject in delta.rows:
+            hash_row = partial(hash_policy_row, subject)
+            total += _shift({key: old[key] for key in delta.rows[subject] if key in old}, delta.rows[subject], hash_row)
+            continue
         total += sum(hash_policy_row(subject, key, verdict) for key, verdict in new.items() - old.items())
         total -= sum(hash_policy_row(subject, key, verdict) for key, verdict in old.items() - new.items())
     return total

@@ -12,6 +12,7 @@ from kilim.model.fold import fold_event
 from kilim.model.identity import HOST, Identity
 from kilim.model.node_tables import NodeTables
 from kilim.model.nouns import NamedPort, identity_to_pb
+from kilim.model.peer_rows import RowChanges, changed_rows
 from kilim.model.resolve import resolve_rows
 from kilim.model.state import Change, State
 from kilim.model.tables import PolicyRows, Tables, TablesDelta
@@ -119,32 +120,61 @@ def test_named_ports_that_change(spec: dict[str, object]) -> None:
         assert rows_on_port(80) == 0
 
 
-def test_only_affected_subjects_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_affected_rows_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a subject for a policy; of one identity that comes or goes the rows of that peer alone."""
     cluster, node_tables = Cluster(), NodeTables("n1")
     resolved: list[int] = []
+    peers: list[tuple[int, int]] = []
 
     def resolve_and_note(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
         resolved.append(subject)
         return resolve_rows(facts, subject)
 
+    def change_and_note(facts: Facts, subject: int, peer: int, held: PolicyRows) -> RowChanges:
+        peers.append((subject, peer))
+        return changed_rows(facts, subject, peer, held)
+
     def resolved_now() -> set[int]:
         resolved.clear()
+        peers.clear()
         node_tables.update(cluster.state, cluster.changes)
         cluster.changes.clear()
         return set(resolved)
 
     monkeypatch.setattr("kilim.model.node_tables.resolve_rows", resolve_and_note)
+    monkeypatch.setattr("kilim.model.node_tables.changed_rows", change_and_note)
     web = cluster.pod("x", "web", "n1", "10.0.1.1", {"app": "web"})
     other = cluster.pod("x", "other", "n1", "10.0.1.2", {"app": "other"})
     assert resolved_now() == {web, other}
     cluster.apply(http_policy(ingress=[{"from": [{"podSelector": {"matchLabels": {"app": "db"}}}]}]))
     assert resolved_now() == {web}
-    cluster.pod("x", "db", "n2", "10.0.2.1", {"app": "db"}, (NamedPort("http", 80, 6),))
-    assert resolved_now() == {web}
+    db = cluster.pod("x", "db", "n2", "10.0.2.1", {"app": "db"}, (NamedPort("http", 80, 6),))
+    assert (resolved_now(), peers) == (set(), [(web, db)])
     cluster.pod("x", "db2", "n2", "10.0.2.2", {"app": "db"})
     cluster.pod("y", "db", "n2", "10.0.2.3", {"app": "db"})
     cluster.node("n2", "172.16.0.2")
-    assert resolved_now() == set()
+    assert (resolved_now(), peers) == (set(), [])
+
+
+def test_very_many_identities_at_once_and_one_by_one_end_in_the_same_rows() -> None:
+    cluster, at_once, one_by_one = Cluster(), NodeTables("n1"), NodeTables("n1")
+    web = cluster.pod("x", "web", "n1", "10.0.1.1", {"app": "web"})
+    cluster.apply(http_policy(ingress=[{"from": [{"podSelector": {}}], "ports": [{"port": 80}]}]))
+    at_once.update(cluster.state, cluster.changes)
+    start = len(cluster.changes)
+    for number in range(100):
+        identity = Identity(1000 + number, (f"k8s:app=a{number}", *cluster.state.identities[web].labels[1:]))
+        cluster.happen(identity_allocated=pb.IdentityAllocated(identity=identity_to_pb(identity)))
+    at_once.update(cluster.state, cluster.changes[start:])
+    fresh = len(cluster.changes)
+    one_by_one.update(cluster.state, cluster.changes)
+    for number in range(100):
+        cluster.happen(identity_released=pb.IdentityReleased(id=1000 + number))
+        one_by_one.update(cluster.state, cluster.changes[fresh + number :])
+        assert len(one_by_one.tables.policy[web]) == len(at_once.tables.policy[web]) - number - 1
+    at_once.update(cluster.state, cluster.changes[fresh:])
+    assert at_once.tables == one_by_one.tables == desired_tables(cluster.state, "n1")
+    assert at_once.digest == one_by_one.digest == at_once.tables.digest()
 
 
 def test_identity_0_is_never_a_peer() -> None:
