@@ -1,4 +1,4 @@
-"""`make bench [NAME=datapath|append|fanout|rebuild|wait|scale|why]`: one benchmark or all, one after another."""
+"""`make bench [NAME=datapath|append|fanout|rebuild|wait|scale|policy|why]`: one benchmark or all, one after another."""
 
 import importlib
 import sys
@@ -6,7 +6,7 @@ import sys
 from kilim.lab.errors import LabError
 from tests.bench.netload import BenchError
 
-NAMES = ("datapath", "append", "fanout", "rebuild", "wait", "scale", "why")
+NAMES = ("datapath", "append", "fanout", "rebuild", "wait", "scale", "policy", "why")
 
 
 def main(arguments: list[str]) -> int:
