@@ -11,7 +11,7 @@ from kilim.model.explain import Flow, Place
 from kilim.model.focus import Focus, Focused
 from kilim.model.fold import endpoint_of, entry_of
 from kilim.model.identity import HOST, REMOTE_NODE, WORLD
-from kilim.model.nouns import decode_identity
+from kilim.model.nouns import decode_identity, decode_node
 from kilim.model.snapshot import endpoint_field
 from kilim.model.state import Change, Key, State, endpoint_key
 from kilim.model.tables import Tables
@@ -54,11 +54,15 @@ class Past:
         self._keys = {end for end in ends if isinstance(end, str)}
         self._ips = {end for end in ends if isinstance(end, int)}
         self._holders: set[tuple[int, int, str]] = set()  # (address, identity, node) of each that ever had one
+        self._nodes: set[tuple[int, int]] = set()  # (address, identity) of each node that had one of its own
         self._prefixes: set[tuple[int, bytes]] = set()
 
     def see(self, table: str, key: Key, value: bytes) -> None:
         if table == "endpoint":
             self._see_endpoint(pb.Endpoint.FromString(value))
+        elif table == "node":
+            node = decode_node(value)
+            self._nodes.add((node.ip, node.identity))
         elif table == "identity":
             identity = decode_identity(value)
             if identity.cidr is not None:
@@ -88,6 +92,7 @@ class Past:
         cidrs = ((number, decode_identity(value).cidr) for number, value in self._prefixes)
         covering = {number for number, cidr in cidrs if cidr and any(cidr.contains_ip(ip) for ip in self._ips)}
         identities = {identity for ip, identity, _ in self._holders if ip in self._ips} | covering | _RESERVED
+        identities |= {identity for ip, identity in self._nodes if ip in self._ips}
         return Focus(frozenset(self._ips), frozenset(identities))
 
     def nodes(self) -> set[str]:
