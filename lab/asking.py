@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from kilim.lab.commands import agent_socket
+from kilim.lab.errors import LabError
 from kilim.lab.pods import running_pods
 from kilim.lab.probe import Question, Verdict, ask_all
 from kilim.lab.resolve import Places, Unresolvable, node_key
@@ -39,4 +40,5 @@ async def _serve_nodes(lab: Lab, places: Places, probes: Sequence[Probe]) -> Non
             wanted.setdefault(target.node, set()).add(Port(probe.port, probe.protocol))
     for name, ports in wanted.items():
         node = lab.node(name)
-        await serve(lab, node_key(name), lab.netns(name), tuple(ports), node.ip)
+        if errors := await serve(lab, node_key(name), lab.netns(name), tuple(ports), node.ip):
+            raise LabError(f"node {name} cannot serve {', '.join(errors)}")

@@ -86,6 +86,7 @@ class Workloads:
     async def serve(self, request: dict[str, Any]) -> dict[str, Any]:
         """Replaces what the key served before. A port that cannot be had is reported; the others are served."""
         self._close(request["key"])
+        await asyncio.sleep(0)  # a transport lets go of its port in the loop's next turn, not at once
         served = self._served[request["key"]] = Served(request)
         sctp_ports = {p["port"] for p in request["ports"] if p["protocol"] == "SCTP"}
         wanted = {(p["protocol"], p["port"]) for p in request["ports"] if p["protocol"] != "SCTP"}
@@ -121,7 +122,7 @@ class Workloads:
         for server in served.servers:
             server.close()
         for transport in served.transports:
-            transport.close()
+            transport.abort()
         for raw in served.raw:
             asyncio.get_running_loop().remove_reader(raw)
             raw.close()
