@@ -25,6 +25,7 @@ from kilim.model.identity import (
     is_shared,
 )
 from kilim.model.nouns import decode_endpoint_identity, decode_node, decode_policy
+from kilim.model.settings import ENABLE_POLICY
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
 
@@ -86,6 +87,7 @@ class View:
         self.moves_seq = 0  # of the last event that gave an endpoint another identity
         self.policies_seq = 0  # of the last policy that came or went
         self.bounds = PolicyBounds(state, defaults.limits.policy, defaults.limits.subjects)
+        self.bounds.change_enforcement(ENABLE_POLICY.read(state))
         for table in (state.nodes, state.identities, state.endpoints, state.policies):
             for key, value in table.data.items():
                 self._follow(Change(table.name, key, None, value))
@@ -143,6 +145,8 @@ class View:
             self._follow_policy(change.old, change.new)
             self.cidr_groups.follow_policy(change.old, change.new)
             self.bounds.change_policy(change)
+        elif change.table == "setting":
+            self.bounds.change_enforcement(ENABLE_POLICY.read(self.state))
 
     def _follow_endpoint(self, key: str, old: bytes | None, new: bytes | None) -> None:
         was = None if old is None else pb.Endpoint.FromString(old)

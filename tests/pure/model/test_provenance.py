@@ -40,11 +40,11 @@ def test_rows_of_the_beginning_have_no_event() -> None:
 
 def test_differences_are_in_order_and_of_rows() -> None:
     row, other = PolicyKey(0, 0, 6, 80, 16), PolicyKey(1, 257, 6, 80, 16)
-    old = Tables(policy={256: {row: 1, other: 1}}, endpoints={1: EndpointValue(7, 256)})
+    old = Tables(policy={256: {row: 1, other: 1}}, endpoints={1: EndpointValue(7, 256, 0)})
     new = Tables(policy={256: {row: 2, other: 1}}, ipcache={(1, 32): (256, 0)})
     assert list(differences(old, new)) == [
         RowChange("ipcache", (1, 32), None, (256, 0)),
-        RowChange("endpoints", (1,), (7, 256), None),
+        RowChange("endpoints", (1,), (7, 256, 0), None),
         RowChange("policy", (256, *row), (1,), (2,)),
     ]
 
@@ -52,7 +52,7 @@ def test_differences_are_in_order_and_of_rows() -> None:
 def test_cells_are_in_the_columns() -> None:
     tables = Tables(
         {(0x0A000001, 32): (256, 0), (0x0A000000, 8): (257, 0xAC100001)},
-        {0x0A000001: (7, 256)},
+        {0x0A000001: EndpointValue(7, 256, 1)},
         {256: 3},
         {256: {PolicyKey(1, 0, 0, 0, 0): 2}},
     )
@@ -60,7 +60,7 @@ def test_cells_are_in_the_columns() -> None:
     assert texts == [
         ["10.0.0.0/8", "257", "172.16.0.1"],
         ["10.0.0.1/32", "256", "-"],
-        ["10.0.0.1", "7", "256"],
+        ["10.0.0.1", "7", "256", "audit"],
         ["256", "3"],
         ["256", "egress", "0", "0", "0", "0", "deny"],
     ]

@@ -9,6 +9,7 @@ from kilim.model.fold import fold_event
 from kilim.model.identity import HOST, RESERVED
 from kilim.model.resolve import resolve_rows
 from kilim.model.rules import PolicyRules, PortRange, Rule, peer_matches
+from kilim.model.settings import ALWAYS, NEVER
 from kilim.model.state import State
 from kilim.model.tables import ADMIN, ALLOW, BASELINE, DENY, EGRESS, INGRESS, NORMAL, PASS, tier_flag
 from kilim.model.verdict import ALLOWED, judge_rows
@@ -34,7 +35,7 @@ def port_matches(facts: Facts, rule: Rule, receiver: int, protocol: int, port: i
 
 def naive(state: State, facts: Facts, subject: int, direction: int, peer: int, protocol: int, port: int) -> bool:
     """Rule by rule: admin by priority and number, then all of NORMAL, then baseline."""
-    if peer == HOST:
+    if peer == HOST or facts.enforcement == NEVER:
         return True
     known = RESERVED | dict(state.identities)
     receiver = subject if direction == INGRESS else peer
@@ -58,7 +59,7 @@ def naive(state: State, facts: Facts, subject: int, direction: int, peer: int, p
     if admin != PASS:
         return admin == ALLOW
     isolating = [each for each in policies if each.tier == NORMAL and each.flags & tier_flag(NORMAL, direction)]
-    if isolating:
+    if isolating or facts.enforcement == ALWAYS:
         actions = {rule.action for policy in policies if policy.tier == NORMAL for rule in policy.rules if speaks(rule)}
         return DENY not in actions and ALLOW in actions
     return first_match(policies, BASELINE) != DENY
