@@ -10,15 +10,14 @@ Easy to get wrong: exact rows can grow where the bound shrinks (a rule that cove
 once is remembered before covering: that never grows by more than the bound grew since.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from kilim.controlplane.decide.row_counts import RowCounts
 from kilim.controlplane.decide.widths import PortWidths, Weight
 from kilim.model.compile import rule_changes
 from kilim.model.nouns import NamedPort, decode_identity, ports_of
 from kilim.model.policy_index import PolicyIndex
-from kilim.model.resolve import HOST_ROWS
+from kilim.model.resolve import HOST_ROWS, wanted_rows, without_covered
 from kilim.model.rules import Peer
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
@@ -51,8 +50,7 @@ class PolicyBounds:
         self._state = state
         self._watch_from = watch_from
         self._subjects_from = subjects_from
-        self._index = PolicyIndex(self._follow_reselected)
-        self._counts = RowCounts(self._index)
+        self._index = PolicyIndex(self._reselect)
         self._nodes: dict[str, _Node] = {}
         self._nodes_of: dict[int, set[str]] = {}
         self._weights: dict[str, Weight] = {}
@@ -67,11 +65,6 @@ class PolicyBounds:
     def subjects_on(self, node: str) -> int:
         held = self._nodes.get(node)
         return 0 if held is None else len(held.endpoints_of)
-
-    @property
-    def parts_counted(self) -> int:
-        """How often what is in force for a subject in a direction and tier was counted."""
-        return self._counts.parts_counted
 
     def port_counts(self, identity: int) -> Mapping[NamedPort, int]:
         """How many endpoints of an identity offer each named port."""
@@ -105,7 +98,6 @@ class PolicyBounds:
         for key, rules in rule_changes(change):
             self._weigh_policy(key, -1)
             self._weights.pop(key, None)
-            self._counts.forget((key,))
             self._index.set_policy(key, rules)
             if rules is not None:
                 self._weights[key] = self._widths.weigh(rules)
@@ -156,7 +148,6 @@ class PolicyBounds:
     def _offer(self, number: int, endpoint: pb.Endpoint, step: int) -> None:
         ports = ports_of(endpoint)
         had = bool(self._index.named_ports(number))
-        self._counts.forget(self._index.users_of_names)
         self._index.change_ports(number, () if step > 0 else ports, ports if step > 0 else ())
         has = bool(self._index.named_ports(number))
         if had != has:
@@ -195,10 +186,6 @@ class PolicyBounds:
             rows += width * (self._offering if peer is None else len(self._index.selected(peer)))
         self._add(name, rows * subjects)
 
-    def _follow_reselected(self, peer: Peer, step: int) -> None:
-        self._counts.forget(self._index.users_of(peer))
-        self._reselect(peer, step)
-
     def _reselect(self, peer: Peer | None, step: int) -> None:
         for name, rows in self._uses.get(peer, {}).items():
             self._add(name, rows * step)
@@ -235,19 +222,24 @@ class PolicyBounds:
             return 0
         if node.counted is not None and node.counted + node.growth - node.counted_at <= limit:
             return 0
-        wanted = self._sum(node, limit, lambda number: self._counts.of_subject(number).wanted)
+        wanted = self._count(node.endpoints_of, limit, covered=True)
         if wanted <= limit:
             node.counted, node.counted_at = wanted, node.growth
             return 0
-        rows = self._sum(node, limit, lambda number: self._counts.of_subject(number).rows)
+        rows = self._count(node.endpoints_of, limit, covered=False)
         return rows if rows > limit else 0
 
-    @staticmethod
-    def _sum(node: _Node, limit: int, count: Callable[[int], int]) -> int:
-        """Up to where it passes the limit."""
+    def _count(self, subjects: Iterable[int], limit: int, covered: bool) -> int:
+        """Up to where it passes the limit. Subjects under the same policies have the same rows. `covered`: with those
+        that others cover and those that come with the first policy, as the bound has them."""
+        known: dict[object, int] = {}
         total = 0
-        for number in node.endpoints_of:
-            total += count(number)
+        for number in subjects:
+            bearing = self._index.bearing(number)
+            if bearing not in known:
+                rows = wanted_rows(self._index, number)[1]
+                known[bearing] = len(rows.keys() | HOST_ROWS.keys()) if covered else len(without_covered(rows))
+            total += known[bearing]
             if total > limit:
                 break
         return total
