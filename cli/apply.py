@@ -18,6 +18,7 @@ from kilim.cli.wait import wait_for
 from kilim.v1 import controlplane_pb2 as pb
 
 DRY_RUN_NOTE = " (server dry run)"
+CLIENT_DRY_RUN_NOTE = " (client dry run)"
 
 
 @click.command(
@@ -25,13 +26,17 @@ DRY_RUN_NOTE = " (server dry run)"
     example="""
     kilim apply -f policy.yaml --wait
     kilim apply -f manifests/ --dry-run=server
+    kilim apply -f manifests/ --dry-run=client -o name
     cat policy.yaml | kilim apply -f -
     """,
 )
 @click.option("-f", "--filename", "files", multiple=True, required=True, metavar="FILE|DIR|-", help="What to apply.")
 @click.option("--wait", is_flag=True, help="Return when every node that is up enforces the change.")
 @click.option("--timeout", type=DURATION, default="10s", show_default=True, help="How long --wait may take.")
-@click.option("--dry-run", type=click.Choice(["none", "server"]), default="none", help="Say what would change only.")
+@click.option(
+    "--dry-run", type=click.Choice(["none", "server", "client"]), default="none", show_default=True,
+    help="server: say what would change only. client: check the files here, without a server.",
+)  # fmt: skip
 @output_option("json", "yaml", "name")
 @server_option
 def apply(files: tuple[str, ...], wait: bool, timeout: float, dry_run: str, output: str, servers: str) -> None:
@@ -40,6 +45,11 @@ def apply(files: tuple[str, ...], wait: bool, timeout: float, dry_run: str, outp
     A file, with all its documents, may hold up to 1,000,000 keys, values, lists and objects.
     """
     documents = read_documents(files)
+    if dry_run == "client":
+        from kilim.cli.dry_run import checked_here
+
+        print_results(checked_here(documents), output, CLIENT_DRY_RUN_NOTE)
+        return
     client = connect(servers)
     request = pb.ApplyRequest(
         manifests=[pb.Manifest(json=document.json, source=document.source) for document in documents],

@@ -71,7 +71,7 @@ def _ask(socket: str, request: pb.DumpTableRequest) -> pb.DumpTableResponse:
 
 def _socket(node: str | None, agent_socket: str | None) -> str:
     if node and agent_socket:
-        raise BadUsage("give either --node or --agent-socket")
+        raise BadUsage("--agent-socket: goes without --node")
     if node is None:
         return agent_socket or DEFAULT_SOCKET
     from kilim.cli.lab_command import node_socket

@@ -27,7 +27,13 @@ from kilim.v1 import controlplane_pb2 as pb
 @click.option("--ignore-not-found", is_flag=True, help="Do not mind what is not there.")
 @click.option("--wait", is_flag=True, help="Return when every node that is up enforces the change.")
 @click.option("--timeout", type=DURATION, default="10s", show_default=True, help="How long --wait may take.")
-@click.option("--dry-run", type=click.Choice(["none", "server"]), default="none", help="Say what would change only.")
+@click.option(
+    "--dry-run",
+    type=click.Choice(["none", "server"]),
+    default="none",
+    show_default=True,
+    help="Say what would change only.",
+)
 @output_option("json", "yaml", "name")
 @server_option
 def delete(
@@ -36,7 +42,7 @@ def delete(
 ) -> None:  # fmt: skip
     """Delete resources by file or by name; all that is given, or none of it."""
     if bool(words) == bool(files):
-        raise BadUsage("give either -f FILE or KIND NAME")
+        raise BadUsage("-f: give either -f FILE or KIND NAME")
     refs = refs_of_files(files) if files else _refs_of_words(words, namespace)
     client = connect(servers)
     request = pb.DeleteRequest(refs=refs, actor=actor(), ignore_not_found=ignore_not_found, dry_run=dry_run == "server")
@@ -52,7 +58,7 @@ def _refs_of_words(words: tuple[str, ...], namespace: str | None) -> list[pb.Res
     else:
         pairs = [(words[0], name) for name in words[1:]]
     if not pairs or not all(name for _, name in pairs):
-        raise BadUsage("give the name of what to delete: KIND NAME")
+        raise BadUsage("NAME: say what to delete, KIND NAME")
     refs = []
     for word, name in pairs:
         kind = kind_of(word)

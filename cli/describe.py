@@ -25,7 +25,7 @@ def describe(kind: str, name: str | None, namespace: str | None, servers: str | 
     """Show one resource in words."""
     word, _, slash_name = kind.partition("/")
     if bool(name) == bool(slash_name):
-        raise BadUsage("give KIND NAME or KIND/NAME")
+        raise BadUsage("NAME: give KIND NAME or KIND/NAME")
     known = kind_of(word)
     item = get_object(connect(servers), known, namespace_of(known, namespace, False), name or slash_name)
     click.echo("\n".join(describe_object(item)))

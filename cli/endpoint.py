@@ -39,7 +39,7 @@ def endpoint_get(which: str, node: str | None, at: str | None, output: str | Non
     from kilim.cli.history.rebuild import seq_at, state_at
 
     if "/" not in which and not (which.isascii() and which.isdigit()):
-        raise BadUsage(f'"{which}" must be NAMESPACE/POD or the number of an endpoint')
+        raise BadUsage(f'NS/POD|ID: "{which}" must be NAMESPACE/POD or the number of an endpoint')
     if "/" in which and node:
         raise BadUsage("--node: goes with the number of an endpoint")
     history = open_history(source)
@@ -53,7 +53,7 @@ def endpoint_get(which: str, node: str | None, at: str | None, output: str | Non
     if not keys:
         raise Failure(f"no endpoint {which}{f' on node {node}' if node else ''} as of event {state.seq}")
     if len(keys) > 1:
-        raise BadUsage(f"endpoint {which} is {', '.join(keys)}: name its --node")
+        raise BadUsage(f"--node: must be given, endpoint {which} is {', '.join(keys)}")
     found = endpoint_policy(state, keys[0])
     if output:
         print_data(endpoint_table.as_data(history, state, found), output)

@@ -45,6 +45,23 @@ BY_NAME = {kind.name: kind for kind in KINDS}
 BY_WORD = {word: kind for kind in KINDS for word in kind.words}
 
 
+ALL = "all"
+
+
+def kinds_of(words: str, everywhere: bool) -> list[Kind]:
+    """`netpol,pods`; `all` is every kind that has namespaces, with -A also those that have none, but no settings
+    and no identities. Each once."""
+    found: dict[str, Kind] = {}
+    for word in words.split(","):
+        some = [kind for kind in KINDS if _in_all(kind, everywhere)] if word.lower() == ALL else [kind_of(word)]
+        found |= {kind.name: kind for kind in some}
+    return list(found.values())
+
+
+def _in_all(kind: Kind, everywhere: bool) -> bool:
+    return kind.namespaced or (everywhere and kind.name not in ("Setting", "Identity"))
+
+
 def kind_of(word: str) -> Kind:
     """Any of the words, in any case, with or without the group: `netpol`, `NetworkPolicy.networking.k8s.io`."""
     kind = BY_WORD.get(word.lower().partition(".")[0])

@@ -67,7 +67,7 @@ def pod_key(pod: str, namespace: str | None) -> str:
     if "/" in pod:
         return pod
     if namespace is None:
-        raise BadUsage(f'"{pod}" must be NAMESPACE/NAME, or give -n NAMESPACE')
+        raise BadUsage(f'POD: "{pod}" must be NAMESPACE/NAME, or give -n NAMESPACE')
     return f"{namespace}/{pod}"
 
 

@@ -54,7 +54,7 @@ def show(
     from kilim.cli.history.objects import parse_object
 
     if first is not None and since is not None:
-        raise BadUsage("give either --from or --since")
+        raise BadUsage("--since: goes without --from")
     _check_order(first, last)
     wanted = parse_object(about) if about else None
     history = open_history(source)

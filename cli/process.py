@@ -149,7 +149,7 @@ def controlplane(context: click.Context, /, **flags: Any) -> None:
     from kilim.controlplane.runtime import Settings, run
 
     if flags["etcd_endpoints"] and flags["embedded_etcd"]:
-        raise BadUsage("give either --etcd-endpoints or --embedded-etcd")
+        raise BadUsage("--embedded-etcd: goes without --etcd-endpoints")
     if not flags["etcd_endpoints"] and not flags["embedded_etcd"]:
         raise BadUsage("--etcd-endpoints: must be given, or --embedded-etcd DIR")
     flags |= {"etcd_endpoints": flags["etcd_endpoints"] or (), "advertise": flags["advertise"] or ""}

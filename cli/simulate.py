@@ -38,9 +38,9 @@ def simulate(
 ) -> None:  # fmt: skip
     """Say which connections would be allowed or denied otherwise, before anything is applied."""
     if pairs and against is not None:
-        raise BadUsage("give either --pairs or --against")
+        raise BadUsage("--pairs: goes without --against")
     if against == "-" and "-" in files:
-        raise BadUsage("-f and --against cannot both be read from standard input")
+        raise BadUsage("--against: - is standard input, and so is that of -f")
     try:
         changes = _simulate(files, delete, against, at, output, source)
     except click.ClickException as failure:

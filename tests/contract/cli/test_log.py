@@ -76,7 +76,7 @@ async def test_bad_parts_are_refused_in_one_line(etcd: EmbeddedEtcd, cluster: st
             (["--to", "noon"], f'--to: "noon" {place}'),
             (["--from", "0"], "--from: must be at least 1"),
             (["--to", "0"], "--to: must be at least 1"),
-            (["--from", "1", "--since", "1h"], "give either --from or --since"),
+            (["--from", "1", "--since", "1h"], "--since: goes without --from"),
             (["--object", "cheese/a/b"], '--object: unknown kind "cheese": must be one of '),
             (["--since", "soon"], '--since: "soon" must be a duration with its unit, such as 30m or 1h30m, or a time'),
             (["--since", "5"], '--since: "5" must be a duration with its unit, such as 30m or 1h30m, or a time'),

@@ -50,14 +50,20 @@ def test_every_help_text_prints() -> None:
     ("arguments", "message"),
     [
         (["nothing"], "error: No such command 'nothing' (see kilim --help)"),
-        (["get"], "error: Missing argument 'KIND[,KIND…][/NAME]' (see kilim get --help)"),
+        (["get"], "error: Missing argument 'all|KIND[,KIND…][/NAME]' (see kilim get --help)"),
         (["get", "cheese"], 'error: unknown kind "cheese": must be one of networkpolicies, '),
         (["get", "po", "-o", "xml"], "error: Invalid value for '-o' / '--output': 'xml' is not one of "),
         (["get", "po", "--server", "here"], 'error: --server: "here" must be HOST:PORT'),
-        (["get", "po,ns", "a"], "error: a NAME is of one kind: give KIND NAME"),
-        (["delete"], "error: give either -f FILE or KIND NAME"),
-        (["delete", "netpol"], "error: give the name of what to delete: KIND NAME"),
-        (["describe", "netpol"], "error: give KIND NAME or KIND/NAME"),
+        (["get", "po,ns", "a"], "error: KIND: a NAME is of one kind; give KIND NAME"),
+        (["delete"], "error: -f: give either -f FILE or KIND NAME"),
+        (["delete", "netpol"], "error: NAME: say what to delete, KIND NAME"),
+        (["get", "po", "a", "-A"], "error: -A: a NAME is in one namespace; give -n instead"),
+        (["get", "po/a", "-A"], "error: -A: a NAME is in one namespace; give -n instead"),
+        (["get", "po", "-A", "-n", "shop"], "error: -A: goes without -n"),
+        (["get", "all", "a"], "error: KIND: a NAME is of one kind; give KIND NAME"),
+        (["get", "all,cheese"], 'error: unknown kind "cheese": must be one of networkpolicies, '),
+        (["bpf", "ct", "list", "--node", "a", "--agent-socket", "b"], "error: --agent-socket: goes without --node"),
+        (["describe", "netpol"], "error: NAME: give KIND NAME or KIND/NAME"),
         (["log", "show", "--from", "3", "--to", "2"], "error: --to: must be at least --from (3)"),
         (["apply", "-f", "x", "--timeout", "soon"], "error: Invalid value for '--timeout': \"soon\" must be a time "),
     ],
@@ -101,6 +107,24 @@ def test_version_by_either_name() -> None:
 def test_standard_input_that_is_no_text_is_one_line() -> None:
     result = CliRunner().invoke(main, ["apply", "-f", "-", "--server", NOBODY], input=b"a: \xff")
     assert (result.exit_code, result.stderr) == (1, "error: standard input: not UTF-8 at byte 3\n")
+
+
+GOOD = "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n---\n"
+POLICY = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: a}, spec: {podSelector: %s}}"
+
+
+def test_a_client_dry_run_needs_no_server() -> None:
+    arguments = ["apply", "-f", "-", "--dry-run=client", "--server", NOBODY]
+    result = CliRunner().invoke(main, arguments, input=GOOD + POLICY % "{}")
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        0, ["namespace/shop created (client dry run)", "networkpolicy.networking.k8s.io/a created (client dry run)"],
+    )  # fmt: skip
+    result = CliRunner().invoke(main, [*arguments, "-o", "name"], input=GOOD)
+    assert (result.exit_code, result.stdout) == (0, "namespace/shop\n")
+    result = CliRunner().invoke(main, arguments, input=GOOD + POLICY % "3")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        1, "", "error: standard input: document 2: spec.podSelector: must be an object, not a number\n",
+    )  # fmt: skip
 
 
 def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,10 +223,10 @@ def test_an_endpoint_by_its_number(ask: Ask) -> None:
     assert text.startswith("Endpoint   shop/db\nID         1\nNode       n2\n")
     assert "NetworkPolicy shop/db ingress[0]" in text and "TCP 5432" in text
     for words, line in (
-        (("1",), "endpoint 1 is shop/db, shop/web: name its --node"),
+        (("1",), "--node: must be given, endpoint 1 is shop/db, shop/web"),
         (("7",), "no endpoint 7 as of event 8"),
         (("shop/db", "--node", "n2"), "--node: goes with the number of an endpoint"),
-        (("db",), '"db" must be NAMESPACE/POD or the number of an endpoint'),
+        (("db",), 'NS/POD|ID: "db" must be NAMESPACE/POD or the number of an endpoint'),
     ):
         done = ask(story(), "endpoint", "get", *words)
         assert (done.exit_code != 0, done.stderr) == (True, f"error: {line}\n")

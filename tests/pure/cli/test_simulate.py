@@ -120,7 +120,7 @@ def test_refusals_are_those_of_apply(simulate: Simulate) -> None:
     assert refused(simulate(world(), missing, "--delete", "--exit-code"), 2).endswith("not found")
     bad = policy("bad", podSelector=7)
     assert refused(simulate(world(), bad), 1).startswith("error: standard input: document 1: spec.podSelector: ")
-    assert refused(simulate(world(), bad, "--pairs", "--against", "x"), 2) == "error: give either --pairs or --against"
+    assert refused(simulate(world(), bad, "--pairs", "--against", "x"), 2) == "error: --pairs: goes without --against"
     assert refused(simulate(world(), moved(), "--against", "/nowhere"), 1) == (
         "error: /nowhere: No such file or directory"
     )
