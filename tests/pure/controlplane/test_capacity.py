@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kilim.controlplane.decide.bounds import PolicyBounds
-from kilim.controlplane.decide.command import RemoveEndpoint
+from kilim.controlplane.decide.command import ChangeSetting, RemoveEndpoint
 from kilim.controlplane.decide.limits import Limits
 from kilim.controlplane.decide.refusal import Code
 from kilim.model.desired import desired_tables
@@ -104,6 +104,25 @@ def test_what_was_refused_is_not_counted_again_until_there_is_room(monkeypatch: 
     world.refusal(apply(pods("q", "web", "x", 90)))
     world.do(apply(pods("p", "web", "x", *range(80, 86))))
     world.do(apply(pods("q", "web", "x", 92, 93)))
+
+
+def test_rows_count_in_the_mode_that_holds() -> None:
+    world = world_of(policy=9)
+    world.do(endpoint("web", "10.244.0.3", 1, app="web"))
+    world.do(endpoint("a", "10.244.1.3", 1, "node2", group="x", own="a"))
+    too_many = apply(pods("p", "web", "x", *range(80, 92)))
+    expected = "table policy of node node1 holds 9 rows, at least 13 would be needed"
+    assert world.refusal(too_many).message == expected
+    world.do(ChangeSetting("enable-policy", "never"))
+    world.do(too_many)
+    assert rows_of(world, "node1") == 0
+    for mode in ("default", "always", ""):
+        refusal = world.refusal(ChangeSetting("enable-policy", mode))
+        assert refusal.code is Code.EXHAUSTED and refusal.message.startswith("table policy of node node1 holds 9 rows")
+    world.do(apply(pods("p", "web", "x", *range(80, 85))))
+    world.do(ChangeSetting("enable-policy", "always"))
+    assert rows_of(world, "node1") == 7  # 5 ports, and the node itself both ways
+    assert world.refusal(too_many).code is Code.EXHAUSTED
 
 
 def test_rows_that_are_covered_do_not_count() -> None:
