@@ -101,6 +101,13 @@ class PolicyIndex:
         """The tracked subjects that a policy selects."""
         return self._subjects_of_policy.get(key, NOTHING)
 
+    def policy(self, key: str) -> PolicyRules:
+        return self._policies[key]
+
+    def users_of(self, peer: Peer) -> AbstractSet[str]:
+        """Keys of the policies with a rule for this peer."""
+        return self._selections[peer].users
+
     @property
     def users_of_names(self) -> AbstractSet[str]:
         """Keys of the policies that name ports."""

@@ -59,7 +59,7 @@ Provenance = dict[PolicyKey, tuple[Origin, ...]]
 
 ANY_L4: L4 = (ANY_PROTOCOL, 0, 0)
 CLOSED = ENFORCE_INGRESS | ENFORCE_EGRESS
-_PASSING_ON = row_value(PASS, 1)  # see rule 7
+PASSING_ON = row_value(PASS, 1)  # see rule 7
 BUILT_IN = "built-in"  # kind of an origin that is no object
 _BY_DIRECTION = (
     (INGRESS, Origin(BUILT_IN, "", "a node reaches its pods", "", 0)),
@@ -83,7 +83,7 @@ def resolve(source: State | Facts, subject: int) -> Resolution:
     facts = StateFacts(source) if isinstance(source, State) else source
     flags, rows = resolve_rows(facts, subject)
     policies = facts.policies_of(subject) if rows and facts.knows(subject) else ()
-    free = _host_rows(flags, policies)
+    free = host_rows(flags, policies)
     origins: dict[PolicyKey, list[Origin]] = {
         key: [HOST_ROWS[key][1]] for key, value in free.items() if rows.get(key) == value
     }
@@ -110,21 +110,27 @@ def wanted_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
     if not facts.knows(subject):
         return CLOSED, {}
     policies = facts.policies_of(subject)
-    flags = CLOSED if facts.enforcement == ALWAYS else 0
-    for policy in policies:
-        flags |= policy.flags
+    flags = enforced_flags(facts, policies)
     passing = passing_directions(facts, policies)
     wanted = _wanted(facts, subject, policies, passing)
-    for key, value in _host_rows(flags, policies).items():
+    for key, value in host_rows(flags, policies).items():
         wanted[key] = max(value, wanted.get(key, 0))
     for direction in passing:
         flags |= tier_flag(NORMAL, direction)
         key = PolicyKey(direction, ANY_PEER, *ANY_L4)
-        wanted[key] = max(_PASSING_ON, wanted.get(key, 0))
+        wanted[key] = max(PASSING_ON, wanted.get(key, 0))
     return flags, wanted
 
 
-def _host_rows(flags: int, policies: Iterable[PolicyRules]) -> PolicyRows:
+def enforced_flags(facts: Facts, policies: Iterable[PolicyRules]) -> int:
+    """Without those of rule 7."""
+    flags = CLOSED if facts.enforcement == ALWAYS else 0
+    for policy in policies:
+        flags |= policy.flags
+    return flags
+
+
+def host_rows(flags: int, policies: Iterable[PolicyRules]) -> PolicyRows:
     """Those of rule 3."""
     rows: PolicyRows = {}
     for key, (enforced, _) in HOST_ROWS.items():
@@ -221,13 +227,13 @@ def without_covered(wanted: PolicyRows) -> PolicyRows:
         pattern = direction, peer == ANY_PEER, tier, own
         if pattern not in kept:
             above = [] if peer == ANY_PEER else of_peers.get((direction, ANY_PEER, tier), [])
-            kept[pattern] = _uncovered(own, {key[2:5]: wanted[key] for key in above})
+            kept[pattern] = uncovered(own, {key[2:5]: wanted[key] for key in above})
         for number in kept[pattern]:
             rows[keys[number]] = own[number][1]
     return rows
 
 
-def _uncovered(own: tuple[tuple[L4, int], ...], of_any_peer: dict[L4, int]) -> list[int]:
+def uncovered(own: tuple[tuple[L4, int], ...], of_any_peer: dict[L4, int]) -> list[int]:
     """Positions in `own`, the rows of one peer in one direction and tier: those whose value is above all that cover
     them."""
     values = dict(own)

@@ -6,18 +6,21 @@ The bound is the sum of these products: it counts twice what two rules ask for a
   change of an identity ─▶ peers that select it now ─▶ `uses`: what one identity more adds on each node
   change of a policy, an endpoint ─▶ its subjects and their nodes
 
+Where the bound is too high `RowCounts` counts, each set of policies once for all subjects and nodes that have it.
+
 Easy to get wrong: exact rows can grow where the bound shrinks (a rule that covered others goes), so what was counted
 once is remembered before covering: that never grows by more than the bound grew since.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from kilim.controlplane.decide.row_counts import RowCounts
 from kilim.controlplane.decide.widths import PortWidths, Weight
 from kilim.model.compile import rule_changes
 from kilim.model.nouns import NamedPort, decode_identity, ports_of
 from kilim.model.policy_index import PolicyIndex
-from kilim.model.resolve import HOST_ROWS, wanted_rows, without_covered
+from kilim.model.resolve import HOST_ROWS
 from kilim.model.rules import Peer
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
@@ -50,7 +53,8 @@ class PolicyBounds:
         self._state = state
         self._watch_from = watch_from
         self._subjects_from = subjects_from
-        self._index = PolicyIndex(self._reselect)
+        self._index = PolicyIndex(self._follow_reselected)
+        self.counts = RowCounts(self._index)
         self._nodes: dict[str, _Node] = {}
         self._nodes_of: dict[int, set[str]] = {}
         self._weights: dict[str, Weight] = {}
@@ -65,6 +69,11 @@ class PolicyBounds:
     def subjects_on(self, node: str) -> int:
         held = self._nodes.get(node)
         return 0 if held is None else len(held.endpoints_of)
+
+    @property
+    def parts_counted(self) -> int:
+        """How often what is in force for a subject in a direction and tier was counted."""
+        return self.counts.parts_counted
 
     def port_counts(self, identity: int) -> Mapping[NamedPort, int]:
         """How many endpoints of an identity offer each named port."""
@@ -98,6 +107,7 @@ class PolicyBounds:
         for key, rules in rule_changes(change):
             self._weigh_policy(key, -1)
             self._weights.pop(key, None)
+            self.counts.forget((key,))
             self._index.set_policy(key, rules)
             if rules is not None:
                 self._weights[key] = self._widths.weigh(rules)
@@ -148,6 +158,7 @@ class PolicyBounds:
     def _offer(self, number: int, endpoint: pb.Endpoint, step: int) -> None:
         ports = ports_of(endpoint)
         had = bool(self._index.named_ports(number))
+        self.counts.forget(self._index.users_of_names)
         self._index.change_ports(number, () if step > 0 else ports, ports if step > 0 else ())
         has = bool(self._index.named_ports(number))
         if had != has:
@@ -186,6 +197,10 @@ class PolicyBounds:
             rows += width * (self._offering if peer is None else len(self._index.selected(peer)))
         self._add(name, rows * subjects)
 
+    def _follow_reselected(self, peer: Peer, step: int) -> None:
+        self.counts.forget(self._index.users_of(peer))
+        self._reselect(peer, step)
+
     def _reselect(self, peer: Peer | None, step: int) -> None:
         for name, rows in self._uses.get(peer, {}).items():
             self._add(name, rows * step)
@@ -222,24 +237,19 @@ class PolicyBounds:
             return 0
         if node.counted is not None and node.counted + node.growth - node.counted_at <= limit:
             return 0
-        wanted = self._count(node.endpoints_of, limit, covered=True)
+        wanted = self._sum(node, limit, lambda number: self.counts.of_subject(number).wanted)
         if wanted <= limit:
             node.counted, node.counted_at = wanted, node.growth
             return 0
-        rows = self._count(node.endpoints_of, limit, covered=False)
+        rows = self._sum(node, limit, lambda number: self.counts.of_subject(number).rows)
         return rows if rows > limit else 0
 
-    def _count(self, subjects: Iterable[int], limit: int, covered: bool) -> int:
-        """Up to where it passes the limit. Subjects under the same policies have the same rows. `covered`: with those
-        that others cover and those that come with the first policy, as the bound has them."""
-        known: dict[object, int] = {}
+    @staticmethod
+    def _sum(node: _Node, limit: int, count: Callable[[int], int]) -> int:
+        """Up to where it passes the limit."""
         total = 0
-        for number in subjects:
-            bearing = self._index.bearing(number)
-            if bearing not in known:
-                rows = wanted_rows(self._index, number)[1]
-                known[bearing] = len(rows.keys() | HOST_ROWS.keys()) if covered else len(without_covered(rows))
-            total += known[bearing]
+        for number in node.endpoints_of:
+            total += count(number)
             if total > limit:
                 break
         return total
