@@ -34,7 +34,7 @@ def _add(word: str, name: str, what: str) -> None:
     group = click.Group(word, help=what)
     example = f"kilim bpf {word} list --node node1\nkilim bpf {word} list --agent-socket {DEFAULT_SOCKET} -o json"
     desired = click.Option(["--desired"], is_flag=True, help="What the log asks for, instead of what the kernel holds.")
-    node = click.Option(["--node"], help="Node of the lab whose agent is asked.")
+    node = click.Option(["--node"], metavar="NODE", help="Node of the lab whose agent is asked.")
     socket = click.Option(
         ["--agent-socket"], envvar="KILIM_AGENT_SOCKET", metavar="PATH",
         help=f"Unix socket of the agent. [default: {DEFAULT_SOCKET}]",

@@ -39,6 +39,7 @@ def server_option(function: F) -> F:
         "--server",
         "servers",
         envvar="KILIM_SERVER",
+        show_envvar=True,
         metavar="HOST:PORT[,…]",
         help="Control plane replicas, asked in turn. [default: those of the lab that is up, else 127.0.0.1:4260]",
     )(function)

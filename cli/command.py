@@ -15,6 +15,7 @@ import click
 from kilim.cli.failure import BAD_USAGE, FAILED, one_line
 
 INTERRUPTED = 130
+WHOLE = 1000  # characters
 
 
 class Command(click.Command):
@@ -25,6 +26,7 @@ class Command(click.Command):
         self.example = example
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(context, formatter)
         with formatter.section("Examples"):
             for line in self.example.strip().splitlines():
                 formatter.write(f"{'':>{formatter.current_indent}}{line.strip()}\n")
@@ -34,6 +36,14 @@ class Group(click.Group):
     """A group whose own commands are `Command`s."""
 
     command_class = Command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each with its whole first sentence."""
+        commands = [(name, self.get_command(context, name)) for name in self.list_commands(context)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(WHOLE).rstrip(".")) for name, command in commands if command]
+            )
 
 
 class LazyGroup(Group):

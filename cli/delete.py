@@ -23,7 +23,7 @@ from kilim.v1 import controlplane_pb2 as pb
 )
 @click.argument("words", nargs=-1, metavar="[KIND NAME…]")
 @click.option("-f", "--filename", "files", multiple=True, metavar="FILE|DIR|-", help="Delete what these describe.")
-@click.option("-n", "--namespace", help="Namespace of NAME. [default: default]")
+@click.option("-n", "--namespace", metavar="NS", help="Namespace of NAME. [default: default]")
 @click.option("--ignore-not-found", is_flag=True, help="Do not mind what is not there.")
 @click.option("--wait", is_flag=True, help="Return when every node that is up enforces the change.")
 @click.option("--timeout", type=DURATION, default="10s", show_default=True, help="How long --wait may take.")
@@ -43,6 +43,8 @@ def delete(
     """Delete resources by file or by name; all that is given, or none of it."""
     if bool(words) == bool(files):
         raise BadUsage("-f: give either -f FILE or KIND NAME")
+    if files and namespace is not None:
+        raise BadUsage("-n: goes with KIND NAME; what -f describes names its own namespace")
     refs = refs_of_files(files) if files else _refs_of_words(words, namespace)
     client = connect(servers)
     request = pb.DeleteRequest(refs=refs, actor=actor(), ignore_not_found=ignore_not_found, dry_run=dry_run == "server")

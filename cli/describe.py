@@ -19,7 +19,7 @@ VALUE_COLUMN = 14
 @click.command(cls=Command, example="kilim describe netpol db -n shop\nkilim describe endpoint/db-0 -n shop")
 @click.argument("kind")
 @click.argument("name", required=False)
-@click.option("-n", "--namespace", help="Namespace. [default: default]")
+@click.option("-n", "--namespace", metavar="NS", help="Namespace. [default: default]")
 @server_option
 def describe(kind: str, name: str | None, namespace: str | None, servers: str | None) -> None:
     """Show one resource in words."""

@@ -30,7 +30,7 @@ def endpoint_list(output: str | None, servers: str | None) -> None:
     "get", example="kilim endpoint get shop/db\nkilim endpoint get 3 --node node1\nkilim endpoint get shop/db --at 1200"
 )
 @click.argument("which", metavar="NS/POD|ID")
-@click.option("--node", help="Of the endpoint with this ID, where several nodes have one.")
+@click.option("--node", metavar="NODE", help="Of the endpoint with this ID, where several nodes have one.")
 @click.option("--at", metavar="SEQ|TIME", help="As of this event. [default: the last there is]")
 @output_option("json", "yaml")
 @history_options
@@ -68,7 +68,7 @@ def endpoint_get(which: str, node: str | None, at: str | None, output: str | Non
     kilim endpoint config shop/db PolicyAuditMode=Enabled
     """,
 )
-@click.argument("name", metavar="NAMESPACE/POD")
+@click.argument("name", metavar="NS/POD")
 @click.argument("options", nargs=-1, metavar="[OPTION=Enabled|Disabled…]")
 @server_option
 def endpoint_config(name: str, options: tuple[str, ...], servers: str | None) -> None:

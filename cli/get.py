@@ -12,7 +12,7 @@ from kilim.cli.client import Client, connect, server_option
 from kilim.cli.columns import columns
 from kilim.cli.command import Command
 from kilim.cli.failure import BadUsage
-from kilim.cli.kinds import ALL, BY_NAME, Kind, kind_of, kinds_of, namespace_of, reference
+from kilim.cli.kinds import ALL, BY_NAME, KINDS, Kind, kind_of, kinds_of, namespace_of, reference
 from kilim.cli.output import output_option, print_data
 from kilim.cli.table import table
 from kilim.v1 import controlplane_pb2 as pb
@@ -20,8 +20,14 @@ from kilim.v1 import controlplane_pb2 as pb
 Object = dict[str, Any]
 
 
+def _kinds() -> str:
+    words = (f"{kind.words[0]} ({kind.words[2]})" if kind.words[2:] else kind.words[0] for kind in KINDS)
+    return f"Kinds: {', '.join(words)}."
+
+
 @click.command(
     cls=Command,
+    epilog=_kinds(),
     example="""
     kilim get networkpolicies -A
     kilim get netpol db -n shop -o yaml
@@ -32,7 +38,7 @@ Object = dict[str, Any]
 )
 @click.argument("kind", metavar="all|KIND[,KIND…][/NAME]")
 @click.argument("names", nargs=-1, metavar="[NAME…]")
-@click.option("-n", "--namespace", help="Namespace. [default: default]")
+@click.option("-n", "--namespace", metavar="NS", help="Namespace. [default: default]")
 @click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces.")
 @output_option("yaml", "json", "wide", "name")
 @server_option
@@ -43,6 +49,8 @@ def get(
     """List resources of a kind, or of several, or show one.
 
     "all" is every kind that has namespaces; with -A also those that have none, but no settings and no identities.
+
+    What -o yaml prints of policies, groups of CIDRs, namespaces and pods can be applied again.
     """
     if all_namespaces and (names or "/" in kind):
         raise BadUsage("-A: a NAME is in one namespace; give -n instead")

@@ -47,7 +47,7 @@ def lab() -> None:
 @click.option("--nodes", type=click.IntRange(min=1), default=3, show_default=True, help="How many nodes.")
 @click.option("--replicas", type=click.IntRange(min=1), default=3, show_default=True, help="Control plane replicas.")
 @click.option("--etcd-members", type=click.IntRange(min=1), default=1, show_default=True, help="Members of etcd.")
-@click.option("--app/--no-app", default=True, help="With the application of six pods.")
+@click.option("--app/--no-app", default=True, show_default=True, help="With the application of six pods.")
 def up(lab: str, nodes: int, replicas: int, etcd_members: int, app: bool) -> None:
     """Start a cluster, with an application of six pods."""
     from kilim.lab import api

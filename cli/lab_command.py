@@ -35,9 +35,10 @@ class LabGroup(Group):
 
 def named_lab_option(function: F) -> F:
     """For what makes or removes a lab: never a lab that just happens to be up."""
-    return click.option("--name", "lab", envvar="KILIM_LAB", default=DEFAULT_LAB, show_default=True, help="Which lab.")(
-        function
-    )
+    return click.option(
+        "--name", "lab", metavar="LAB", envvar="KILIM_LAB", show_envvar=True, default=DEFAULT_LAB, show_default=True,
+        help="Which lab.",
+    )(function)  # fmt: skip
 
 
 def lab_option(function: F) -> F:
@@ -45,7 +46,9 @@ def lab_option(function: F) -> F:
     return click.option(
         "--name",
         "lab",
+        metavar="LAB",
         envvar="KILIM_LAB",
+        show_envvar=True,
         default=_chosen_lab,
         show_default="kilim, else the only lab that is up",
         help="Which lab.",

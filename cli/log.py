@@ -36,7 +36,7 @@ log.add_command(restore)
 @log.command(example="kilim log tail -f\nkilim log tail -n 50 -o json")
 @click.option("-f", "--follow", is_flag=True, help="Go on as events happen.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True, help="How many at first.")
-@click.option("--from", "first", type=click.IntRange(min=1), help="First event, instead of --lines.")
+@click.option("--from", "first", type=click.IntRange(min=1), metavar="SEQ", help="First event, instead of --lines.")
 @output_option("table", "json", "yaml", "wide")
 @server_option
 def tail(follow: bool, lines: int, first: int | None, output: str | None, servers: str | None) -> None:

@@ -19,8 +19,12 @@ from kilim.cli.output import output_option, print_data
     """,
 )
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--from", "first", type=click.IntRange(min=1), metavar="SEQ", help="[default: the first that is held]")
-@click.option("--to", "last", type=click.IntRange(min=1), metavar="SEQ", help="[default: the last there is]")
+@click.option(
+    "--from", "first", type=click.IntRange(min=1), metavar="SEQ", help="First event. [default: the first that is held]"
+)
+@click.option(
+    "--to", "last", type=click.IntRange(min=1), metavar="SEQ", help="Last event. [default: the last there is]"
+)
 @output_option("json", "yaml")
 @history_options
 def export(directory: Path, first: int | None, last: int | None, output: str | None, source: SourceOptions) -> None:

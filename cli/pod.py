@@ -59,7 +59,7 @@ async def _start(lab: Any, objects: Sequence[dict[str, Any]]) -> list[str]:
     cls=LabCommand,
     example="kilim lab exec shop/frontend -- ip address\nkilim lab exec -n shop api -- python3 -m http.server",
 )
-@click.option("-n", "--namespace", help="Namespace of the pod.")
+@click.option("-n", "--namespace", metavar="NS", help="Namespace of the pod.")
 @lab_option
 @click.argument("pod")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND…")
@@ -78,9 +78,9 @@ def pod() -> None:
 
 @pod.command("add", example="kilim lab pod add shop/web --node node1 --label app=web --port 8080/TCP/http")
 @click.argument("pod")
-@click.option("-n", "--namespace", help="Namespace of the pod.")
-@click.option("--node", help="Its node. [default: the first]")
-@click.option("--ip", help="Its address. [default: the next free one of the node]")
+@click.option("-n", "--namespace", metavar="NS", help="Namespace of the pod.")
+@click.option("--node", metavar="NODE", help="Its node. [default: the first]")
+@click.option("--ip", metavar="IP", help="Its address. [default: the next free one of the node]")
 @click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be given often.")
 @click.option("-p", "--port", "ports", multiple=True, metavar="PORT[/PROTOCOL[/NAME]]", help="A port it serves.")
 @click.option("--service-account", default="default", show_default=True, help="Its service account.")
@@ -107,7 +107,7 @@ def add(
 
 @pod.command("delete", example="kilim lab pod delete shop/web")
 @click.argument("pod")
-@click.option("-n", "--namespace", help="Namespace of the pod.")
+@click.option("-n", "--namespace", metavar="NS", help="Namespace of the pod.")
 @lab_option
 def delete(pod: str, namespace: str | None, lab: str) -> None:
     """Disconnect a pod and delete its object."""

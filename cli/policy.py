@@ -35,7 +35,7 @@ def policy_list(output: str | None, servers: str | None) -> None:
     "get", example="kilim policy get -o wide\nkilim policy get db -n shop -o yaml\nkilim policy get --at 1200"
 )
 @click.argument("name", required=False)
-@click.option("-n", "--namespace", help="Only of this namespace. [default: all]")
+@click.option("-n", "--namespace", metavar="NS", help="Only of this namespace. [default: all]")
 @_at_option
 @output_option("wide", "yaml", "json")
 @history_options

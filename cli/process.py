@@ -185,13 +185,19 @@ def _format(choice: str) -> str:
     help="Labels of this node, by which policies select it; kubernetes.io/hostname and /os are there by themselves.",
 )  # fmt: skip
 @click.option("--state-dir", type=DIRECTORY, default="/var/lib/kilim", show_default=True, help="The cache of the log.")
-@click.option("--run-dir", type=DIRECTORY, default="/run/kilim", show_default=True, help="agent.sock and cni.sock.")
+@click.option(
+    "--run-dir",
+    type=DIRECTORY,
+    default="/run/kilim",
+    show_default=True,
+    help="Where its sockets are: agent.sock, cni.sock.",
+)
 @click.option(
     "--bpf-root", type=DIRECTORY, default="/sys/fs/bpf/kilim", show_default=True, help="Where maps are pinned."
 )
 @click.option("--tunnel-port", type=click.IntRange(1, 65535), default=8472, show_default=True, help="VXLAN's UDP port.")
 @click.option(
-    "--mtu", type=click.IntRange(0, 65535), default=0, help="Of the underlay. [default: read from its device]"
+    "--mtu", type=click.IntRange(0, 65535), default=0, help="Of the underlay, in bytes. [default: read from its device]"
 )
 @click.option(
     "--datapath-mode", type=click.Choice(["veth", "memory"]), default="veth", show_default=True,

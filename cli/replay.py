@@ -23,7 +23,7 @@ from kilim.model.rows import TABLES
     kilim replay --node node1 --to 20 --diff 29 --segments /var/backups/kilim
     """,
 )
-@click.option("--node", required=True, help="Whose tables.")
+@click.option("--node", metavar="NODE", required=True, help="Whose tables.")
 @click.option("--to", "at", metavar="SEQ|TIME", help="The last event that counts. [default: the last there is]")
 @click.option("--diff", "until", metavar="SEQ|TIME", help="What has changed there since --to, and by which events.")
 @click.option("--table", "names", type=click.Choice(TABLES), multiple=True, help="Only this table; may be given often.")

@@ -72,8 +72,9 @@ def _row(probe: dict[str, Any]) -> list[object]:
 @click.argument("target", metavar="TO")
 @click.option("-p", "--port", type=click.IntRange(0, 65535), help="Port; of ICMP the type. [default for ICMP: 8, echo]")
 @click.option(
-    "--protocol", type=click.Choice(tuple(PROTOCOL_NUMBERS), case_sensitive=False), default="TCP", show_default=True
-)
+    "--protocol", type=click.Choice(tuple(PROTOCOL_NUMBERS), case_sensitive=False), default="TCP", show_default=True,
+    help="Of the traffic.",
+)  # fmt: skip
 @click.option("--expect", type=click.Choice(["allow", "deny"]), help="Exit status 1 where it comes out otherwise.")
 @lab_option
 @output_option("json", "yaml")

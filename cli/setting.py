@@ -40,7 +40,7 @@ def setting_list(output: str | None, servers: str | None) -> None:
     "get", example="kilim setting get log-retention-events\nkilim setting get policy-audit-mode --node node1 -o json"
 )
 @click.argument("name")
-@click.option("--node", default="", help="What holds on this node.")
+@click.option("--node", metavar="NODE", default="", help="What holds on this node.")
 @output_option("yaml", "json", "wide")
 @server_option
 def setting_get(name: str, node: str, output: str | None, servers: str | None) -> None:
@@ -103,10 +103,15 @@ def _columns(rows: list[Shown]) -> tuple[list[str], list[list[object]]]:
 )
 @click.argument("name")
 @click.argument("value")
-@click.option("--node", default="", help="For this node alone, before the cluster's (policy-audit-mode).")
+@click.option(
+    "--node", metavar="NODE", default="", help="For this node alone, before the cluster's (policy-audit-mode)."
+)
 @server_option
 def setting_set(name: str, value: str, node: str, servers: str | None) -> None:
-    """Change a setting; an empty VALUE is the default again, with --node what holds for the cluster."""
+    """Change a setting; an empty VALUE is the default again, with --node what holds for the cluster.
+
+    `kilim setting list` has the names, and what each may be.
+    """
     request = pb.ChangeSettingRequest(name=name, value=value, node=node, actor=actor())
     connect(servers).cluster("ChangeSetting", request)
     where, without = (f" on node {node}", "as for the cluster") if node else ("", "at its default")

@@ -34,7 +34,9 @@ _LABELS = "k8s:app=web,…"
 @click.option("--to-identity", "--dst-identity", type=int, metavar="ID", help="Somebody of this identity is.")
 @click.option("--port", "--dport", type=int, help="Destination port; of ICMP the type. [default: all of all protocols]")
 @click.option(
-    "--protocol", type=click.Choice(list(PROTOCOL_NUMBERS), case_sensitive=False), help="[default: TCP, with --port]"
+    "--protocol",
+    type=click.Choice(list(PROTOCOL_NUMBERS), case_sensitive=False),
+    help="Of the connection. [default: TCP, with --port]",
 )
 @click.option("--at", metavar="SEQ|TIME", help="As of this event. [default: the last there is]")
 @output_option("json", "yaml")

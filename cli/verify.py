@@ -21,7 +21,11 @@ POLL_S = 0.1
 
 @click.command(cls=Command, example="kilim verify\nkilim verify --node node1 --node node2 -o json")
 @click.option(
-    "--node", "names", multiple=True, help="Only this node; may be given often. [default: every one that is up]"
+    "--node",
+    "names",
+    metavar="NODE",
+    multiple=True,
+    help="Only this node; may be given often. [default: every one that is up]",
 )
 @output_option("json", "yaml")
 @history_options

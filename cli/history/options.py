@@ -51,12 +51,15 @@ def history_options(command: F) -> F:
             cluster=flags.pop("cluster"),
         )
         if named and options.etcd_endpoints:
-            raise BadUsage("give either --server or --etcd-endpoints")
+            raise BadUsage("--etcd-endpoints: goes without --server")
         return in_words(lambda: command(source=options, **flags))
 
     directory = click.Path(exists=True, file_okay=False, path_type=Path)
     for option in (
-        click.option("--cluster", default="default", show_default=True, help="With --etcd-endpoints: which cluster's."),
+        click.option(
+            "--cluster", metavar="NAME", default="default", show_default=True,
+            help="With --etcd-endpoints: which cluster's.",
+        ),  # fmt: skip
         click.option("--etcd-endpoints", type=Several(EtcdEndpoint()), metavar="URL,…", help="Read etcd itself."),
         click.option(
             "--segments", type=directory, multiple=True,

@@ -112,7 +112,7 @@ async def test_sources_that_are_none(tmp_path: Path) -> None:
     status, _, stderr = await kilim(*replay, "--segments", str(tmp_path / "no"))
     assert status == 2 and "does not exist" in stderr
     both = await kilim(*replay, "--server", "127.0.0.1:1", "--etcd-endpoints", "http://127.0.0.1:1")
-    assert both == (2, "", "error: give either --server or --etcd-endpoints\n")
+    assert both == (2, "", "error: --etcd-endpoints: goes without --server\n")
 
 
 def damage_the_second(directory: Path) -> Path:
