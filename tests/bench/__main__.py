@@ -1,4 +1,4 @@
-"""`make bench [NAME=datapath|append|fanout|rebuild|wait|scale|policy|why]`: one benchmark or all, one after another."""
+"""`make bench [NAME=datapath|append|…]`: one benchmark of `NAMES`, or all, one after another."""
 
 import importlib
 import sys
@@ -6,7 +6,18 @@ import sys
 from kilim.lab.errors import LabError
 from tests.bench.netload import BenchError
 
-NAMES = ("datapath", "append", "fanout", "rebuild", "wait", "scale", "policy", "why")
+NAMES = (
+    "datapath",
+    "append",
+    "fanout",
+    "rebuild",
+    "wait",
+    "scale",
+    "policy",
+    "propagate",
+    "policy_datapath",
+    "why",
+)
 
 
 def main(arguments: list[str]) -> int:

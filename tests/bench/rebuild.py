@@ -16,13 +16,14 @@ from kilim.kvstore.log import EventLog
 from kilim.lab.client import ControlPlane, agent_status
 from kilim.lab.commands import CLUSTER, agent_process, agent_socket, replica_targets
 from kilim.lab.names import pin_dir
-from kilim.lab.process import pid_of, start_process, stop_process
+from kilim.lab.process import start_process, stop_process
 from kilim.lab.topology import Lab
 from kilim.model.identity import Identity
 from kilim.model.nouns import Endpoint, endpoint_to_pb, identity_to_pb, node_to_pb
 from kilim.model.nouns import Node as NodeNoun
 from kilim.v1 import events_pb2 as pb
 from tests.bench.measure import Result, compared, publish, single
+from tests.bench.memory import agent_kib
 from tests.bench.stage import stage
 
 ENDPOINTS = 250_000
@@ -116,14 +117,6 @@ async def _cold_start(lab: Lab, seq: int, cache: Path | None = None) -> float:
         await asyncio.sleep(0.02)
 
 
-def _memory_kib(lab: Lab) -> int:
-    pid = pid_of(lab.name, lab.nodes[0].name)
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1])
-    raise LookupError("VmRSS")
-
-
 async def _settled(lab: Lab, seq: int) -> None:
     async with ControlPlane(replica_targets(lab)) as plane:
         await plane.wait(seq, _PATIENCE_S)
@@ -131,7 +124,7 @@ async def _settled(lab: Lab, seq: int) -> None:
 
 async def _measure(lab: Lab, cache: Path) -> list[Result]:
     empty = [await _cold_start(lab, 1) for _ in range(_ROUNDS)]
-    little_kib = _memory_kib(lab)
+    little_kib = agent_kib(lab, lab.nodes[0].name)
     await asyncio.to_thread(_make_cold, lab, None)
     await _cold_start(lab, 1)
     stop_process(lab.name, lab.nodes[0].name)
@@ -142,7 +135,7 @@ async def _measure(lab: Lab, cache: Path) -> list[Result]:
     from_snapshot, from_events, reading, memory = [], [], [], []
     for _ in range(_ROUNDS):
         from_snapshot.append(await _cold_start(lab, last_seq))
-        memory.append((_memory_kib(lab) - little_kib) / ENDPOINTS)
+        memory.append((agent_kib(lab, lab.nodes[0].name) - little_kib) / ENDPOINTS)
         reading.append(await _read_bytes(lab, last_seq))
         from_events.append(await _cold_start(lab, last_seq, cache))
     return [

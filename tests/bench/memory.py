@@ -1,0 +1,51 @@
+"""What a node of a lab holds: memory of its agent's process, and what the kernel charges for its maps."""
+
+import os
+from pathlib import Path
+
+from kilim.agent.bpf import syscall
+from kilim.agent.bpf.maps import Map
+from kilim.lab.names import pin_dir
+from kilim.lab.process import pid_of
+from kilim.lab.topology import Lab
+
+# ipcache too: each CIDR that a policy names is a row of it.
+_POLICY_MAPS = ("policy", "subjects", "ipcache")
+
+
+def agent_kib(lab: Lab, node: str) -> int:
+    """Resident memory."""
+    pid = pid_of(lab.name, node)
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise LookupError("VmRSS")
+
+
+def policy_maps_kib(lab: Lab, node: str) -> float:
+    """As the kernel accounts it; of a trie it counts the rows, not the nodes between them (at most as many again)."""
+    return sum(_memlock(_maps(lab, node) / name) for name in _POLICY_MAPS) / 1024
+
+
+def policy_rows(lab: Lab, node: str) -> int:
+    """Rows in the kernel, those that wait for being swept included."""
+    policy = Map.open(_maps(lab, node) / "policy")
+    try:
+        return len(policy.read()[0])
+    finally:
+        os.close(policy.fd)
+
+
+def _maps(lab: Lab, node: str) -> Path:
+    return pin_dir(lab.name) / node / "maps"
+
+
+def _memlock(path: Path) -> int:
+    fd = syscall.open_pinned(path)
+    try:
+        for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+            if line.startswith("memlock:"):
+                return int(line.split()[1])
+    finally:
+        os.close(fd)
+    raise LookupError("memlock")
