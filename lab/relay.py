@@ -18,7 +18,8 @@ _CHUNK_BYTES = 1 << 16
 def open_loopback_listener(port: int, *others: int) -> socket.socket:
     """On the first of these ports that nobody has; 0 is any free one."""
     for wanted in (port, *others):
-        listener = socket.socket()
+        # with its protocol named, or asyncio leaves Nagle's algorithm on and each small answer may wait 40 ms
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", wanted))
@@ -39,7 +40,7 @@ async def serve_relay(lab: Lab, listeners: list[socket.socket]) -> None:
 async def _relay_one(lab: Lab, server: Server, listener: socket.socket) -> None:
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            far = open_socket(lab.netns(server.name), socket.AF_INET, socket.SOCK_STREAM)
+            far = open_socket(lab.netns(server.name), socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             await asyncio.get_running_loop().sock_connect(far, (server.ip, server.port))
             far_reader, far_writer = await asyncio.open_connection(sock=far)
         except OSError:
@@ -66,7 +67,9 @@ def main() -> None:
     """`relay LAB [FD…]`: listeners that `up` has opened already, or none after a restart of the relay alone."""
     lab = load_lab(sys.argv[1])
     if len(sys.argv) > 2:
-        listeners = [socket.socket(fileno=int(fd)) for fd in sys.argv[2:]]
+        listeners = [
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, int(fd)) for fd in sys.argv[2:]
+        ]
     else:
         listeners = [open_loopback_listener(server.loopback_port) for server in (*lab.replicas, *lab.etcd)]
     asyncio.run(serve_relay(lab, listeners))
