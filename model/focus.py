@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kilim.model.explain import Explanation, PolicyName, Row
-from kilim.model.fold import endpoint_of, entry_of
+from kilim.model.fold import EndpointNote, endpoint_of, entry_of
 from kilim.model.identity import FIRST_CIDR
 from kilim.model.node_tables import NodeTables
 from kilim.model.nouns import decode_identity
@@ -93,6 +93,11 @@ class Focused:
             for tables in self.nodes.values():
                 tables.update(self.state, (change,))
         return change
+
+    def may_keep(self, note: EndpointNote) -> bool:
+        """False: `follow` would make nothing of that event."""
+        key, ip, identity = note
+        return ip in self._focus.ips or identity in self._focus.identities or key in self.state.endpoints.data
 
     def _passes_by(self, event: pb.Event) -> bool:
         """An endpoint that is not in the focus and was not before: most events of a cluster."""

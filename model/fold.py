@@ -83,6 +83,21 @@ def endpoint_of(event: pb.Event) -> pb.Endpoint | None:
     return event.endpoint_updated.endpoint if which == "endpoint_updated" else None
 
 
+# (key, address, identity) of an endpoint event; of one that goes, None for both
+EndpointNote = tuple[str, int | None, int | None]
+
+
+def note_of(event: pb.Event) -> EndpointNote | None:
+    """What tells whether an endpoint event matters to somebody, in place of the event; None: it is another event."""
+    if event.WhichOneof("body") == "endpoint_removed":
+        removed = event.endpoint_removed
+        return endpoint_key(removed.namespace, removed.name), None, None
+    endpoint = endpoint_of(event)
+    if endpoint is None:
+        return None
+    return endpoint_key(endpoint.namespace, endpoint.name), endpoint.ip, endpoint.identity
+
+
 def entry_of(event: pb.Event) -> tuple[str, Key, bytes | None] | None:
     """(table, key, value) that the event sets, with None for the value removes; None: it changes nothing."""
     if UPCASTERS:

@@ -4,10 +4,12 @@ Easy to get wrong: `freeze` is cheap and must be made at one moment; `encode_par
 the state has moved on. A part is a list of serialized StateRecords, in order of (table, key).
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import accumulate
 from typing import NamedTuple
 
-from kilim.model.digest import hash_entry
 from kilim.model.state import Key, State, key_to_bytes
 from kilim.v1 import events_pb2 as pb
 
@@ -50,12 +52,27 @@ def decode_records(records: Iterable[bytes]) -> Iterator[tuple[str, bytes, bytes
         yield record.table, record.key, record.value
 
 
-def without_endpoints(records: Iterable[bytes], but: Collection[bytes]) -> Iterator[bytes]:
+def without_endpoints(records: Sequence[bytes], but: Collection[bytes]) -> Iterator[bytes]:
     """The records but for those of endpoints in which none of the byte strings `but` stands: far cheaper than to decode
     100,000 for a few. Records are canonical, so a key or a field has one form, which `endpoint_field` gives."""
-    for record in records:
-        if not record.startswith(_OF_ENDPOINT) or any(each in record for each in but):
+    marked = _with_marks(records, but)
+    for place, record in enumerate(records):
+        if not record.startswith(_OF_ENDPOINT) or place in marked:
             yield record
+
+
+def _with_marks(records: Sequence[bytes], marks: Iterable[bytes]) -> set[int]:
+    """The places of the records in which one of the marks stands. All of them are searched as one string, which finds
+    some too many (where a mark begins in one record and ends in the next) and none too few."""
+    joined, ends = b"".join(records), list(accumulate(map(len, records)))
+    found: set[int] = set()
+    for mark in filter(None, marks):
+        at = joined.find(mark)
+        while at >= 0:
+            place = bisect_right(ends, at)
+            found.add(place)
+            at = joined.find(mark, ends[place])
+    return found
 
 
 def endpoint_field(**field: int) -> bytes:
@@ -65,7 +82,12 @@ def endpoint_field(**field: int) -> bytes:
 
 def hash_records(records: Iterable[bytes]) -> int:
     """The sum of their hashes; `digest_of` the sum over all parts is the state digest, without building the state."""
-    return sum(hash_entry(table.encode(), key, value) for table, key, value in decode_records(records))
+    total, parse, number = 0, pb.StateRecord.FromString, int.from_bytes
+    for record in map(parse, records):  # `hash_entry`, without a call for each of 100,000
+        key = record.key
+        entry = b"%b%b%b%b" % (record.table.encode(), len(key).to_bytes(4, "big"), key, record.value)
+        total += number(blake2b(entry, digest_size=32).digest(), "big")
+    return total
 
 
 def _canonical(frozen: Frozen) -> Iterator[tuple[str, bytes, bytes]]:

@@ -21,9 +21,16 @@ from kilim.model.digest import digest_of
 from kilim.model.explain import Explanation
 from kilim.model.flips import Flip, Parties, Past, last_flip
 from kilim.model.focus import Focus, Focused, Since, Thing, Watch, focus_of, things_of
+from kilim.model.fold import EndpointNote, note_of
 from kilim.model.snapshot import decode_records, hash_records, without_endpoints
 from kilim.model.state import State, key_from_bytes
 from kilim.v1.events_pb2 import Event
+
+WIDER = 4  # each stretch and those before it together, to those before it
+NOTED_EVENTS = 500_000  # some 400 bytes each; a longer stretch is read twice
+
+# An event that was seen, as bytes, and by what to tell that it does not matter.
+Noted = tuple[int, bytes, EndpointNote | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +50,30 @@ class Stretch:
         """Of endpoints only those that bear one of the marks."""
         return decode_records(without_endpoints(self.encoded, marks))
 
-    def show(self, past: Past) -> None:
-        """Everything that tells what the ends were."""
+    def show(self, past: Past) -> list[Noted] | None:
+        """Everything that tells what the ends were. The events, for `events_of`, where they are not too many."""
+        noted: list[Noted] | None = None if self.held is not None else []
         self._show_records(past)
-        for _, event in self.events():
+        for seq, record, event in self._read() if self.held is None else ((seq, b"", each) for seq, each in self.held):
             past.see_event(event)
+            if noted is not None:
+                noted.append((seq, record, note_of(event)))
+                noted = noted if len(noted) <= NOTED_EVENTS else None
         self._show_records(past)  # who else had the addresses that the ends turned out to have
+        return noted
+
+    def events_of(self, focused: Focused, noted: list[Noted] | None) -> Iterator[tuple[int, Event]]:
+        """Those that may change what `focused` keeps, which the caller has follow each before he takes the next."""
+        if noted is None:
+            yield from self.events()
+            return
+        for seq, record, note in noted:
+            if note is None or focused.may_keep(note):
+                yield seq, event_of(record)
+        if self.seq < self.to_seq and (not noted or noted[-1][0] < self.to_seq):
+            last = noted[-1][0] if noted else self.seq
+            raise LogBroken(last + 1, f"missing, though event {self.to_seq} was asked for")
+        focused.state.seq = self.to_seq
 
     def _show_records(self, past: Past) -> None:
         for table, key, value in self.records(past.marks()):
@@ -67,15 +92,17 @@ class Stretch:
     def events(self) -> Iterator[tuple[int, Event]]:
         if self.held is not None:
             yield from self.held
-        elif self.seq < self.to_seq:
-            yield from self._read()
+        else:
+            yield from ((seq, event) for seq, _, event in self._read())
 
-    def _read(self) -> Iterator[tuple[int, Event]]:
+    def _read(self) -> Iterator[tuple[int, bytes, Event]]:
+        if self.seq >= self.to_seq:
+            return
         commits = self.source.commits(self.seq + 1, self.to_seq)
         for commit in counted(commits, self.seq, self.to_seq):
             for seq, record in enumerate(commit.records, commit.first_seq):
                 if self.seq < seq <= self.to_seq:
-                    yield seq, event_of(record)
+                    yield seq, record, event_of(record)
 
     def check_joint(self) -> None:
         """Raises SnapshotBroken where the events do not go on from the state."""
@@ -89,15 +116,15 @@ class Stretch:
 
 
 def stretches(source: HistorySource, at_seq: int, newest: Stretch | None = None) -> Iterator[Stretch]:
-    """Up to event `at_seq`, as far back as can be replayed, beginning with `newest` where that is known. Each is as
-    long as all before it, where snapshots allow: loading one costs as much as many events."""
+    """Up to event `at_seq`, as far back as can be replayed, beginning with `newest` where that is known. Each is some
+    times as long as all before it, where snapshots allow: checking one costs as much as 100,000 events."""
     to_seq, stretch = at_seq, newest or _stretch(source, at_seq, at_seq)
     while stretch is not None:
         yield stretch
         to_seq = stretch.seq
         if not to_seq:
             return
-        wide = max(2 * to_seq - at_seq, 0)
+        wide = max(at_seq - WIDER * (at_seq - to_seq), 0)
         stretch = _stretch(source, wide, to_seq) if wide < to_seq - 1 else None
         stretch = stretch or _stretch(source, to_seq - 1, to_seq)
 
@@ -142,12 +169,13 @@ def _focused(stretch: Stretch, parties: Parties) -> tuple[Focused, Stretch]:
     past = Past(parties)
     stretch.check_state()
     stretch.check_joint()
-    stretch.show(past)
+    noted = stretch.show(past)
     focus = past.focus()
     focused = Focused(focus)
     kept = tuple(without_endpoints(stretch.encoded, focus.marks()))
     focused.load(decode_records(kept), stretch.seq)
-    held = tuple((seq, event) for seq, event in stretch.events() if focused.follow(seq, event) is not None)
+    events = stretch.events_of(focused, noted)
+    held = tuple((seq, event) for seq, event in events if focused.follow(seq, event) is not None)
     if focused.state.seq < stretch.to_seq:
         raise LogBroken(focused.state.seq + 1, f"missing, though event {stretch.to_seq} was asked for")
     focused.make_tables(past.nodes())
@@ -188,10 +216,10 @@ def flip_before(
     oldest = at_seq
     for stretch in stretches(source, at_seq, newest):
         past = Past(parties)
-        stretch.show(past)
+        noted = stretch.show(past)
         focused = past.focused()
         focused.load(stretch.records(past.focus().marks()), stretch.seq)
-        flip = last_flip(focused, stretch.events(), parties)
+        flip = last_flip(focused, stretch.events_of(focused, noted), parties)
         oldest = stretch.seq
         if flip is not None:
             return flip, oldest
