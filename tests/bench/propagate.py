@@ -18,9 +18,11 @@ from kilim.lab.client import ControlPlane
 from kilim.lab.commands import replica_targets
 from kilim.lab.manifests import namespace_manifest
 from kilim.lab.pods import add_pods
+from kilim.lab.process import pid_of
 from kilim.lab.topology import Lab, Pod
 from tests.bench.measure import Result, percentile, publish, single
 from tests.bench.memory import agent_kib, policy_maps_kib, policy_rows
+from tests.bench.plane import cpu_s
 from tests.bench.pods import NAMESPACE, port_policy
 from tests.bench.policies import app_labels, namespace_labels, namespace_name, policies
 from tests.bench.stage import stage
@@ -69,21 +71,33 @@ class _Changes:
         self.answered: list[float] = []
         self.enforced: list[float] = []
         self.bare: list[float] = []
+        self.cpu: dict[str, float] = {}  # of a process, for one change
 
-    async def make(self, plane: ControlPlane, etcd: EtcdClient) -> None:
+    async def make(self, lab: Lab, plane: ControlPlane, etcd: EtcdClient) -> None:
+        began = _cpu_ms(lab)
         for number in range(_WARM_UP + CHANGES):
             answered, enforced, bare = await _change(plane, etcd, port_policy(1024 + number))
             if number >= _WARM_UP:
                 self.answered.append(answered)
                 self.enforced.append(enforced)
                 self.bare.append(bare)
+        self.cpu = {name: (after - began[name]) / (_WARM_UP + CHANGES) for name, after in _cpu_ms(lab).items()}
 
-    def results(self, present: int) -> list[Result]:
+    def results(self, lab: Lab, present: int) -> list[Result]:
         name = f"{present}_present"
         return [
             *(_against(f"answered_{name}", self.answered, self.bare, p) for p in (0.5, 0.99)),
             *(_against(f"enforced_{name}", self.enforced, self.bare, p) for p in (0.5, 0.99)),
+            single(f"cpu_of_replicas_{name}_ms", "ms CPU", [sum(self.cpu[each.name] for each in lab.replicas)]),
+            single(f"cpu_of_an_agent_{name}_ms", "ms CPU", [self.cpu[each.name] for each in lab.nodes]),
         ]
+
+
+def _cpu_ms(lab: Lab) -> dict[str, float]:
+    """Of each replica and agent so far."""
+    names = [*(replica.name for replica in lab.replicas), *(node.name for node in lab.nodes)]
+    pids = {name: pid_of(lab.name, name) for name in names}
+    return {name: cpu_s(pid) * 1e3 for name, pid in pids.items() if pid is not None}
 
 
 async def _change(plane: ControlPlane, etcd: EtcdClient, body: dict[str, Any]) -> tuple[float, float, float]:
@@ -128,16 +142,16 @@ async def _measure(lab: Lab) -> list[Result]:
         async with ControlPlane(replica_targets(lab)) as plane:
             await _populate(lab, plane)
             without, alone, among = await _memory(lab), _Changes(), _Changes()
-            await alone.make(plane, etcd)
+            await alone.make(lab, plane, etcd)
             one = await _memory(lab)
             await _add_others(plane)
             many = await _memory(lab)
-            await among.make(plane, etcd)
+            await among.make(lab, plane, etcd)
     finally:
         await etcd.close()
     return [
-        *alone.results(1),
-        *among.results(OTHERS),
+        *alone.results(lab, 1),
+        *among.results(lab, OTHERS),
         *_memory_results(1, one, without),
         *_memory_results(OTHERS, many, without),
     ]
