@@ -2,7 +2,6 @@
 happened to the state. Easy to get wrong: never await within, the state is not true in between."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kilim.controlplane.decide.capacity import check_subjects_and_policy
 from kilim.controlplane.decide.command import (
@@ -20,6 +19,7 @@ from kilim.controlplane.decide.command import (
     Result,
     WithdrawMemberships,
 )
+from kilim.controlplane.decide.decided import Decided as Decided
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.endpoint import (
     decide_configure_endpoint,
@@ -34,20 +34,6 @@ from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.decide.setting import decide_change_setting
 from kilim.controlplane.decide.view import View
 from kilim.model.state import Change
-from kilim.v1 import events_pb2 as pb
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """What happens, and the answer once it has. No events: it is so already.
-
-    The first `preparations` of the events mean nothing before the others stand.
-    """
-
-    result: Result
-    events: tuple[pb.Event, ...]
-    preparations: int = 0
-
 
 Outcome = Decided | Refusal
 
@@ -57,7 +43,13 @@ def decide_batch(view: View, commands: Sequence[Command]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     changes: list[Change] = []
     try:
-        for command in commands:
+        for number, command in enumerate(commands):
+            known = None if changes else view.foretold.outcome(view.state, command)
+            if known is not None:
+                outcomes.append(known)
+                if number + 1 < len(commands):
+                    changes += [change for event in known.events for change in view.try_event(event)]
+                continue
             draft = Draft(view)
             view.bounds.touched.clear()
             try:

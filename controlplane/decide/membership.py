@@ -21,13 +21,19 @@ from kilim.model.nouns import Policy
 _FEW = 1024  # addresses that are looked up one by one
 
 
-def admit_pods(draft: Draft, policy: Policy) -> None:
-    """Label the pods in those prefixes of a policy that no other names."""
+def announce_to_pods(draft: Draft, policy: Policy) -> list[Cidr]:
+    """Those prefixes of a policy to come that no other names. Of several policies all are announced before pods are
+    admitted, or they would get one label after the other, and another identity each time."""
     named = draft.view.pod_prefixes
     fresh = [each for each in pod_prefixes(policy) if each not in named and each not in draft.prefixes_to_come]
     for prefix in fresh:
         draft.prefixes_to_come.count(prefix, 1)
-    for ip in sorted(set(_addresses_in(draft.view, fresh))):
+    return fresh
+
+
+def admit_pods(draft: Draft, announced: Iterable[Cidr]) -> None:
+    """Label the pods in them."""
+    for ip in sorted(set(_addresses_in(draft.view, announced))):
         _put(draft, draft.view.endpoint_at[ip])
 
 

@@ -8,17 +8,24 @@ Easy to get wrong:
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.identity import identity_for
 from kilim.controlplane.decide.node_terms import NodeTerms, identity_labels, terms_of
 from kilim.controlplane.decide.view import View
+from kilim.model.address import Cidr
 from kilim.model.nouns import Node, Policy, node_to_pb
 from kilim.model.settings import NODE_SELECTOR_LABELS, TRUE
 from kilim.model.state import State
 from kilim.v1 import events_pb2 as pb
 
 AT_ONCE = 500  # events; well below what a commit holds
+
+
+class NewTerms(NamedTuple):
+    keys: set[str]
+    prefixes: list[Cidr]
 
 
 def put_node(draft: Draft, wanted: Node, every_label: bool | None = None) -> None:
@@ -34,15 +41,20 @@ def put_node(draft: Draft, wanted: Node, every_label: bool | None = None) -> Non
         draft.emit(pb.NodeUpdated(node=node_to_pb(wanted)))
 
 
-def admit_nodes(draft: Draft, policy: Policy) -> None:
-    """Tell the nodes apart by what a policy names of them and no other does."""
+def announce_to_nodes(draft: Draft, policy: Policy) -> NewTerms:
+    """What a policy to come names of nodes and no other does; of several policies all before nodes are admitted."""
     named, to_come = draft.view.node_terms, draft.node_terms_to_come
     keys, prefixes = terms_of(policy)
     keys = {key for key in keys if key not in named.keys and key not in to_come.keys}
     fresh = [each for each in prefixes if each not in named.prefixes and each not in to_come.prefixes]
     to_come.count(keys, fresh, 1)
+    return NewTerms(keys, fresh)
+
+
+def admit_nodes(draft: Draft, announced: NewTerms) -> None:
+    """Tell the nodes apart by that."""
     for ip, name in sorted(draft.view.node_at.items()):
-        if keys or any(each.contains_ip(ip) for each in fresh):
+        if announced.keys or any(each.contains_ip(ip) for each in announced.prefixes):
             put_node(draft, draft.state.nodes[name])
 
 

@@ -22,7 +22,13 @@ from kilim.controlplane.decide.namespace import decide_namespace, decide_remove_
 from kilim.controlplane.decide.node import decide_remove_node
 from kilim.controlplane.decide.node_identity import let_go_of_nodes
 from kilim.controlplane.decide.pod import decide_pod, decide_remove_pod
-from kilim.controlplane.decide.policy import POLICY_KINDS, decide_policy, decide_remove_policy, prepare_policy
+from kilim.controlplane.decide.policy import (
+    POLICY_KINDS,
+    announce_policy,
+    decide_policy,
+    decide_remove_policy,
+    prepare_policy,
+)
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import CIDR_GROUP
@@ -50,10 +56,10 @@ def decide_prepare(draft: Draft, command: PreparePolicies) -> Accepted:
 
 
 def _prepare(draft: Draft, documents: Iterable[Document]) -> None:
-    for document in documents:
-        if isinstance(document.object, Policy):
-            with _about(draft, document):
-                prepare_policy(draft, document.object)
+    announced = [(each, announce_policy(draft, each.object)) for each in documents if isinstance(each.object, Policy)]
+    for document, terms in announced:
+        with _about(draft, document):
+            prepare_policy(draft, terms)
 
 
 @contextmanager

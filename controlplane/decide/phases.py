@@ -7,10 +7,12 @@ The sending node says in the tunnel whose packet it is, the receiving one judges
  3. a policy goes, and only when it is gone everywhere, endpoints lose the labels that it alone spoke of.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kilim.controlplane.decide.batch import Decided, decide_batch
 from kilim.controlplane.decide.command import (
+    Accepted,
     AllocateIdentities,
     ApplyObjects,
     Command,
@@ -19,6 +21,7 @@ from kilim.controlplane.decide.command import (
     RegisterEndpoint,
     WithdrawMemberships,
 )
+from kilim.controlplane.decide.foretold import LARGE
 from kilim.controlplane.decide.node_terms import terms_of
 from kilim.controlplane.decide.policy import POLICY_KINDS
 from kilim.controlplane.decide.prefixes import pod_prefixes
@@ -47,17 +50,35 @@ def before(view: View, command: Command) -> Before:
     outcome = decide_batch(view, [command])[0]
     if not isinstance(outcome, Decided):
         return NOTHING
-    allocated = tuple(
-        (tuple(event.identity_allocated.identity.labels), event.cause)
-        for event in outcome.events
-        if event.WhichOneof("body") == "identity_allocated" and is_shared(event.identity_allocated.identity.id)
-    )
+    view.foretold.tell(view.state, command, outcome)
+    allocated = [event for event in outcome.events if _allocates(event)]
     if allocated:
-        return Before(AllocateIdentities(allocated), needed)
+        allocation = AllocateIdentities(
+            tuple((tuple(each.identity_allocated.identity.labels), each.cause) for each in allocated)
+        )
+        _foretell(view, command, outcome, allocation, allocated)
+        return Before(allocation, needed)
     needed = max([needed, *(_known_since(view, event) for event in outcome.events)])
     if outcome.preparations and isinstance(command, ApplyObjects):
-        return Before(PreparePolicies(command.documents), needed)
+        preparation = PreparePolicies(command.documents)
+        _foretell(view, command, outcome, preparation, outcome.events[: outcome.preparations])
+        return Before(preparation, needed)
     return Before(None, needed)
+
+
+def _foretell(view: View, command: Command, outcome: Decided, before: Command, events: Sequence[pb.Event]) -> None:
+    """`before` brings these events of the outcome."""
+    if len(outcome.events) < LARGE:
+        return
+    gone = set(map(id, events))
+    preparations = sum(id(event) not in gone for event in outcome.events[: outcome.preparations])
+    remaining = tuple(event for event in outcome.events if id(event) not in gone)
+    after = Decided(outcome.result, remaining, preparations)
+    view.foretold.tell_phase(view.state, before, Decided(Accepted(), tuple(events)), command, after)
+
+
+def _allocates(event: pb.Event) -> bool:
+    return event.WhichOneof("body") == "identity_allocated" and is_shared(event.identity_allocated.identity.id)
 
 
 def _known_since(view: View, event: pb.Event) -> int:

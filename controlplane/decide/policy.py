@@ -5,11 +5,12 @@ The pods inside it are labelled before, too (`membership.py`).
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.identity import identity_for_cidr
-from kilim.controlplane.decide.membership import admit_pods, let_go_of_pods
-from kilim.controlplane.decide.node_identity import admit_nodes, let_go_of_nodes
+from kilim.controlplane.decide.membership import admit_pods, announce_to_pods, let_go_of_pods
+from kilim.controlplane.decide.node_identity import NewTerms, admit_nodes, announce_to_nodes, let_go_of_nodes
 from kilim.model.address import Cidr
 from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE
 from kilim.model.cluster_network_policy import CLUSTER_NETWORK_POLICY
@@ -23,11 +24,20 @@ KINDS_BY_ADDRESS = ("NetworkPolicy", CLUSTER_NETWORK_POLICY)  # whose CIDRs spea
 POLICY_KINDS = (*KINDS_BY_ADDRESS, CILIUM_NETWORK_POLICY, CLUSTERWIDE)
 
 
-def prepare_policy(draft: Draft, wanted: Policy) -> None:
-    """What means nothing before the policy stands."""
+class Announced(NamedTuple):
+    prefixes: list[Cidr]
+    node_terms: NewTerms
+
+
+def announce_policy(draft: Draft, wanted: Policy) -> Announced:
     wanted = _with_mode(wanted, POLICY_CIDR_MATCH_MODE.read(draft.state))
-    admit_pods(draft, wanted)
-    admit_nodes(draft, wanted)
+    return Announced(announce_to_pods(draft, wanted), announce_to_nodes(draft, wanted))
+
+
+def prepare_policy(draft: Draft, announced: Announced) -> None:
+    """What means nothing before the policy stands."""
+    admit_pods(draft, announced.prefixes)
+    admit_nodes(draft, announced.node_terms)
 
 
 def decide_policy(draft: Draft, wanted: Policy) -> tuple[str, Iterable[Cidr]]:
@@ -49,8 +59,8 @@ def follow_cidr_match_mode(draft: Draft, mode: str) -> None:
         before = draft.state.policies[key]
         wanted = _with_mode(before, mode)
         if wanted != before:
-            admit_pods(draft, wanted)
-            admit_nodes(draft, wanted)
+            admit_pods(draft, announce_to_pods(draft, wanted))
+            admit_nodes(draft, announce_to_nodes(draft, wanted))
             draft.emit(pb.PolicyReplaced(policy=policy_to_pb(wanted)))
             dropped += cidrs_of(before)
     let_go_of_pods(draft, dropped)

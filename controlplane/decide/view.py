@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from kilim.controlplane.decide.bounds import PolicyBounds
 from kilim.controlplane.decide.cidr_look_up import CidrGroups
+from kilim.controlplane.decide.foretold import Foretold
 from kilim.controlplane.decide.limits import Limits
 from kilim.controlplane.decide.node_terms import NodeTerms, terms_of
 from kilim.controlplane.decide.prefixes import Bearers, PrefixTable, pod_prefixes
@@ -86,6 +87,7 @@ class View:
         self.allocated_at: dict[int, int] = {}  # identity of endpoints -> seq
         self.moves_seq = 0  # of the last event that gave an endpoint another identity
         self.policies_seq = 0  # of the last policy that came or went
+        self.foretold = Foretold()
         self.bounds = PolicyBounds(state, defaults.limits.policy, defaults.limits.subjects)
         self.bounds.change_enforcement(ENABLE_POLICY.read(state))
         for table in (state.nodes, state.identities, state.endpoints, state.policies):
@@ -95,6 +97,7 @@ class View:
     def fold(self, seq: int, record: bytes) -> list[Change]:
         """What the log says happened."""
         changes = self._all(fold_record(self.state, seq, record))
+        self.foretold.forget_before(seq)
         for change in changes:
             self._note(seq, change)
         return changes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kilim.controlplane.decide.batch import Decided
+from kilim.controlplane.decide.batch import Decided, decide_batch
 from kilim.controlplane.decide.command import (
     AllocateIdentities,
     ApplyObjects,
@@ -13,8 +13,9 @@ from kilim.controlplane.decide.command import (
     WithdrawMemberships,
 )
 from kilim.controlplane.decide.phases import NOTHING, Before, before
+from kilim.controlplane.decide.view import View
 from kilim.model.address import parse_cidr
-from kilim.model.nouns import Namespace, Pod
+from kilim.model.nouns import NamedPort, Namespace, Pod
 from tests.pure.controlplane.worlds import World, apply, delete, endpoint, node, policy
 
 BLOCK = "10.244.0.0/24"
@@ -123,3 +124,94 @@ def test_documents_of_one_command_stay_together(world: World) -> None:
         "identity_allocated",
         "policy_replaced",
     ]
+
+
+def anew(world: World, command: Command) -> Decided:
+    """As somebody decides who knows the state alone."""
+    (outcome,) = decide_batch(View(world.state, world.view.defaults), [command])
+    assert isinstance(outcome, Decided)
+    return outcome
+
+
+def is_foretold(world: World, command: Command) -> bool:
+    return world.view.foretold.outcome(world.state, command) is not None
+
+
+@pytest.fixture
+def large_world(world: World) -> World:
+    """Some pods of one label set offer other ports than the rest, so that identities split while they move."""
+    for number in range(10, 130):
+        name = f"p{number}"
+        port = NamedPort("http", 80 + number % 3, 6)
+        world.do(apply(Pod("shop", name, (("app", f"app{number % 7}"),), "", (port,))))
+        world.do(endpoint(name, f"10.244.0.{number}", number))
+    return world
+
+
+LARGE_COMMANDS = [
+    apply(Namespace("shop", (("team", "x"),))),
+    apply(policy("p", BLOCK)),
+    apply(policy("p", BLOCK, "10.244.0.0/26", excepts=("10.244.0.32/28",))),
+    apply(policy("p", BLOCK), policy("q", "10.244.0.64/26")),  # some pods are in both
+    apply(Namespace("shop", (("team", "x"),)), policy("p", BLOCK), Pod("shop", "p30", (("app", "other"),))),
+]
+
+
+@pytest.mark.parametrize("command", LARGE_COMMANDS, ids=range(len(LARGE_COMMANDS)))
+def test_a_large_command_is_foretold_as_it_would_be_decided(large_world: World, command: Command) -> None:
+    world = large_world
+    for phase in range(3):
+        first = before(world.view, command)
+        if first.command is None:
+            break
+        assert phase < 2
+        assert is_foretold(world, first.command)
+        assert world.decide(first.command) == [anew(world, first.command)]
+        world.do(first.command)
+        assert world.decide(command) == [anew(world, command)]
+    world.do(command)
+    assert not anew(world, command).events
+    assert not is_foretold(world, command)
+
+
+@pytest.mark.parametrize("command", LARGE_COMMANDS[:4], ids=range(4))
+def test_between_its_phases_a_large_command_is_not_decided_again(large_world: World, command: Command) -> None:
+    kinds: list[type[Command]] = []
+    while (first := before(large_world.view, command)).command is not None:
+        assert type(first.command) not in kinds
+        kinds.append(type(first.command))
+        large_world.do(first.command)
+        assert is_foretold(large_world, command)
+
+
+@pytest.mark.parametrize("happens_first", [True, False])
+def test_what_others_do_in_between_is_heeded(large_world: World, happens_first: bool) -> None:
+    world, command = large_world, apply(Namespace("shop", (("team", "x"),)))
+    first = before(world.view, command)
+    assert isinstance(first.command, AllocateIdentities)
+    other = apply(Pod("shop", "p30", (("app", "other"),)))
+    steps: list[Command] = [other, first.command] if happens_first else [first.command, other]
+    for step in steps:
+        world.do(step)
+    assert not is_foretold(world, command)
+    assert world.decide(command) == [anew(world, command)]
+
+
+def test_as_many_other_events_are_no_phase(large_world: World) -> None:
+    world, command = large_world, apply(Namespace("shop", (("team", "x"),)))
+    first = before(world.view, command)
+    assert isinstance(first.command, AllocateIdentities)
+    world.do(AllocateIdentities(first.command.wanted[:-1]))
+    world.do(apply(Namespace("elsewhere")))
+    assert not is_foretold(world, command)
+    assert world.decide(command) == [anew(world, command)]
+
+
+def test_others_are_decided_on_what_is_foretold(large_world: World) -> None:
+    world, command = large_world, apply(Namespace("shop", (("team", "x"),)))
+    before(world.view, command)
+    later = endpoint("late", "10.244.0.200", 200)
+    assert is_foretold(world, command)
+    together = world.decide(command, later)
+    assert together == decide_batch(View(world.state, world.view.defaults), [command, later])
+    assert world.decide(later, command) == decide_batch(View(world.state, world.view.defaults), [later, command])
