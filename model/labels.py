@@ -5,6 +5,7 @@ account, cluster); `security_labels` is the one place that says which.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 LabelPairs = tuple[tuple[str, str], ...]
 
@@ -20,6 +21,7 @@ def sorted_pairs(labels: Mapping[str, str]) -> LabelPairs:
     return tuple(sorted(labels.items()))
 
 
+@lru_cache(maxsize=4096)  # many endpoints are alike, and many are relabelled at once
 def security_labels(
     pod_labels: LabelPairs, namespace: str, namespace_labels: LabelPairs, service_account: str, cluster: str
 ) -> tuple[str, ...]:

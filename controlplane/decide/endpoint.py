@@ -88,8 +88,20 @@ def decide_configure_endpoint(draft: Draft, command: ConfigureEndpoint) -> Accep
 
 def put_endpoint(draft: Draft, wanted: Endpoint, labels_of_namespace: LabelPairs) -> int:
     """Complete `wanted` from its Pod object and with its identity, and emit what is new about it."""
-    key = endpoint_key(wanted.namespace, wanted.name)
-    pod = draft.state.pods.get(key)
+    return _put(draft, wanted, draft.state.endpoints.get(_key_of(wanted)), labels_of_namespace)
+
+
+def relabel_endpoint(draft: Draft, before: Endpoint, labels_of_namespace: LabelPairs) -> int:
+    """The same for one as it is."""
+    return _put(draft, before, before, labels_of_namespace)
+
+
+def _key_of(endpoint: Endpoint) -> str:
+    return endpoint_key(endpoint.namespace, endpoint.name)
+
+
+def _put(draft: Draft, wanted: Endpoint, before: Endpoint | None, labels_of_namespace: LabelPairs) -> int:
+    pod = draft.state.pods.get(_key_of(wanted))
     if pod is not None:
         wanted = replace(
             wanted,
@@ -103,8 +115,9 @@ def put_endpoint(draft: Draft, wanted: Endpoint, labels_of_namespace: LabelPairs
     memberships = _memberships(draft, wanted.ip)
     if memberships:
         labels = tuple(sorted((*labels, *memberships)))
-    before = draft.state.endpoints.get(key)
-    wanted = replace(wanted, identity=identity_of_endpoint(draft, labels, wanted.named_ports, before))
+    identity = identity_of_endpoint(draft, labels, wanted.named_ports, before)
+    if identity != wanted.identity:
+        wanted = replace(wanted, identity=identity)
     if before is None:
         draft.emit(pb.EndpointAdded(endpoint=endpoint_to_pb(wanted)))
     elif before != wanted:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from kilim.controlplane.decide.command import Accepted, WithdrawMemberships
 from kilim.controlplane.decide.draft import Draft
-from kilim.controlplane.decide.endpoint import namespace_labels, put_endpoint
+from kilim.controlplane.decide.endpoint import namespace_labels, relabel_endpoint
 from kilim.controlplane.decide.node_identity import AT_ONCE, let_go_of_nodes
 from kilim.controlplane.decide.prefixes import PrefixTable, pod_prefixes
 from kilim.controlplane.decide.view import View
@@ -72,7 +72,7 @@ def decide_withdraw(draft: Draft, command: WithdrawMemberships) -> Accepted:
 
 def _put(draft: Draft, key: str) -> None:
     endpoint = draft.state.endpoints[key]
-    put_endpoint(draft, endpoint, namespace_labels(draft.state, endpoint.namespace))
+    relabel_endpoint(draft, endpoint, namespace_labels(draft.state, endpoint.namespace))
 
 
 def _addresses_in(view: View, prefixes: Iterable[Cidr]) -> Iterator[int]:

@@ -5,7 +5,7 @@ between, the repeated command still finds the namespace different and finishes t
 """
 
 from kilim.controlplane.decide.draft import Draft
-from kilim.controlplane.decide.endpoint import namespace_labels, put_endpoint, with_name_label
+from kilim.controlplane.decide.endpoint import namespace_labels, relabel_endpoint, with_name_label
 from kilim.model.labels import LabelPairs
 from kilim.model.nouns import Namespace, namespace_to_pb
 from kilim.v1 import events_pb2 as pb
@@ -35,4 +35,4 @@ def _relabel(draft: Draft, name: str, labels: LabelPairs) -> None:
     if labels == namespace_labels(draft.state, name):
         return
     for key in sorted(draft.view.endpoints_in.get(name, ())):
-        put_endpoint(draft, draft.state.endpoints[key], labels)
+        relabel_endpoint(draft, draft.state.endpoints[key], labels)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from kilim.controlplane.decide.draft import Draft
-from kilim.controlplane.decide.endpoint import namespace_labels, put_endpoint
+from kilim.controlplane.decide.endpoint import namespace_labels, relabel_endpoint
 from kilim.model.nouns import Pod, pod_to_pb
 from kilim.model.state import endpoint_key
 from kilim.v1 import events_pb2 as pb
@@ -19,7 +19,7 @@ def decide_pod(draft: Draft, wanted: Pod) -> str:
     draft.emit(pb.PodReplaced(pod=pod_to_pb(wanted)))
     endpoint = draft.state.endpoints.get(key)
     if endpoint is not None:
-        put_endpoint(draft, endpoint, namespace_labels(draft.state, wanted.namespace))
+        relabel_endpoint(draft, endpoint, namespace_labels(draft.state, wanted.namespace))
     return "created" if before is None else "configured"
 
 
