@@ -24,6 +24,7 @@ from kilim.model.nouns import Node as NodeNoun
 from kilim.v1 import events_pb2 as pb
 from tests.bench.measure import Result, compared, publish, single
 from tests.bench.memory import agent_kib
+from tests.bench.netload import BenchError
 from tests.bench.stage import stage
 
 ENDPOINTS = 250_000
@@ -108,16 +109,24 @@ async def _cold_start(lab: Lab, seq: int, cache: Path | None = None) -> float:
     await asyncio.to_thread(_make_cold, lab, cache)
     start = time.perf_counter()
     start_process(lab.name, agent_process(lab, node))
+    await _in_sync(lab, seq)
+    return time.perf_counter() - start
+
+
+async def _in_sync(lab: Lab, seq: int) -> None:
+    """The agent's maps hold everything up to `seq`."""
+    start = time.perf_counter()
     while True:
-        status = await agent_status(agent_socket(lab, node.name), 5.0)
+        status = await agent_status(agent_socket(lab, lab.nodes[0].name), 5.0)
         if status is not None and status.in_sync and status.seq >= seq:
-            return time.perf_counter() - start
+            return
         if time.perf_counter() - start > _PATIENCE_S:
-            raise TimeoutError(f"the agent did not reach seq {seq} in {_PATIENCE_S:g} s")
+            raise BenchError(f"the agent did not reach seq {seq} in {_PATIENCE_S:g} s")
         await asyncio.sleep(0.02)
 
 
 async def _settled(lab: Lab, seq: int) -> None:
+    await _in_sync(lab, seq)
     async with ControlPlane(replica_targets(lab)) as plane:
         await plane.wait(seq, _PATIENCE_S)
 
