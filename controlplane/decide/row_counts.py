@@ -92,8 +92,7 @@ class RowCounts:
                         self._users[other].discard(each)
 
     def _keep(self, what: _Bearing | _Part, count: Count) -> Count:
-        if what.policies:  # else nobody would have it forgotten
-            self._counted[what] = count
+        self._counted[what] = count
         for key in what.policies:
             self._users.setdefault(key, set()).add(what)
         return count
