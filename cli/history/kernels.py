@@ -1,9 +1,11 @@
 """What the kernels of nodes hold beside what the log says they should, row by row: what `kilim verify` prints.
 
 Easy to get wrong: each node is compared at the event that it enforced when it was read, which is not the same for all;
-so the kernels are read first, and the history is opened when it has all of these events.
+so the kernels are read first, and the history is opened when it has all of these events. And a kernel's policy rows are
+found by their subject's row: where that one is missing, whether they are there is not known.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +65,7 @@ class Differing:
     change: RowChange  # old: in the kernel; new: in the log
     since: tuple[int, Event] | None  # None: no change of it since event `known_since`
     known_since: int
+    unreachable: int = 0  # policy rows of a subject whose own row is missing
 
 
 @dataclass(slots=True)
@@ -141,10 +144,29 @@ def _differing(source: HistorySource, moment: Moment, held: Held) -> tuple[bytes
     """The log's digest, and the rows that differ."""
     wanted = node_at(moment, held.node)
     _, _, events = follow_node(source, earliest_moment(source, held.seq), held.node, held.seq)
+    changes, unreachable = _reachable(list(differences(held.tables(), wanted.tables)))
     return wanted.table_digest, [
-        Differing(change, events.of(change.table, change.key), events.after_seq)
-        for change in differences(held.tables(), wanted.tables)
+        Differing(
+            change,
+            events.of(change.table, change.key),
+            events.after_seq,
+            unreachable[change.key[0]] if change.table == "subjects" else 0,
+        )
+        for change in changes
     ]
+
+
+def _reachable(changes: Sequence[RowChange]) -> tuple[list[RowChange], Counter[int]]:
+    """Those that are known to differ, and by subject how many policy rows could not be looked for."""
+    lost = {change.key[0] for change in changes if change.table == "subjects" and change.old is None}
+    unreachable: Counter[int] = Counter()
+    reachable = []
+    for change in changes:
+        if change.table == "policy" and change.old is None and change.key[0] in lost:
+            unreachable[change.key[0]] += 1
+        else:
+            reachable.append(change)
+    return reachable, unreachable
 
 
 def result_data(result: NodeResult) -> dict[str, Any]:
@@ -198,13 +220,22 @@ def _difference_cells(one: Differing, held_endpoints: Collection[int]) -> list[s
     texts = [
         table,
         _key_text(table, key, found or wanted),
-        WAITS if _waits(one, held_endpoints) else _value_text(table, key, found),
+        _kernel_text(one, held_endpoints),
         _value_text(table, key, wanted),
     ]
     if one.since is None:
         return [*texts, f"<={one.known_since}" if wanted is not None else "never", "", "", ""]
     seq, event = one.since
     return [*texts, str(seq), format_time(event.time_ns), event.actor, f"{event_name(event)} {event_summary(event)}"]
+
+
+def _kernel_text(one: Differing, held_endpoints: Collection[int]) -> str:
+    if _waits(one, held_endpoints):
+        return WAITS
+    if one.unreachable:
+        rows = f"{one.unreachable} policy row{'s' if one.unreachable > 1 else ''}"
+        return f"{NOTHING}: its {rows} cannot be reached without it"
+    return _value_text(one.change.table, one.change.key, one.change.old)
 
 
 def _difference_data(one: Differing, held_endpoints: Collection[int]) -> dict[str, Any]:
@@ -218,6 +249,8 @@ def _difference_data(one: Differing, held_endpoints: Collection[int]) -> dict[st
     }
     if _waits(one, held_endpoints):
         data["waits"] = "for its interface"
+    if one.unreachable:
+        data["unreachable_policy_rows"] = one.unreachable
     if one.since is not None:
         seq, event = one.since
         data["since"] = {

@@ -1,5 +1,6 @@
 """Kernels are compared each at the event that its node enforced, in one walk over the log."""
 
+import json
 from dataclasses import replace
 
 from kilim.cli.history.kernels import Held, compare, result_data, result_lines
@@ -8,8 +9,9 @@ from kilim.model.fold import fold_record
 from kilim.model.node_tables import NodeTables
 from kilim.model.state import State
 from kilim.model.tables import ROW_BYTES, pack_rows
+from kilim.v1 import events_pb2 as pb
 from tests.pure.agent.commits import endpoint_added, endpoint_removed, identity_allocated, node_joined
-from tests.pure.cli.held import HeldHistory, base_at, commits_of
+from tests.pure.cli.held import HeldHistory, base_at, commits_of, event
 
 
 def history() -> list[Commit]:
@@ -76,3 +78,42 @@ def test_what_was_right_an_event_ago_is_wrong_now() -> None:
     (result,) = compare(HeldHistory(commits), [held])
     assert not result.is_clean and result.agent_digest == result.log_digest
     assert {one.since and one.since[0] for one in result.differing} == {18}
+
+
+def test_policy_rows_that_cannot_be_reached_are_not_said_to_be_missing() -> None:
+    commits = commits_of([
+        node_joined("node1", 0x0A000001), identity_allocated(300), endpoint_added("p", 0x0A010000, "node1"),
+        event(policy_replaced=pb.PolicyReplaced(policy=closed())),
+    ])  # fmt: skip
+    held = held_at(commits, "node1", 4)
+    rows = len(held.packed["policy"]) // ROW_BYTES["policy"]
+    assert rows and len(held.packed["subjects"]) == ROW_BYTES["subjects"]
+    held.packed["subjects"] = held.packed["policy"] = b""
+    (result,) = compare(HeldHistory(commits), [held])
+    assert not result.is_clean and result.outcome == "1 row differs"
+    (one,) = result_data(result)["differences"]
+    assert (one["table"], one["kernel"], one["unreachable_policy_rows"]) == ("subjects", None, rows)
+    said = "\n".join(result_lines([result], []))
+    assert "nothing: its " in said and "cannot be reached without it" in said
+
+
+def test_policy_rows_that_are_missing_are_each_named() -> None:
+    commits = commits_of([
+        node_joined("node1", 0x0A000001), identity_allocated(300), endpoint_added("p", 0x0A010000, "node1"),
+        event(policy_replaced=pb.PolicyReplaced(policy=closed())),
+    ])  # fmt: skip
+    held = held_at(commits, "node1", 4)
+    held.packed["policy"] = b""
+    (result,) = compare(HeldHistory(commits), [held])
+    assert {one["table"] for one in result_data(result)["differences"]} == {"policy"}
+
+
+def closed() -> pb.Policy:
+    return pb.Policy(
+        kind="NetworkPolicy", namespace="default", name="closed",
+        manifest_json=json.dumps({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": "closed", "namespace": "default"},
+            "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 80}]}]},
+        }),
+    )  # fmt: skip
