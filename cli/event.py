@@ -7,6 +7,8 @@ from typing import Any
 
 from kilim.v1 import events_pb2 as pb
 
+SECTIONS = {"ingress": "ingress", "ingressDeny": "ingress deny", "egress": "egress", "egressDeny": "egress deny"}
+
 
 def event_name(event: pb.Event) -> str:
     """`EndpointAdded`; "unknown" for a body that this version has no field for."""
@@ -35,15 +37,23 @@ def _endpoint(body: Any) -> str:
 
 def _policy(body: Any) -> str:
     policy = body.policy
-    return f"{policy.kind} {_place(policy)} ({_rules(policy.manifest_json)})"
-
-
-def _rules(manifest: str) -> str:
     try:
-        spec = json.loads(manifest).get("spec") or {}
-    except (ValueError, AttributeError):
-        return "unreadable"
-    counts = [f"{len(spec[direction] or [])} {direction}" for direction in ("ingress", "egress") if direction in spec]
+        said = _said(json.loads(policy.manifest_json))
+    except (ValueError, AttributeError, TypeError):
+        said = "unreadable"
+    return f"{policy.kind} {_place(policy)} ({said})"
+
+
+def _said(manifest: Any) -> str:
+    """How many of each; a manifest of cilium.io may have `spec`, `specs`, or both."""
+    specs = [manifest.get("spec") or {}, *(manifest.get("specs") or [])]
+    cidrs = [len(spec["externalCIDRs"] or []) for spec in specs if "externalCIDRs" in spec]
+    if cidrs:
+        return f"{sum(cidrs)} CIDR{'s' if sum(cidrs) != 1 else ''}"
+    counts = []
+    for section, words in SECTIONS.items():
+        found = [len(spec[section] or []) for spec in specs if section in spec]
+        counts += [f"{sum(found)} {words}"] if found else []
     return "rules: " + ", ".join(counts) if counts else "no rules"
 
 

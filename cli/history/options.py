@@ -52,6 +52,8 @@ def history_options(command: F) -> F:
         )
         if named and options.etcd_endpoints:
             raise BadUsage("--etcd-endpoints: goes without --server")
+        if context.get_parameter_source("cluster") is ParameterSource.COMMANDLINE and not options.etcd_endpoints:
+            raise BadUsage("--cluster: needs --etcd-endpoints; a server and segments are of one cluster")
         return in_words(lambda: command(source=options, **flags))
 
     directory = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -55,6 +55,13 @@ def test_every_help_text_prints() -> None:
         (["get", "po", "-o", "xml"], "error: Invalid value for '-o' / '--output': 'xml' is not one of "),
         (["get", "po", "--server", "here"], 'error: --server: "here" must be HOST:PORT'),
         (["get", "po,ns", "a"], "error: KIND: a NAME is of one kind; give KIND NAME"),
+        *(
+            (
+                [*verb, "--cluster", "nope"],
+                "error: --cluster: needs --etcd-endpoints; a server and segments are of one ",
+            )
+            for verb in (["log", "show"], ["log", "show", "--segments", "/"], ["policy", "get"], ["verify"])
+        ),
         (["delete"], "error: -f: give either -f FILE or KIND NAME"),
         (["delete", "netpol"], "error: NAME: say what to delete, KIND NAME"),
         (["get", "po", "a", "-A"], "error: -A: a NAME is in one namespace; give -n instead"),

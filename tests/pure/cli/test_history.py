@@ -93,7 +93,7 @@ def test_a_time_is_found_beyond_the_first_block(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_places_that_are_none() -> None:
-    for text in ("soon", "-1", "2026-11-22", "2026-11-22T14:03:00", "2026-13-22T14:03:00Z", "٣"):
+    for text in ("soon", "-1", "2026-11-22Z", "2026-11-22T14:03:00", "2026-13-22T14:03:00Z", "٣"):
         with pytest.raises(BadUsage, match="^--at: .* must be an event's number or a time such as"):
             seq_at(HeldHistory(COMMITS), text, "--at")
     with pytest.raises(BadUsage, match="^--at: must be at least 1, the first event$"):
@@ -111,6 +111,13 @@ def test_times_are_exact_to_the_millisecond_both_ways() -> None:
         assert parse_milliseconds(format_time(ms * 10**6 + 999_999)) == ms
     assert format_time(1_795_356_180_047_999_999) == "2026-11-22T14:03:00.047Z"
     assert format_time(2**63 - 1) == "2262-04-11T23:47:16.854Z"
+
+
+def test_a_date_alone_is_its_midnight_in_utc() -> None:
+    assert parse_milliseconds("2026-11-22") == parse_milliseconds("2026-11-22T00:00:00Z")
+    for text in ("2026-11-22Z", "2026-11-22T14:03:00", "2026-13-01", "2026-11"):
+        with pytest.raises(ValueError):
+            parse_milliseconds(text)
 
 
 def test_an_empty_state_is_event_0() -> None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from kilim.cli.event import event_summary
 from kilim.cli.failure import BadUsage
 from kilim.cli.history.changed import FieldChange, changed_fields, differing, field_text
 from kilim.cli.history.entries import entries, entry_data, entry_lines
@@ -52,6 +53,25 @@ def rule(port: int) -> dict[str, object]:
 def test_a_policy_differs_by_paths_of_its_manifest(old: object, new: object, texts: list[str]) -> None:
     found = changed_fields(Change("policy", "NetworkPolicy/x/p", policy(old), policy(new)))
     assert [field_text(change) for change in found] == texts
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ({"spec": {"ingressDeny": [{}], "egress": [{}, {}]}}, "rules: 1 ingress deny, 2 egress"),
+        ({"specs": [{"ingress": [{}]}, {"ingress": [{}], "egressDeny": [{}]}]}, "rules: 2 ingress, 1 egress deny"),
+        ({"spec": {"ingress": [{}]}, "specs": [{"ingress": [{}]}]}, "rules: 2 ingress"),
+        ({"spec": {"externalCIDRs": ["192.0.2.0/24", "198.51.100.0/24"]}}, "2 CIDRs"),
+        ({"spec": {"podSelector": {}}}, "no rules"),
+        ({"spec": {"ingress": []}}, "rules: 0 ingress"),
+        ({"specs": 7}, "unreadable"),
+        ([], "unreadable"),
+    ],
+)
+def test_a_policy_is_counted_by_all_its_sections(manifest: object, said: str) -> None:
+    body = pb.Policy(kind="CiliumNetworkPolicy", namespace="x", name="p", manifest_json=json.dumps(manifest))
+    shown = event_summary(pb.Event(policy_replaced=pb.PolicyReplaced(policy=body)))
+    assert shown == f"CiliumNetworkPolicy x/p ({said})"
 
 
 def test_labels_come_and_go_by_key() -> None:
