@@ -10,11 +10,10 @@ import click
 
 from kilim.cli.client import connect, server_option
 from kilim.cli.command import Command
-from kilim.cli.duration import DURATION
 from kilim.cli.kinds import reference
 from kilim.cli.manifest import read_documents
 from kilim.cli.output import output_option, plain, print_data
-from kilim.cli.wait import wait_for
+from kilim.cli.wait import wait_for, wait_options
 from kilim.v1 import controlplane_pb2 as pb
 
 DRY_RUN_NOTE = " (server dry run)"
@@ -31,8 +30,7 @@ CLIENT_DRY_RUN_NOTE = " (client dry run)"
     """,
 )
 @click.option("-f", "--filename", "files", multiple=True, required=True, metavar="FILE|DIR|-", help="What to apply.")
-@click.option("--wait", is_flag=True, help="Return when every node that is up enforces the change.")
-@click.option("--timeout", type=DURATION, default="10s", show_default=True, help="How long --wait may take.")
+@wait_options
 @click.option(
     "--dry-run", type=click.Choice(["none", "server", "client"]), default="none", show_default=True,
     help="server: say what would change only. client: check the files here, without a server.",

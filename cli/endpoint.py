@@ -10,6 +10,7 @@ from kilim.cli.get import get_object, list_kind
 from kilim.cli.history.options import SourceOptions, history_options, open_history
 from kilim.cli.kinds import BY_NAME
 from kilim.cli.output import output_option, print_data
+from kilim.cli.wait import wait_for, wait_options
 from kilim.v1 import controlplane_pb2 as pb
 
 
@@ -65,27 +66,33 @@ def endpoint_get(which: str, node: str | None, at: str | None, output: str | Non
     "config",
     example="""
     kilim endpoint config shop/db
-    kilim endpoint config shop/db PolicyAuditMode=Enabled
+    kilim endpoint config shop/db PolicyAuditMode=Enabled --wait
     """,
 )
 @click.argument("name", metavar="NS/POD")
 @click.argument("options", nargs=-1, metavar="[OPTION=Enabled|Disabled…]")
+@wait_options
 @server_option
-def endpoint_config(name: str, options: tuple[str, ...], servers: str | None) -> None:
+def endpoint_config(name: str, options: tuple[str, ...], wait: bool, timeout: float, servers: str | None) -> None:
     """Show or change the options of one endpoint, which hold while its pod lives.
 
     PolicyAuditMode: what its policy would drop is forwarded, counted and recorded as AUDIT. It is on, too, where the
     setting policy-audit-mode is true of its node or of the cluster.
     """
     namespace, _, pod = name.rpartition("/")
-    client, namespace = connect(servers), namespace or "default"
-    for value in [_enabled(option) for option in options][-1:]:
+    values = [_enabled(option) for option in options]
+    if wait and not values:
+        raise BadUsage("--wait: goes with an option to change")
+    client, namespace, seq = connect(servers), namespace or "default", 0
+    for value in values[-1:]:
         request = pb.ConfigureEndpointRequest(namespace=namespace, name=pod, policy_audit_mode=value, actor=actor())
-        client.cluster("ConfigureEndpoint", request)
+        seq = client.cluster("ConfigureEndpoint", request).seq
     shown = get_object(client, BY_NAME["Endpoint"], namespace, pod)
     own, effective = shown["spec"]["policyAuditMode"], shown["status"]["policyAuditMode"]
     by_setting = " (on by the setting policy-audit-mode)" if effective and not own else ""
     click.echo(f"PolicyAuditMode: {'Enabled' if own else 'Disabled'}{by_setting}")
+    if wait:
+        wait_for(client, seq, timeout)
 
 
 def _enabled(option: str) -> bool:

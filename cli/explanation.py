@@ -30,10 +30,10 @@ Known = Mapping[Thing, Since]
 
 
 def flow_text(parties: Parties) -> str:
-    end = parties.destination
     protocol = PROTOCOL_WORDS.get(parties.protocol, str(parties.protocol))
     l4 = f"ICMP type {parties.port}" if protocol == "ICMP" else f"{protocol} {parties.port}"
-    return f"{parties.source} -> {end if isinstance(end, str) else format_ip(end)} {l4}"
+    source, target = (end if isinstance(end, str) else format_ip(end) for end in parties[:2])
+    return f"{source} -> {target} {l4}"
 
 
 def drop_reason(reason: str) -> str:
@@ -58,7 +58,9 @@ def explanation_lines(parties: Parties, seq: int, explanation: Explanation, know
     yield f"{outcome_text(found.allowed, found.direction, found.reason)}{where}"
     yield f"{flow_text(parties)}, as of event {seq}"
     if not explanation.judgements:
-        yield "packets from an endpoint to itself never leave it"
+        flow = explanation.flow
+        is_own = flow.source.ip == flow.destination.ip
+        yield "packets from an endpoint to itself never leave it" if is_own else "neither end is an endpoint"
     for number, judgement in enumerate(explanation.judgements):
         yield ""
         yield judgement_text(judgement, reached=number == 0 or dropping is not explanation.judgements[0])

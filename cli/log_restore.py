@@ -43,11 +43,18 @@ def restore(directories: tuple[Path, ...], etcd_endpoints: tuple[str, ...], clus
 
 
 def _restore(directories: tuple[Path, ...], endpoints: tuple[str, ...], cluster: str, output: str | None) -> None:
+    from kilim.cli.history.etcd import no_etcd
+    from kilim.kvstore.errors import BeingRestored, Unavailable
     from kilim.kvstore.segments import SegmentDirectory
 
     segments = SegmentDirectory(directories)
     span = segments.span()
-    head = asyncio.run(_put(endpoints, cluster, segments))
+    try:
+        head = asyncio.run(_put(endpoints, cluster, segments))
+    except BeingRestored:
+        raise
+    except Unavailable as error:
+        raise no_etcd(endpoints, error) from None
     done = {"first_seq": span.first_seq, "last_seq": head.last_seq, "chain": head.chain.hex(), "cluster": cluster}
     if output is not None:
         print_data(done, output)

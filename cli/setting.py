@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from kilim.cli.apply import actor
-from kilim.cli.client import Client, connect, server_option
+from kilim.cli.client import Client, Refused, connect, server_option
 from kilim.cli.command import Group
 from kilim.cli.failure import BadUsage
 from kilim.cli.get import list_objects
@@ -13,6 +13,7 @@ from kilim.cli.kinds import BY_NAME
 from kilim.cli.output import output_option, print_data
 from kilim.cli.settings_known import Shown, known_names, setting_data, settings_shown
 from kilim.cli.table import table
+from kilim.cli.wait import wait_for, wait_options
 from kilim.v1 import controlplane_pb2 as pb
 
 HEADERS = ("NAME", "NODE", "VALUE", "DEFAULT", "ALLOWED", "UNIT")
@@ -46,7 +47,7 @@ def setting_list(output: str | None, servers: str | None) -> None:
 def setting_get(name: str, node: str, output: str | None, servers: str | None) -> None:
     """Print the value of one setting, the default where none is set; with -o all that `setting list` says of it."""
     if name not in known_names():
-        raise BadUsage(f'NAME: "{name}" must be one of {", ".join(known_names())}')
+        raise _unknown(name)
     client = connect(servers)
     rows = [row for row in settings_shown(list_objects(client, BY_NAME["Setting"])) if row.name == name]
     row = next((row for row in rows if node and row.node == node), rows[0])
@@ -96,7 +97,7 @@ def _columns(rows: list[Shown]) -> tuple[list[str], list[list[object]]]:
     context_settings={"ignore_unknown_options": True},  # so that a VALUE of -1 is judged by its setting's rule
     example="""
     kilim setting set identity-release-grace-s 60
-    kilim setting set enable-policy always
+    kilim setting set enable-policy always --wait
     kilim setting set policy-audit-mode true --node node1
     kilim setting set log-retention-events ""
     """,
@@ -106,13 +107,26 @@ def _columns(rows: list[Shown]) -> tuple[list[str], list[list[object]]]:
 @click.option(
     "--node", metavar="NODE", default="", help="For this node alone, before the cluster's (policy-audit-mode)."
 )
+@wait_options
 @server_option
-def setting_set(name: str, value: str, node: str, servers: str | None) -> None:
+def setting_set(name: str, value: str, node: str, wait: bool, timeout: float, servers: str | None) -> None:
     """Change a setting; an empty VALUE is the default again, with --node what holds for the cluster.
 
     `kilim setting list` has the names, and what each may be.
     """
     request = pb.ChangeSettingRequest(name=name, value=value, node=node, actor=actor())
-    connect(servers).cluster("ChangeSetting", request)
+    client = connect(servers)
+    try:
+        seq = client.cluster("ChangeSetting", request).seq
+    except Refused:
+        if name in known_names():
+            raise
+        raise _unknown(name) from None
     where, without = (f" on node {node}", "as for the cluster") if node else ("", "at its default")
     click.echo(f"setting {name} is {value or without}{where}")
+    if wait:
+        wait_for(client, seq, timeout)
+
+
+def _unknown(name: str) -> BadUsage:
+    return BadUsage(f'NAME: "{name}" must be one of {", ".join(known_names())}')

@@ -9,7 +9,8 @@ from kilim.cli.command import Command
 from kilim.cli.failure import BadUsage
 from kilim.cli.history.options import SourceOptions, history_options, open_history
 from kilim.cli.output import output_option, print_data
-from kilim.cli.why import check_port, parse_end
+from kilim.cli.port import PORT, PORT_FORM, Port, l4_of
+from kilim.cli.why import parse_end
 from kilim.model.protocols import PROTOCOL_NUMBERS
 
 _LABELS = "k8s:app=web,…"
@@ -21,7 +22,7 @@ _LABELS = "k8s:app=web,…"
     example="""
     kilim policy trace --from shop/web --to shop/db --port 5432
     kilim policy trace --from shop/web --to 203.0.113.7
-    kilim policy trace --from-labels app=web,tier=front --from-namespace shop --to shop/db --protocol UDP --port 53
+    kilim policy trace --from-labels app=web,tier=front --from-namespace shop --to shop/db --dport 53/UDP
     """,
 )
 @click.option("--from", "--src-k8s-pod", "source_pod", metavar="NS/POD|IP", help="Who opens the connection.")
@@ -32,7 +33,10 @@ _LABELS = "k8s:app=web,…"
 @click.option("--to-labels", "--dst", "target_labels", metavar=_LABELS, help="A pod with these labels is.")
 @click.option("--to-namespace", metavar="NS", help="Of the pod with --to-labels. [default: default]")
 @click.option("--to-identity", "--dst-identity", type=int, metavar="ID", help="Somebody of this identity is.")
-@click.option("--port", "--dport", type=int, help="Destination port; of ICMP the type. [default: all of all protocols]")
+@click.option(
+    "--port", "--dport", type=PORT, metavar=PORT_FORM,
+    help="Destination port; of ICMP the type. [default: all of all protocols]",
+)  # fmt: skip
 @click.option(
     "--protocol",
     type=click.Choice(list(PROTOCOL_NUMBERS), case_sensitive=False),
@@ -44,7 +48,7 @@ _LABELS = "k8s:app=web,…"
 def trace(
     source_pod: str | None, source_labels: str | None, from_namespace: str | None, from_identity: int | None,
     target: str | None, target_labels: str | None, to_namespace: str | None, to_identity: int | None,
-    port: int | None, protocol: str | None, at: str | None, output: str | None, source: SourceOptions,
+    port: Port | None, protocol: str | None, at: str | None, output: str | None, source: SourceOptions,
 ) -> None:  # fmt: skip
     """Say what policy makes of a connection: who selects its ends, which rules match, and which decides."""
     from kilim.cli.history.rebuild import seq_at, state_at
@@ -57,7 +61,7 @@ def trace(
             raise BadUsage(f"{each.option}: give one of {each.option}, {each.option}-labels and {each.option}-identity")
         if each.namespace is not None and each.labels is None:
             raise BadUsage(f"{each.option}-namespace: goes with {each.option}-labels")
-    l4 = _l4(port, protocol)
+    l4 = None if port is None and protocol is None else l4_of(port, protocol)
     history = open_history(source)
     state = state_at(history, None if at is None else seq_at(history, at, "--at"))
     data, lines = traced(state, sender, receiver, l4)
@@ -69,10 +73,3 @@ def trace(
 
 def _end(option: str, text: str | None) -> str | int | None:
     return None if text is None else parse_end(option, text)
-
-
-def _l4(port: int | None, protocol: str | None) -> tuple[int, int] | None:
-    if port is None and protocol is None:
-        return None
-    name = protocol or "TCP"
-    return PROTOCOL_NUMBERS[name], check_port(port, name)

@@ -3,18 +3,31 @@
 Easy to get wrong: where no node is up nothing is enforced anywhere, and that is no success.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import click
 
 from kilim.cli.client import Client
+from kilim.cli.duration import DURATION
 from kilim.cli.failure import Failure
 from kilim.cli.progress import waiting_for
 from kilim.cli.table import age
 from kilim.v1 import controlplane_pb2 as pb
 
 MARGIN_S = 2.0  # the server ends the wait; this is for its answer to arrive
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def wait_options(command: F) -> F:
+    """The command gets `wait` and `timeout`."""
+    for option in (
+        click.option("--timeout", type=DURATION, default="10s", show_default=True, help="How long --wait may take."),
+        click.option("--wait", is_flag=True, help="Return when every node that is up enforces the change."),
+    ):
+        command = option(command)
+    return command
 
 
 def wait_for(client: Client, seq: int, timeout_s: float) -> None:

@@ -9,40 +9,42 @@ from kilim.cli.command import Command
 from kilim.cli.failure import BadUsage
 from kilim.cli.history.options import SourceOptions, history_options, open_history
 from kilim.cli.output import output_option, print_data
+from kilim.cli.port import PORT, PORT_FORM, Port, l4_of
 from kilim.model.address import parse_ip
 from kilim.model.flips import Parties
 from kilim.model.protocols import PROTOCOL_NUMBERS
-
-ECHO_REQUEST = 8
 
 
 @click.command(
     cls=Command,
     example="""
     kilim why --from shop/web --to shop/db --port 5432
-    kilim why --from shop/web --to 203.0.113.7 --port 53 --protocol UDP --at 2026-11-22T14:03:00Z
+    kilim why --from 203.0.113.7 --to shop/dns --port 53/UDP --at 2026-11-22T14:03:00Z
     kilim why --from shop/web --to shop/db --port 5432 --bisect
     """,
 )
-@click.option("--from", "source_pod", required=True, metavar="NS/POD", help="Who opens the connection.")
+@click.option("--from", "sender", required=True, metavar="NS/POD|IP", help="Who opens the connection.")
 @click.option("--to", "target", required=True, metavar="NS/POD|IP", help="Who is spoken to.")
-@click.option("--port", type=int, help="Destination port; of ICMP the type. [default for ICMP: 8, a ping]")
 @click.option(
-    "--protocol", type=click.Choice(list(PROTOCOL_NUMBERS), case_sensitive=False), default="TCP", show_default=True,
-    help="Of the connection.",
+    "--port", type=PORT, metavar=PORT_FORM, help="Destination port; of ICMP the type. [default for ICMP: 8, a ping]"
+)
+@click.option(
+    "--protocol", type=click.Choice(list(PROTOCOL_NUMBERS), case_sensitive=False),
+    help="Of the connection. [default: TCP]",
 )  # fmt: skip
 @click.option("--at", metavar="SEQ|TIME", help="As of this event. [default: the last there is]")
 @click.option("--bisect", is_flag=True, help="Find the event at which the verdict last changed.")
 @output_option("json", "yaml")
 @history_options
 def why(
-    source_pod: str, target: str, port: int | None, protocol: str, at: str | None, bisect: bool,
+    sender: str, target: str, port: Port | None, protocol: str | None, at: str | None, bisect: bool,
     output: str | None, source: SourceOptions,
 ) -> None:  # fmt: skip
-    """Say why a connection is allowed or denied, since when, and by whose hand."""
-    parties = Parties(
-        _pod("--from", source_pod), parse_end("--to", target), PROTOCOL_NUMBERS[protocol], check_port(port, protocol)
-    )
+    """Say why a connection is allowed or denied, since when, and by whose hand.
+
+    By the log, whose tables it shows for both nodes; whether their kernels hold these, `kilim verify` says.
+    """
+    parties = Parties(parse_end("--from", sender), parse_end("--to", target), *l4_of(port, protocol))
     from kilim.cli import verdict_history
 
     history = open_history(source)
@@ -69,15 +71,3 @@ def parse_end(option: str, text: str) -> str | int:
         return parse_ip(text)
     except ValueError:
         raise BadUsage(f'{option}: "{text}" must be NAMESPACE/POD or an IPv4 address') from None
-
-
-def check_port(port: int | None, protocol: str) -> int:
-    if protocol == "ICMP":
-        if port is not None and not 0 <= port <= 255:
-            raise BadUsage(f"--port: {port} must be from 0 to 255, the type of ICMP")
-        return ECHO_REQUEST if port is None else port
-    if port is None:
-        raise BadUsage(f"--port: is needed for {protocol}")
-    if not 1 <= port <= 65535:
-        raise BadUsage(f"--port: {port} must be from 1 to 65535")
-    return port

@@ -24,7 +24,7 @@ _RESERVED = frozenset((HOST, WORLD, REMOTE_NODE))  # what an address may be with
 class Parties(NamedTuple):
     """`source` and `destination` are keys of endpoints (namespace/name); a number is an address."""
 
-    source: str
+    source: str | int
     destination: str | int
     protocol: int
     port: int

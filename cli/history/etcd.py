@@ -12,7 +12,7 @@ from kilim.cli.history.source import Base
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.clusters import clusters
 from kilim.kvstore.commit import Commit
-from kilim.kvstore.errors import KvError
+from kilim.kvstore.errors import BeingRestored, KvError, Unavailable
 from kilim.kvstore.keys import Keys
 from kilim.kvstore.log import EventLog
 from kilim.kvstore.snapshots import SnapshotManifest, SnapshotStore
@@ -80,7 +80,15 @@ class EtcdHistory:
         return Base(manifest.seq, manifest.chain, manifest.state_digest, records, manifest.time_ns)
 
     def _run(self, asked: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(asked)
+        try:
+            return self._runner.run(asked)
+        except BeingRestored:
+            raise
+        except Unavailable as error:
+            raise self._no_etcd(error) from None
+
+    def _no_etcd(self, error: KvError) -> Failure:
+        return no_etcd(self._endpoints, error)
 
     def _each(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
         failure: KvError | None = None
@@ -90,10 +98,18 @@ class EtcdHistory:
                 yield from batch
                 if failure is None and len(batch) < BATCH:
                     return
+            if isinstance(failure, Unavailable):
+                raise self._no_etcd(failure)
             raise failure
         finally:
             if not self._closed:
                 self._run(items.aclose())
+
+
+def no_etcd(endpoints: Sequence[str], error: KvError) -> Failure:
+    """gRPC's words about it are many, and the last of them tell."""
+    why = str(error).rpartition(": ")[2].lower()
+    return Failure(f"no etcd can do this now; tried {', '.join(endpoints)} ({why})")
 
 
 async def _connected(endpoints: Sequence[str]) -> EtcdClient:

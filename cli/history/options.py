@@ -126,13 +126,13 @@ def _server(options: SourceOptions, stored: bool) -> HistorySource:
 
 
 def _log_to_stderr() -> None:
-    """What the rooms of the log note, warnings and worse: stdout is for what was asked for."""
+    """What the rooms of the log note, errors alone: stdout is for what was asked for."""
     import logging
 
     import structlog
 
     if not structlog.is_configured():
         structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),  # failures are said by who asked
             logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         )

@@ -13,6 +13,7 @@ from kilim.cli.command import Command
 from kilim.cli.main import main
 
 HEAVY = {"grpc", "yaml", "rich", "google.protobuf", "pyroute2", "numpy", "structlog", "asyncio"}
+WHY = ["why", "--from", "x/a", "--to", "x/b", "--port"]
 NOBODY = "127.0.0.1:1"  # a port on which nobody listens
 
 
@@ -62,6 +63,10 @@ def test_every_help_text_prints() -> None:
             )
             for verb in (["log", "show"], ["log", "show", "--segments", "/"], ["policy", "get"], ["verify"])
         ),
+        ([*WHY, "http"], 'error: --port: "http" must be a number, such as 53 or 53/UDP; names of ports are not '),
+        ([*WHY, "53/QUIC"], 'error: --port: "53/QUIC": protocol must be one of '),
+        ([*WHY, "53/udp", "--protocol", "TCP"], "error: --protocol: TCP contradicts --port 53/UDP"),
+        (["endpoint", "config", "shop/db", "--wait"], "error: --wait: goes with an option to change"),
         (["delete"], "error: -f: give either -f FILE or KIND NAME"),
         (["delete", "netpol"], "error: NAME: say what to delete, KIND NAME"),
         (["get", "po", "a", "-A"], "error: -A: a NAME is in one namespace; give -n instead"),
@@ -88,6 +93,12 @@ def test_a_server_that_is_not_there_is_one_line_and_status_1() -> None:
         stderr
         == f"error: no server can do this now; tried {NOBODY} (connection refused), 127.0.0.1:2 (connection refused)\n"
     )
+
+
+def test_an_etcd_that_is_not_there_is_said_in_the_same_words() -> None:
+    status, stdout, stderr = run("log", "show", "--etcd-endpoints", f"http://{NOBODY}")
+    assert (status, stdout) == (1, "")
+    assert stderr == f"error: no etcd can do this now; tried http://{NOBODY} (connection refused)\n"
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -218,7 +218,7 @@ def test_bad_questions_are_one_line(why: Why) -> None:
     ):
         assert line(*words, status=2) == f"error: {text}"
     assert line("--port", "1", status=2, to="db") == 'error: --to: "db" must be NAMESPACE/POD or an IPv4 address'
-    assert line("--port", "1", status=2, source="db") == 'error: --from: "db" must be NAMESPACE/POD'
+    assert line("--port", "1", status=2, source="db") == 'error: --from: "db" must be NAMESPACE/POD or an IPv4 address'
 
 
 def test_an_address_of_nobody_and_a_ping(why: Why) -> None:
@@ -228,6 +228,16 @@ def test_an_address_of_nobody_and_a_ping(why: Why) -> None:
     assert why(Snapshots(story().records), "--port", "80", to="shop/web").stdout.endswith(
         "packets from an endpoint to itself never leave it\n"
     )
+
+
+def test_who_comes_from_an_address(why: Why) -> None:
+    done = why(Snapshots(story().records), "--port", "5432/TCP", source="203.0.113.7")
+    verdict, flow = done.stdout.splitlines()[:2]
+    assert verdict == "denied: POLICY_DENIED, ingress at n2"
+    assert flow == "203.0.113.7 -> shop/db TCP 5432, as of event 8"
+    assert "no row: identity 2 (world)" in done.stdout and "egress at" not in done.stdout
+    strangers = why(Snapshots(story().records), "--port", "53/UDP", source="203.0.113.7", to="203.0.113.8")
+    assert strangers.stdout.endswith("UDP 53, as of event 8\nneither end is an endpoint\n")
 
 
 def cluster_policy(told: Story, name: str, tier: str, priority: int, **rule: Any) -> None:
