@@ -137,6 +137,7 @@ OF_KIND: dict[str, tuple[Column, ...]] = {
     ),
     "Setting": (Column("VALUE", at("spec.value")), Column("NODE", at("spec.node"))),
     "Identity": (
+        Column("ENDPOINTS", at("status.endpoints")),
         Column("LABELS", lambda item: [label for label in _identity_labels(item) if CILIUM_OWN not in label]),
         Column(
             "OTHER LABELS", lambda item: [label for label in _identity_labels(item) if CILIUM_OWN in label], wide=True

@@ -20,7 +20,11 @@ def identity() -> None:
 @output_option("yaml", "json", "wide", "name")
 @server_option
 def identity_list(output: str | None, servers: str | None) -> None:
-    """Every identity, with its labels."""
+    """Every identity, with its labels and how many endpoints have it.
+
+    0 endpoints: no pod has it any more, and it is released after the setting identity-release-grace-s. <none>: it is
+    not of pods, but of nodes, of a prefix, or reserved.
+    """
     list_kind("Identity", output, servers)
 
 

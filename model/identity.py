@@ -53,6 +53,12 @@ def is_shared(number: int) -> bool:
     return FIRST_CLUSTER_LOCAL <= number <= LAST_CLUSTER_LOCAL or FIRST_NODE <= number <= LAST_NODE
 
 
+def is_of_pods(identity: Identity) -> bool:
+    """Allocated for labels of pods, not for a prefix of the world, and not for nodes."""
+    number = identity.id
+    return number not in RESERVED and identity.cidr is None and not FIRST_NODE <= number <= LAST_NODE
+
+
 def membership_label(cidr: Cidr) -> str:
     """Of an endpoint or a node whose address lies in a prefix that a policy names."""
     return f"cidr:{cidr}"

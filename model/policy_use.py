@@ -11,6 +11,7 @@ from typing import NamedTuple
 from kilim.model.compile import compile_policy
 from kilim.model.explain import PolicyName
 from kilim.model.facts import StateFacts
+from kilim.model.identity import is_of_pods
 from kilim.model.nouns import decode_policy
 from kilim.model.reach import Reach
 from kilim.model.rules import CidrPeer, GroupPeer, Peer, PolicyRules
@@ -71,6 +72,12 @@ def selector_uses(state: State) -> list[SelectorUse]:
         for peer, (subjects, peers) in found.items()
     ]
     return sorted(uses)
+
+
+def is_unused(state: State, number: int) -> bool:
+    """An identity of pods that no endpoint has any more, or not yet."""
+    identity = state.identities.get(number)
+    return identity is not None and is_of_pods(identity) and not state.endpoints_of_identity.get(number)
 
 
 def name_of(rules: PolicyRules) -> PolicyName:

@@ -12,7 +12,7 @@ from kilim.controlplane.decide.policy import POLICY_KINDS
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.address import format_ip
 from kilim.model.cidr_group import CIDR_GROUP
-from kilim.model.identity import RESERVED, Identity
+from kilim.model.identity import RESERVED, Identity, is_of_pods
 from kilim.model.nouns import Endpoint, Node, Setting
 from kilim.model.protocols import PROTOCOL_NAMES
 from kilim.model.resource import manifest_of
@@ -70,6 +70,8 @@ def _resource(state: State, kind: str, noun: Any) -> api.Resource:
     shown = _SHOWN[kind](noun)
     if isinstance(noun, Endpoint):
         shown["status"] = {"policyAuditMode": noun.policy_audit_mode or audits(state, noun.node)}
+    elif isinstance(noun, Identity) and is_of_pods(noun):
+        shown["status"] = {"endpoints": len(state.endpoints_of_identity.get(noun.id, ()))}
     metadata = shown["metadata"]
     return api.Resource(
         kind=kind,

@@ -8,8 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kilim.cli.main import main
-from kilim.controlplane.decide.command import ApplyObjects, ConfigureEndpoint, Document
+from kilim.controlplane.api.shown import show_all
+from kilim.controlplane.decide.command import ApplyObjects, ConfigureEndpoint, Document, RemoveEndpoint
+from kilim.model.fold import fold_record
 from kilim.model.resource import parse_manifest
+from kilim.model.state import State
 from tests.pure.cli.test_why import Snapshots, Story, cluster_policy, story
 
 WEB = {"matchLabels": {"app": "web"}}
@@ -189,6 +192,21 @@ def test_selectors_and_who_uses_them(ask: Ask) -> None:
     assert (everybody["identities"], [each["name"] for each in everybody["subjectsOf"]]) == ([256, 257], ["closed"])
     assert (web["identities"], web["subjectsOf"], [each["name"] for each in web["peersOf"]]) == ([256], [], ["db"])
     assert "256, 257" in ask(story(), "policy", "selectors", "-o", "wide").stdout
+
+
+def test_identities_that_no_endpoint_has_are_marked(ask: Ask) -> None:
+    told = story()
+    told.do("node:n2", RemoveEndpoint("n2", "shop", "db"))
+    data = json.loads(ask(told, "policy", "selectors", "-o", "json").stdout)
+    assert {tuple(each["unused"]) for each in data if 257 in each["identities"]} == {(257,)}
+    assert "256, 257 (unused)" in ask(told, "policy", "selectors", "-o", "wide").stdout
+    assert "2 (1 unused)" in ask(told, "policy", "selectors").stdout
+    state = State()
+    for seq, record in enumerate(told.records, 1):
+        fold_record(state, seq, record)
+    shown = {each.name: json.loads(each.json) for each in show_all(state, "Identity", "")}
+    assert (shown["256"]["status"], shown["257"]["status"]) == ({"endpoints": 1}, {"endpoints": 0})
+    assert "status" not in shown["1"]  # the node itself
 
 
 @pytest.mark.parametrize("snapshots", [(), (5,), (8,)])
