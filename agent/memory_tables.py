@@ -32,7 +32,7 @@ class MemoryTables:
         return endpoint is not None and endpoint[1] in self.rows.subjects
 
     def write(self, delta: TablesDelta, seq: int, ifindex_of: Mapping[int, int], *, allow_delete: bool = True) -> None:
-        _copy_policy(delta if allow_delete else _without_removals(self.rows, delta)).apply_to(self.rows)
+        _copy_policy(delta if allow_delete else _without_removals(delta)).apply_to(self.rows)
 
     def sweep(self, min_age_s: float = 0.0) -> int:
         return 0
@@ -116,11 +116,11 @@ def _copy_policy(delta: TablesDelta) -> TablesDelta:
     return TablesDelta(delta.ipcache, delta.endpoints, delta.subjects, policy)
 
 
-def _without_removals(held: Tables, delta: TablesDelta) -> TablesDelta:
-    """As long as nothing may be deleted (I6): a subject keeps the rows that it no longer has."""
+def _without_removals(delta: TablesDelta) -> TablesDelta:
+    """As long as nothing may be deleted (I6): a subject that goes keeps its rows, another gets its own whole."""
     return TablesDelta(
         {key: value for key, value in delta.ipcache.items() if value is not None},
         {key: value for key, value in delta.endpoints.items() if value is not None},
         {key: value for key, value in delta.subjects.items() if value is not None},
-        {subject: held.policy.get(subject, {}) | (rows or {}) for subject, rows in delta.policy.items()},
+        {subject: rows for subject, rows in delta.policy.items() if delta.subjects.get(subject, 0) is not None},
     )

@@ -82,13 +82,17 @@ class KernelTables:
         """Bring the kernel to `delta`, additions before what refers to them, removals in reverse (I8).
 
         `ifindex_of`: address of an endpoint to the index of the host's side of its veth pair. `allow_delete=False`
-        until the agent has caught up once (I6): no row is removed, a subject keeps the rows that `delta` no longer
-        has. Raises MapFull, OSError. After that, and for what was not deleted: take the difference to `read_rows()`."""
+        until the agent has caught up once (I6): what `delta` no longer knows stays as it is; a subject that it knows
+        gets its rows and flags whole, as a mix of two policies may open what both close. Raises MapFull, OSError.
+        After that, and for what was not deleted: take the difference to `read_rows()`."""
         self._unused = False
         stamp = max(seq & _U32, self._kernel.stamp + 1)
         try:
             self._begin_audits(delta)
-            self._write_policy_and_subjects(delta, stamp, allow_delete)
+            try:
+                self._write_policy_and_subjects(delta, stamp, allow_delete)
+            finally:  # also while the policy map is full
+                self._end_audits(delta)
             self._write_endpoints(delta, ifindex_of, allow_delete)
             self._write_ipcache(delta)
             if allow_delete:
@@ -145,17 +149,39 @@ class KernelTables:
         self._retired += [_Retired(now, keys) for keys in tables]
 
     def _begin_audits(self, delta: TablesDelta) -> None:
-        """Before all policy: what that comes to refuse in the same write passes already. They end after it."""
+        """Before all policy: what that comes to refuse in the same write passes already. Not of an endpoint that the
+        address is still to go to."""
         held = self._kernel.endpoints
-        begun = {
-            ip: held[ip]._replace(flags=value.flags)
-            for ip, value in delta.endpoints.items()
-            if value is not None and ip in held and held[ip].ifindex and value.flags & ~held[ip].flags
+        self._write_flags(
+            {
+                ip: value.flags | held[ip].flags
+                for ip, value in delta.endpoints.items()
+                if value is not None and ip in held and value[:2] == held[ip].logical[:2]
+            }
+        )
+
+    def _end_audits(self, delta: TablesDelta) -> None:
+        """After all policy, even where that failed."""
+        held = self._kernel.endpoints
+        self._write_flags(
+            {
+                ip: value.flags & held[ip].flags
+                for ip, value in delta.endpoints.items()
+                if value is not None and ip in held
+            }
+        )
+
+    def _write_flags(self, flags_of: Mapping[int, int]) -> None:
+        held = self._kernel.endpoints
+        changed = {
+            ip: held[ip]._replace(flags=flags)
+            for ip, flags in flags_of.items()
+            if held[ip].ifindex and flags != held[ip].flags
         }
-        if begun:
-            values = rows.endpoint_values((ip, *endpoint) for ip, endpoint in begun.items())
-            self._maps["endpoints"].update(rows.endpoint_keys(begun), values)
-            held |= begun
+        if changed:
+            values = rows.endpoint_values((ip, *endpoint) for ip, endpoint in changed.items())
+            self._maps["endpoints"].update(rows.endpoint_keys(changed), values)
+            held |= changed
 
     def _write_policy_and_subjects(self, delta: TablesDelta, stamp: int, allow_delete: bool) -> None:
         """Rows, then the subjects that point at them, and only then what nothing points at is up for removal."""
@@ -163,14 +189,14 @@ class KernelTables:
         revised: set[int] = set()
         retired: list[Rows] = []
         for subject, wanted in delta.policy.items():
-            old = kernel.policy.get(subject, {})
-            new = (wanted or {}) if allow_delete else old | (wanted or {})
-            if new == old:
+            goes = subject in delta.subjects and delta.subjects[subject] is None
+            old, new = kernel.policy.get(subject, {}), wanted or {}
+            if new == old or (goes and not allow_delete):
                 continue
             plan = plan_policy(old, new)
             if self._changes_flags(delta, subject):
                 plan = PolicyPlan(True, longest_first(new), [], True)  # rows and flags in one write
-            if subject in delta.subjects and delta.subjects[subject] is None and not new:
+            if goes and not new:
                 plan = PolicyPlan(True, [], [], False)  # keeps its rows until its own row is gone
             if plan.flip and old:
                 retired.append(rows.policy_keys(kernel.table_of[subject], subject, old.keys()))

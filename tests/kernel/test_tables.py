@@ -1,5 +1,6 @@
 """The driver: what it writes, in which way, and that a process without memory finds it again (I7)."""
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,20 @@ from kilim.agent.bpf.datapath import Settings, load_objects
 from kilim.agent.bpf.maps import MapFull
 from kilim.agent.bpf.tables import KernelTables
 from kilim.agent.core.dump import dump_desired
-from kilim.model.tables import ALLOW, DENY, EndpointValue, PolicyRows, TablesDelta
-from tests.kernel.frames import ACK, NODE, TCP, UDP, WORLD, A, B, tcp
+from kilim.model.tables import (
+    ADMIN,
+    ALLOW,
+    DENY,
+    TIERS,
+    EndpointValue,
+    PolicyKey,
+    PolicyRows,
+    TablesDelta,
+    row_value,
+    tier_flag,
+)
+from kilim.model.verdict import ALLOWED, judge_rows
+from tests.kernel.frames import ACK, ICMP, NODE, TCP, UDP, WORLD, A, B, icmp, tcp
 from tests.kernel.rig import EGRESS, INGRESS, LO, Rig, row
 
 
@@ -124,20 +137,51 @@ def test_policy_emptied_under_a_subject_closes_it(rig: Rig) -> None:
     assert rig.tables.read_rows().policy == {}
 
 
-def test_upserts_only_removes_nothing(rig: Rig) -> None:
+def test_before_in_sync_nothing_that_the_log_does_not_know_yet_goes(rig: Rig) -> None:
     rig.set_policy(A, {row(INGRESS, 7): ALLOW})
     before = rig.tables.read_rows()
-    delta = TablesDelta(
-        {(NODE.ip, 32): None, (1, 32): (300, 0)},
-        {A.ip: None},
-        {A.identity: None},
-        {A.identity: {row(INGRESS, 8): DENY}},
-    )
+    delta = TablesDelta({(NODE.ip, 32): None, (1, 32): (300, 0)}, {A.ip: None}, {A.identity: None}, {A.identity: None})
     rig.tables.write(delta, 500, {}, allow_delete=False)
     after = rig.tables.read_rows()
     assert after.ipcache == before.ipcache | {(1, 32): (300, 0)}
     assert after.endpoints == before.endpoints and after.subjects == before.subjects
-    assert after.policy == {A.identity: {row(INGRESS, 7): ALLOW, row(INGRESS, 8): DENY}}
+    assert after.policy == before.policy
+
+
+def test_before_in_sync_the_policies_of_a_subject_are_not_mixed(rig: Rig) -> None:
+    """Rows of two policies under the flags of one: the first denies with a row of a tier that then speaks no more."""
+    denied = row_value(DENY, 1)
+    rows = {PolicyKey(INGRESS, 0, 0, 0, 0, ADMIN): denied, row(INGRESS, A.identity, TCP, 80, 16): ALLOW}
+    rig.set_policy(B, rows, tier_flag(ADMIN, INGRESS) | 1)
+    assert not rig.out(tcp(A, B)).passed
+    delta = TablesDelta(subjects={B.identity: 1}, policy={B.identity: None})
+    rig.tables.write(delta, 500, {}, allow_delete=False)
+    assert not rig.out(tcp(A, B)).passed
+    assert rig.tables.read_rows().policy == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_before_in_sync_a_subject_that_the_log_knows_is_as_it_says(rig: Rig, seed: int) -> None:
+    """Old and new policy at random, of all tiers."""
+    choice = random.Random(seed)
+    for seq in range(500, 560):
+        rows, flags = random_policy(choice), choice.randrange(64)
+        rig.tables.write(
+            TablesDelta(subjects={B.identity: flags}, policy={B.identity: rows}), seq, {}, allow_delete=False
+        )
+        read = rig.tables.read_rows()
+        assert (read.subjects[B.identity], read.policy.get(B.identity, {})) == (flags, rows)
+        expected = judge_rows(flags, rows, INGRESS, A.identity, ICMP, 13)
+        assert rig.out(icmp(A, B, 13)).passed == (expected == ALLOWED)
+
+
+def random_policy(choice: random.Random) -> PolicyRows:
+    ports = (0, 0, 0), (ICMP, 0, 0), (ICMP, 13, 16)
+    keys = [
+        PolicyKey(INGRESS, choice.choice((0, A.identity)), *choice.choice(ports), choice.choice(TIERS))
+        for _ in range(choice.randrange(6))
+    ]
+    return {key: row_value(choice.choice((ALLOW, DENY)), choice.randrange(3) if key.tier else 0) for key in keys}
 
 
 def test_endpoint_waits_for_its_interface(rig: Rig) -> None:
