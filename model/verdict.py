@@ -11,7 +11,7 @@ sender's and of the receiver's node are different tables; None stands for an end
    What the policy of an audited endpoint refuses passes all the same; the first refusal of the kind is told.
 5. Tiers speak one after the other, as far as the subject's flags name them for the direction. Of the rows for the peer
    the one with the longest match, and the same for any peer: the greater value counts.
-6. Allow and deny are final; pass, and no row, go on to the next tier. NORMAL is always final: no row drops there.
+6. Allow and deny are final; pass, and no row, go on to the next tier. In NORMAL no row drops.
 7. What no tier has decided passes.
 """
 
@@ -139,6 +139,8 @@ def judge_tiers(
             counted.append(tuple(key for key in keys if rows[key] == value))
             if action_of(value) != PASS:
                 return (POLICY_DENY if action_of(value) == DENY else ALLOWED), counted
+            if not value and tier == NORMAL:  # no row of ours: as good as none
+                return POLICY_DENIED, counted
         elif tier == NORMAL:
             return POLICY_DENIED, counted
     return ALLOWED, counted

@@ -108,16 +108,31 @@ static __always_inline bool ct_agrees(const struct ct_entry *entry, const struct
 				 verdict->revision == side->row.revision);
 }
 
-/* Whether an ICMP error is about a live connection of this node. The embedded packet must be one that the receiver of
- * the error has sent, and an endpoint can only complain about what was sent to itself. */
-static __noinline bool ct_related(struct __sk_buff *skb, const struct packet *p)
+/* The same of an end whose peer's identity is not at hand, as routers on the way speak for themselves. */
+static __always_inline bool ct_consented(const struct ct_entry *entry, __u32 subject, __u8 direction)
 {
-	__u32 offset = p->l4_offset + ICMP_HEADER_LEN;
+	const struct ct_verdict *verdict = &entry->verdicts[direction & 1];
+	struct subject_key key = {.identity = subject};
+	const struct subject_value *row = bpf_map_lookup_elem(&subjects, &key);
+
+	return row && verdict->subject == subject && verdict->revision == row->revision;
+}
+
+/* Whether an ICMP error is about a live connection of this node, to which its ends here consent at present. The embedded
+ * packet must be one that the receiver of the error has sent, and an endpoint can only complain about what was sent to
+ * itself. Global, so that the verifier goes through it once. */
+__noinline int ct_related(struct __sk_buff *skb, const struct packet *p)
+{
 	const struct ct_entry *entry;
 	struct ct_key key = {};
 	struct iphdr ip;
+	__u32 offset;
 	__be16 l4[4];
+	__u8 direction; /* in which the receiver's policy has judged */
 
+	if (!p)
+		return false;
+	offset = p->l4_offset + ICMP_HEADER_LEN;
 	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
 		return false;
 	if (bpf_skb_load_bytes(skb, offset + ip.ihl * 4, l4, sizeof(l4)))
@@ -130,7 +145,12 @@ static __noinline bool ct_related(struct __sk_buff *skb, const struct packet *p)
 		l4[0] = request ? l4[2] : 0;
 		l4[1] = request ? 0 : l4[2];
 	}
-	ct_key_of(&key, ip.saddr, ip.daddr, l4[0], l4[1], ip.protocol);
+	direction = ct_key_of(&key, ip.saddr, ip.daddr, l4[0], l4[1], ip.protocol);
 	entry = bpf_map_lookup_elem(&ct, &key);
-	return entry && entry->expires > clock_ticks();
+	if (!entry || entry->expires <= clock_ticks())
+		return false;
+	direction = direction == entry->initiator ? EGRESS : INGRESS;
+	if (p->dst_local && !ct_consented(entry, p->dst_identity, direction))
+		return false;
+	return !p->src_local || ct_consented(entry, p->src_identity, !direction);
 }

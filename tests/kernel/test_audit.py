@@ -1,12 +1,14 @@
 """Audit mode: what policy refuses passes, is counted and recorded once; nothing of that outlives the mode."""
 
+import errno
+
 import pytest
 
 from kilim.agent.bpf.maps import Map, Rows
 from kilim.agent.records import AUDITED
 from kilim.model.tables import ALLOW, DENY, EndpointValue, TablesDelta
 from kilim.model.tables import AUDITED as AUDIT_FLAG
-from tests.kernel.frames import ACK, FIN, OTHER_NODE, SYN, WORLD, A, B, End, icmp, tcp, udp
+from tests.kernel.frames import ACK, FIN, OTHER_NODE, SYN, WORLD, A, B, End, icmp, icmp_error, tcp, udp
 from tests.kernel.rig import BOTH, EGRESS, INGRESS, Rig, row
 
 DENIED, DENY_RULE = 133, 181
@@ -145,3 +147,49 @@ def test_audit_mode_and_what_it_is_for_in_one_write(rig: Rig, monkeypatch: pytes
         row_of_b = EndpointValue(B.endpoint_id, B.identity, flags)
         rig.write(TablesDelta(endpoints={B.ip: row_of_b}, subjects={B.identity: enforced}))
     assert seen == [True] * 4
+
+
+def test_it_ends_while_policy_cannot_be_written(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.set_policy(B, {}, 1)
+    rig.set_audit_mode(B)
+    assert rig.out(tcp(A, B)).passed
+    write = Map.update
+
+    def refuse_policy(table: Map, keys: Rows, values: Rows) -> None:
+        if table is rig.datapath.maps["policy"]:
+            raise OSError(errno.E2BIG, "full")
+        write(table, keys, values)
+
+    monkeypatch.setattr(Map, "update", refuse_policy)
+    row_of_b = EndpointValue(B.endpoint_id, B.identity)
+    with pytest.raises(OSError, match="full"):
+        rig.write(TablesDelta(endpoints={B.ip: row_of_b}, policy={A.identity: {row(EGRESS, 7): ALLOW}}))
+    assert rig.out(tcp(A, B)).reason == DENIED
+
+
+def test_it_does_not_begin_for_the_endpoint_that_had_the_address_before(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.set_policy(B, {}, 1)
+    seen: list[tuple[int, int]] = []
+    write = Map.update
+
+    def write_and_look(table: Map, keys: Rows, values: Rows) -> None:
+        write(table, keys, values)
+        if len(keys) and table is rig.datapath.maps["endpoints"]:
+            found, held = table.read()
+            seen.extend((int(row["endpoint_id"]), int(row["flags"])) for row in held[found["ip"] == B.ip])
+
+    monkeypatch.setattr(Map, "update", write_and_look)
+    rig.write(TablesDelta(endpoints={B.ip: EndpointValue(99, 1005, AUDIT_FLAG)}, subjects={1005: 1}))
+    assert seen == [(99, AUDIT_FLAG)]
+
+
+def test_icmp_errors_end_with_the_mode(rig: Rig) -> None:
+    rig.set_policy(A, {}, BOTH)
+    rig.set_policy(B, {}, BOTH)
+    rig.set_audit_mode(A, B)
+    about = tcp(A, B)
+    assert rig.out(about).passed and rig.out(icmp_error(B, A, about)).passed
+    rig.set_audit_mode()
+    assert rig.out(icmp_error(B, A, about)).reason == DENIED

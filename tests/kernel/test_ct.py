@@ -190,6 +190,16 @@ def test_icmp_errors_about_live_connections_pass(one_way: Rig) -> None:
     assert one_way.from_wire(icmp_error(WORLD, A, about)).passed, "routers on the way speak for themselves"
 
 
+def test_icmp_errors_about_connections_that_policy_has_revoked_are_judged(one_way: Rig) -> None:
+    about = udp(A, B)
+    one_way.out(about)
+    assert one_way.out(icmp_error(B, A, about)).passed
+    one_way.set_policy(B, {row(INGRESS, WORLD.identity): ALLOW})
+    assert one_way.out(icmp_error(B, A, about)).reason == POLICY_DENIED
+    one_way.set_policy(B, {row(INGRESS, A.identity): ALLOW})
+    assert one_way.out(about).passed and one_way.out(icmp_error(B, A, about)).passed, "path MTU discovery"
+
+
 def test_icmp_errors_must_be_about_what_the_receiver_sent(one_way: Rig) -> None:
     about = udp(A, B)
     one_way.out(about)
