@@ -46,6 +46,7 @@ def _text(answer: Any) -> str:
         f"first event held   {answer.first_seq}",
         f"etcd               compacted to revision {answer.revision}"
         + (", quota alarm is off" if answer.disarmed else ""),
+        *([f"nothing trimmed    {answer.untrimmed}"] if answer.untrimmed else []),
         "",
         table(
             ("MEMBER", "BEFORE", "AFTER"),

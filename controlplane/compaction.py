@@ -38,6 +38,7 @@ class Compacted:
     revision: int = 0
     disarmed: bool = False
     members: list[Member] = field(default_factory=list)
+    untrimmed: str = ""  # why no event went
 
 
 class Compaction:
@@ -55,6 +56,7 @@ class Compaction:
             if full and not defragment:
                 raise NoSpace(FULL)
             await self._keeper.look()
+            first_seq = self._keeper.start.first_seq
             await self._keeper.keep_reserve()
             if full:
                 await self._make_room(members)
@@ -68,6 +70,8 @@ class Compaction:
             self._keeper.note("")
             newest = self._keeper.manifests[-1].seq if self._keeper.manifests else 0
             done = Compacted(newest, self._keeper.start.first_seq, revision, full, list(members.values()))
+            if done.first_seq == first_seq:
+                done.untrimmed = self._keeper.why_untrimmed()
             _logger.info("log compacted", snapshot_seq=newest, first_seq=done.first_seq, revision=revision, full=full)
             return done
 

@@ -16,7 +16,15 @@ from statistics import median_low
 import structlog
 
 from kilim.controlplane.archive import Archive
-from kilim.controlplane.decide.retention import Kept, Plan, Taken, limits_of, plan_retention, spare_snapshots
+from kilim.controlplane.decide.retention import (
+    Kept,
+    Plan,
+    Taken,
+    limits_of,
+    plan_retention,
+    spare_snapshots,
+    why_untrimmed,
+)
 from kilim.controlplane.proof import Claim, NothingToProveBy
 from kilim.controlplane.proven import NotFromLog, ProvenSnapshots
 from kilim.controlplane.replica import Replica, event_time_ns
@@ -189,6 +197,9 @@ class Keeper:
     def spare(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Snapshots that can go in need, and in greater need."""
         return spare_snapshots(self._kept(), limits_of(self._replica.state), time.time_ns())
+
+    def why_untrimmed(self) -> str:
+        return why_untrimmed(self._kept(), limits_of(self._replica.state))
 
     def _plan(self, recent_ns: int | None = None) -> Plan:
         return plan_retention(self._kept(recent_ns), limits_of(self._replica.state), time.time_ns())

@@ -184,6 +184,7 @@ class Log(rpc.LogServicer):
                 revision=done.revision,
                 members=members,
                 disarmed=done.disarmed,
+                untrimmed=done.untrimmed,
             )
 
     async def _first_seq(self) -> int:

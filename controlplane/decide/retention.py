@@ -85,6 +85,19 @@ def plan_retention(kept: Kept, limits: Limits, now_ns: int) -> Plan:
     )
 
 
+def why_untrimmed(kept: Kept, limits: Limits) -> str:
+    """Where a trim was asked for and none was due."""
+    held = f"{kept.head_seq - kept.first_seq + 1} events are held"
+    if kept.head_seq - kept.first_seq + 1 <= limits.keep_events:
+        return f"{held}, log-retention-events is {limits.keep_events}; by age one snapshot goes in five minutes"
+    usable = [one.seq for one in kept.snapshots[:-1] if one.seq >= kept.first_seq]
+    if kept.archived_seq is not None and usable and kept.archived_seq < usable[0]:
+        return f"{held}, but the archive ends at event {kept.archived_seq}"
+    if not usable:
+        return f"{held}, but events go only up to a snapshot before the newest, and there is none"
+    return f"{held}, but events go only up to a snapshot, and all after the next one, of {usable[0]}, have to be kept"
+
+
 def spare_snapshots(kept: Kept, limits: Limits, now_ns: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What can go in need, and in greater need. First what no trim rests on; then all but the base, which with the
     events that are held gives every later state, but nothing can be trimmed then before there are others."""

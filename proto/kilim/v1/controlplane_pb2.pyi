@@ -1362,6 +1362,7 @@ class CompactResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     DISARMED_FIELD_NUMBER: _builtins.int
+    UNTRIMMED_FIELD_NUMBER: _builtins.int
     snapshot_seq: _builtins.int
     first_seq: _builtins.int
     """oldest event held now"""
@@ -1369,6 +1370,8 @@ class CompactResponse(_message.Message):
     """compacted up to"""
     disarmed: _builtins.bool
     """a NOSPACE alarm was there and is not any more"""
+    untrimmed: _builtins.str
+    """why no event went; empty where some did"""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___EtcdMember]: ...
     def __init__(
@@ -1379,10 +1382,11 @@ class CompactResponse(_message.Message):
         revision: _builtins.int = ...,
         members: _abc.Iterable[Global___EtcdMember] | None = ...,
         disarmed: _builtins.bool = ...,
+        untrimmed: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disarmed", b"disarmed", "first_seq", b"first_seq", "members", b"members", "revision", b"revision", "snapshot_seq", b"snapshot_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disarmed", b"disarmed", "first_seq", b"first_seq", "members", b"members", "revision", b"revision", "snapshot_seq", b"snapshot_seq", "untrimmed", b"untrimmed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,6 +52,12 @@ def test_it_says_what_is_held_and_how_large_etcd_is(asked: Asked) -> None:
     assert asked.requests[0].defragment
 
 
+def test_it_says_why_nothing_was_trimmed(asked: Asked) -> None:
+    asked.answer = pb.CompactResponse(untrimmed="5 events are held, log-retention-events is 200000")
+    lines = CliRunner().invoke(log_compact.compact, []).output.splitlines()
+    assert "nothing trimmed    5 events are held, log-retention-events is 200000" in lines
+
+
 def test_it_prints_data(asked: Asked) -> None:
     result = CliRunner().invoke(log_compact.compact, ["-o", "json"])
     assert json.loads(result.output)["first_seq"] == 147

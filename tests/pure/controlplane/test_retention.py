@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from statistics import median_low
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kilim.controlplane.decide.retention import HOUR_NS, Kept, Limits, Plan, Taken, plan_retention, spare_snapshots
+from kilim.controlplane.decide.retention import (
+    HOUR_NS,
+    Kept,
+    Limits,
+    Plan,
+    Taken,
+    plan_retention,
+    spare_snapshots,
+    why_untrimmed,
+)
 
 HOURS = 10**12  # a present far from zero
 
@@ -168,3 +178,20 @@ def test_in_need_everything_but_the_base_is_spare() -> None:
     interrupted = Kept(15, 40, HOURS, four)
     assert spare_snapshots(interrupted, limits, HOURS) == ((10, 30), (35,))
     assert plan_retention(interrupted, limits, HOURS).delete == (10,)
+
+
+@pytest.mark.parametrize(
+    ("head", "snapshots", "archived", "said"),
+    [
+        (90, (50, 90), None, "90 events are held, log-retention-events is 100"),
+        (150, (), None, "there is none"),
+        (150, (150,), None, "there is none"),
+        (150, (60, 150), None, "all after the next one, of 60, have to be kept"),
+        (150, (40, 150), 30, "the archive ends at event 30"),
+    ],
+)
+def test_why_no_event_goes(head: int, snapshots: tuple[int, ...], archived: int | None, said: str) -> None:
+    kept = Kept(1, head, 0, tuple(Taken(seq, 0) for seq in snapshots), archived)
+    limits = Limits(every_events=20, keep_snapshots=2, keep_events=100, keep_age_ns=HOUR_NS)
+    assert not plan_retention(kept, limits, 0).trim_to
+    assert said in why_untrimmed(kept, limits)
