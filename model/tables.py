@@ -5,8 +5,8 @@ Row by row:
   endpoints ip                -> (endpoint_id, identity, flags) endpoints of this node only; AUDITED or 0
   subjects  identity          -> flags                          one row per identity of a local endpoint
   policy    subject -> {(direction, peer, protocol, port, port_prefix_len, tier): value}
-A value is an action and, in tiers other than NORMAL, above it a precedence: of two rows that cover a packet the one
-with the greater value counts, in every tier.
+A value is an action and above it a precedence, in NORMAL 0 but of a row that passes on: of two rows that cover a packet
+the one with the greater value counts, in every tier.
 IPs are ints in host byte order. What is desired depends on the state alone (I4); local inputs are joined later (I13).
 """
 
@@ -26,7 +26,7 @@ BASELINE = 2
 TIERS = (ADMIN, NORMAL, BASELINE)  # in the order in which they speak
 ENFORCE_INGRESS = 1
 ENFORCE_EGRESS = 2
-PASS = 0  # on to the next tier; no rule of NORMAL says it
+PASS = 0  # on to the next tier; in NORMAL no policy can say it, but resolve.py rule 7 does
 ALLOW = 1
 DENY = 2
 AUDITED = 1  # of an endpoint: what its policy refuses passes all the same, and is recorded
@@ -158,8 +158,8 @@ _ENTRY = {
 }
 # An endpoint without flags counts in the digest as it did before there were any.
 _FLAGLESS = b"\0"
-# A policy row of tier NORMAL without a precedence counts in the digest as it did before there were tiers, so that versions
-# on either side agree on it: key without tier, value of one byte.
+# A policy row of tier NORMAL with a value below 256 counts in the digest as it did before there were tiers, so that
+# versions on either side agree on it: key without tier, value of one byte.
 _PLAIN_ENTRY = b"policy\0\0\0\x0d"
 _PLAIN = b"\0\0\0\0"  # tier and the upper bytes of the value
 ROW_BYTES = {table: packing.size for table, packing in _PACKING.items()}

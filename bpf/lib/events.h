@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* What user space is told: counters for every packet, a record for each new connection, each drop, and for each
- * connection that begins to pass by audit mode alone. */
+ * connection that begins to pass by audit mode alone (of what belongs to none, as other ICMP, for each packet). */
 #pragma once
 
 #include <linux/bpf.h>

@@ -120,7 +120,7 @@ static __always_inline int judge_tier(const struct side *side, __u8 tier, __u8 p
 
 /*
  * 1. The admin tier, the normal one and the baseline speak in this order; the first that decides is final.
- * 2. The normal tier always decides where it is enforced: nothing found, denied.
+ * 2. The normal tier denies where it is enforced and has no row for the packet; a row of it may pass on.
  * 3. None has decided: allowed.
  * Global, so that the verifier goes through it once, whatever the callers know.
  */

@@ -9,7 +9,7 @@ import pytest
 from kilim.agent.bpf import syscall
 from kilim.agent.bpf.datapath import Settings, load_objects
 from kilim.agent.records import FORWARDED
-from kilim.model.tables import ALLOW, DENY, EndpointValue, PolicyRows, Tables, TablesDelta
+from kilim.model.tables import ALLOW, DENY, TIERS, EndpointValue, PolicyRows, Tables, TablesDelta, row_value
 from tests.kernel.frames import ICMP, A, B, icmp
 from tests.kernel.rig import INGRESS, REDIRECT, SHOT, Rig, row
 
@@ -87,14 +87,16 @@ def test_no_packet_sees_the_flags_of_one_policy_and_the_rows_of_another(rig: Rig
 
 
 def random_policy(choice: random.Random) -> PolicyRows:
-    return {
-        row(choice.randrange(2), choice.choice((0, 7, 8)), choice.choice((6, 17)), 1 << 10, 6): choice.choice((1, 2))
-        for _ in range(choice.randrange(5))
-    } | {row(choice.randrange(2), peer): ALLOW for peer in (0, 9) if choice.random() < 0.3}
+    keys = [
+        row(choice.randrange(2), choice.choice((0, 7, 8)), choice.choice((6, 17)), 1 << 10, 6)._replace(tier=tier)
+        for tier in choice.choices(TIERS, k=choice.randrange(5))
+    ]
+    found = {key: row_value(choice.choice((1, 2)), choice.randrange(3) if key.tier else 0) for key in keys}
+    return found | {row(choice.randrange(2), peer): ALLOW for peer in (0, 9) if choice.random() < 0.3}
 
 
 def random_tables(choice: random.Random) -> Tables:
-    subjects = {identity: choice.randrange(4) for identity in range(1001, 1006) if choice.random() < 0.7}
+    subjects = {identity: choice.randrange(64) for identity in range(1001, 1006) if choice.random() < 0.7}
     return Tables(
         {(ip << 8, 24 + ip % 9): (choice.randrange(1, 9), ip) for ip in range(1, 30) if choice.random() < 0.5},
         {
