@@ -90,7 +90,7 @@ def test_rows_changed_by_hand_are_named_and_repaired(lab: Lab) -> None:
         far_ip, far, tunnel = change_one_and_add_one(maps["ipcache"])
         keys, values = maps["endpoints"].read()
         maps["endpoints"].delete(keys[:1])
-        gone, row = format_ip(int(keys[0]["ip"])), f"{values[0]['endpoint_id']} {values[0]['identity']}"
+        gone, row = format_ip(int(keys[0]["ip"])), f"{values[0]['endpoint_id']} {values[0]['identity']} -"
     finally:
         for each in maps.values():
             os.close(each.fd)
