@@ -47,9 +47,9 @@ class Condition:
 
     async def status(self, *, this_replica_only: bool) -> api.StatusResponse:
         problems: list[str] = []
-        replicas = [self._own_status()]
-        if not this_replica_only:
-            replicas = await self._replica_statuses(problems)
+        others = [] if this_replica_only else await self._other_replicas(problems)
+        # From here on nothing waits, so that what is said of this replica is of one moment.
+        replicas = sorted([self._own_status(), *others], key=lambda status: status.name)
         nodes = [self.node_status(name) for name in sorted(self._replica.state.nodes)]
         etcd = self._etcd_status()
         problems += self._own_problems(etcd)
@@ -110,9 +110,9 @@ class Condition:
             compared_seq=self._auditor.seq,
         )
 
-    async def _replica_statuses(self, problems: list[str]) -> list[api.ReplicaStatus]:
+    async def _other_replicas(self, problems: list[str]) -> list[api.ReplicaStatus]:
         others = self._agreement.others()
-        statuses = [self._own_status()]
+        statuses = []
         for name, address in self._store.missed(MISSED_S).items():
             problems.append(f"replica {name}: is gone (last known at {address})")
             statuses.append(api.ReplicaStatus(name=name, address=address))
@@ -129,7 +129,7 @@ class Condition:
             if compared is not None:
                 status.comparison, status.compared_seq = compared.verdict, compared.seq
             statuses.append(status)
-        return sorted(statuses, key=lambda status: status.name)
+        return statuses
 
     def _etcd_status(self) -> api.EtcdStatus:
         statuses = self._store.statuses
