@@ -12,6 +12,7 @@ from typing import Any
 
 from kilim.cli.failure import Failure
 from kilim.lab.yaml_documents import BadYaml, load_documents
+from kilim.model.resource import KINDS
 
 ENDINGS = (".yaml", ".yml", ".json")
 STDIN = "-"
@@ -70,7 +71,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def parse_documents(text: str, name: str) -> Iterator[Document]:
-    """Empty documents count in the numbering and are left out; a `kind: List` becomes its items."""
+    """Empty documents count in the numbering and are left out; a `kind: List` (NetworkPolicyList …) becomes its items."""
     try:
         for number, body in enumerate(load_documents(text), 1):
             if body is not None:
@@ -82,18 +83,23 @@ def parse_documents(text: str, name: str) -> Iterator[Document]:
 def _objects(body: Any, source: str) -> Iterator[Document]:
     if not isinstance(body, dict):
         raise Failure(f"{source}: must be an object, is {_name_of(body)}")
-    if body.get("kind") != "List":
+    if not _is_list(body.get("kind")):
         try:
             json.dumps(body, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise Failure(f"{source}: cannot be said in JSON: {error}") from None
         yield Document(body, source)
         return
-    items = body.get("items")
+    items = [] if body.get("items", "") is None else body.get("items")  # as encoders write an empty list
     if not isinstance(items, list):
         raise Failure(f"{source}: items: must be a list")
     for index, item in enumerate(items):
         yield from _objects(item, f"{source}: items[{index}]")
+
+
+def _is_list(kind: Any) -> bool:
+    """As `kubectl get` prints one, or as the API server does (NetworkPolicyList)."""
+    return kind == "List" or (isinstance(kind, str) and kind.removesuffix("List") in KINDS and kind not in KINDS)
 
 
 def _name_of(value: Any) -> str:

@@ -111,6 +111,8 @@ def _parse_port(value: object, path: str) -> tuple[str, list[Port]]:
     end = read_integer(fields["endPort"], end_path) if fields.get("endPort") is not None else 0
     if not text:
         raise Invalid(port_path, "Required value: must be a number, as a string, or a name")
+    if text[0] == "0" and len(text) > 1 and text.isdigit():
+        raise invalid_value(port_path, text, "must be a decimal number without leading zeros")
     if not text.isascii() or not text.isdigit():
         name = _read_name(text, port_path)
         if end:

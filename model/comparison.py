@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kilim.model.address import Cidr, prefix_mask
+from kilim.model.compile import object_key
 from kilim.model.identity import ANY_PEER, HOST, REMOTE_NODE, WORLD
 from kilim.model.l4_set import L4Set
 from kilim.model.nouns import decode_endpoint_identity, decode_identity
@@ -171,8 +172,9 @@ def _stale_subjects(before: State, after: State, old: StateRules, new: StateRule
         for number in before.identities.data.keys() | after.identities.data.keys()
         if before.identities.data.get(number) != after.identities.data.get(number)
     }
-    hit = [rules for side in (old, new) for key, rules in side.policies.items() if key in changed]
-    others = [rules for side in (old, new) for key, rules in side.policies.items() if key not in changed]
+    parts = [(object_key(part), rules) for side in (old, new) for part, rules in side.policies.items()]
+    hit = [rules for key, rules in parts if key in changed]
+    others = [rules for key, rules in parts if key not in changed]
     hit += [rules for rules in others if _speaks_of(rules, identities, before, after)]
     if _ports(before) != _ports(after):
         hit += [rules for rules in others if rules.uses_port_names(INGRESS) or rules.uses_port_names(EGRESS)]

@@ -72,6 +72,11 @@ def part_key(key: str, number: int) -> str:
     return f"{key}\0{number}" if number else key
 
 
+def object_key(part: str) -> str:
+    """The key in the state of the policy with that part."""
+    return part.partition("\0")[0]
+
+
 def _closed(policy: Policy) -> tuple[PolicyRules, ...]:
     everyone = [in_namespace(policy.namespace) if policy.namespace else Requirement(NAMESPACE, EXISTS)]
     flags = ENFORCE_INGRESS | ENFORCE_EGRESS

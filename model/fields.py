@@ -1,7 +1,8 @@
 """Typed reading of a manifest's fields: what is not known, or not of the right type, is refused with its path.
 
-A visitor would get wrong: as in Go's JSON decoding, null is the same as missing, and a null item of a list of objects
-is the empty object (`ingress: [null]` means `ingress: [{}]`).
+A visitor would get wrong: as in Go's JSON decoding, null is the same as missing, a null item of a list of objects is
+the empty object (`ingress: [null]` means `ingress: [{}]`), and a null label is the empty text. Kinds that a
+CustomResourceDefinition defines have no such items and labels (`refuse_nulls`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -73,4 +74,21 @@ def read_integer(value: object, path: str) -> int:
 
 
 def read_text_map(value: object, path: str) -> Mapping[str, str]:
-    return {key: read_text(each, child(path, key)) for key, each in read_any_object(value, path).items()}
+    """A null value is the empty text: were it left out, a selector would select more."""
+    known = read_any_object(value, path)
+    every = value if isinstance(value, dict) else known
+    return {key: read_text(each, child(path, key)) for key, each in every.items()}
+
+
+def refuse_nulls(value: object, path: str) -> None:
+    """Null items of lists, and null values of labels, which kinds defined by a CustomResourceDefinition cannot have."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            if item is None:
+                raise Invalid(f"{path}[{number}]", "must not be null")
+            refuse_nulls(item, f"{path}[{number}]")
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if each is None and path.endswith(("matchLabels", "labels")):
+                raise Invalid(child(path, str(key)), "must be a string, not null")
+            refuse_nulls(each, child(path, str(key)))

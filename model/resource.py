@@ -17,7 +17,7 @@ from typing import NamedTuple
 from kilim.model.cidr_group import CIDR_GROUP, parse_cidr_group_spec
 from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE, parse_cilium_specs
 from kilim.model.cluster_network_policy import CLUSTER_NETWORK_POLICY, parse_cluster_network_policy_spec
-from kilim.model.fields import Object, read_any_object, read_object, read_text, read_text_map
+from kilim.model.fields import Object, read_any_object, read_object, read_text, read_text_map, refuse_nulls
 from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE_NAME_LABEL, sorted_pairs
 from kilim.model.names import check_dns_label, check_dns_subdomain, check_labels, check_qualified_name
@@ -48,6 +48,9 @@ _DROPPED_METADATA = (
 )
 
 
+_CUSTOM_GROUPS = ("cilium.io", "policy.networking.k8s.io")
+
+
 @dataclass(frozen=True, slots=True)
 class Resource:
     """`manifest_json` is canonical; for a Policy it is also in the noun."""
@@ -68,6 +71,11 @@ class _Kind(NamedTuple):
     check_name: Callable[[str, str], None]
     noun: Callable[[_Metadata, Object, str], Policy | Namespace | Pod]
     fields: tuple[str, ...] = _OBJECT_FIELDS
+
+    @property
+    def is_custom(self) -> bool:
+        """Defined by a CustomResourceDefinition, whose schema is checked before anything else."""
+        return self.api_versions[0].partition("/")[0] in _CUSTOM_GROUPS
 
 
 def _network_policy(metadata: _Metadata, fields: Object, manifest_json: str) -> Policy:
@@ -130,6 +138,10 @@ def parse_manifest(obj: object) -> Resource:
     name = read_text(fields.get("kind"), "kind")
     kind = _kind_of(name, read_text(fields.get("apiVersion"), "apiVersion"))
     read_object(fields, "", kind.fields)
+    if kind.is_custom:
+        for field in ("spec", "specs"):
+            refuse_nulls(fields.get(field), field)
+        refuse_nulls(read_any_object(fields.get("metadata"), "metadata").get("labels"), "metadata.labels")
     metadata = _parse_metadata(fields.get("metadata"), kind)
     if name == "Namespace":
         metadata.labels[NAMESPACE_NAME_LABEL] = metadata.name

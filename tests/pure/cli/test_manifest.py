@@ -31,6 +31,8 @@ def test_json_is_yaml() -> None:
 def test_a_list_becomes_its_items() -> None:
     text = "kind: List\nitems: [{kind: A}, {kind: B}]"
     assert [source for _, source in parsed(text)] == ["p.yaml: document 1: items[0]", "p.yaml: document 1: items[1]"]
+    assert len(parsed("kind: NetworkPolicyList\nitems: [{kind: A}, {kind: B}]")) == 2
+    assert parsed("kind: List\nitems: null") == []
 
 
 def test_a_date_stays_text_and_merge_keys_work() -> None:

@@ -89,6 +89,21 @@ def test_a_policy_that_closes_a_namespace_to_the_world(simulate: Simulate) -> No
     assert count == "4 verdicts would change"
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_each_spec_of_a_policy_counts(simulate: Simulate, order: tuple[int, int]) -> None:
+    specs = ({"endpointSelector": {"matchLabels": {"app": "nobody"}}}, {"endpointSelector": {}})
+    manifest = {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumNetworkPolicy",
+        "metadata": {"name": "closes", "namespace": "shop"},
+        "specs": [{**specs[number], "egress": [{}]} for number in order],
+    }
+    done = simulate(world(), manifest)
+    assert done.exit_code == 0
+    assert "(CiliumNetworkPolicy shop/closes)" in done.stdout
+    assert done.stdout.splitlines()[-1] != "no verdict would change"
+
+
 def test_nothing_would_change(simulate: Simulate) -> None:
     done = simulate(world(), policy("closed", podSelector={}, policyTypes=["Ingress"]), "--exit-code")
     assert done.exit_code == 0
