@@ -45,12 +45,11 @@ class PhasedWriter:
         self._replica = replica
         self._writer = writer
         self._reports = reports
-        self._given_up: dict[str, int] = {}  # nodes that were waited for in vain, and what they enforced
+        self._given_up: dict[str, int] = {}  # nodes that were waited for in vain, and for which event
 
     async def submit(self, command: Command, actor: str) -> Answer:
         """As `Writer.submit`."""
-        if isinstance(command, ApplyObjects | DeleteObjects):
-            command = replace(command, keep_memberships=True)
+        command = _in_phases(command)
         if not isinstance(command, _AT_ONCE):
             await self._prepare(command, actor)
         answer = await self._writer.submit(command, actor)
@@ -59,10 +58,11 @@ class PhasedWriter:
         return answer
 
     def preview(self, command: Command) -> Answer:
-        return self._writer.preview(command)
+        return self._writer.preview(_in_phases(command))
 
     async def _prepare(self, command: Command, actor: str) -> None:
         deadline_s = time.monotonic() + PATIENCE_S
+        begun = False
         for _ in range(_ROUNDS):  # others may change meanwhile what is needed
             if not self._replica.loaded:
                 return
@@ -70,6 +70,9 @@ class PhasedWriter:
             waited = await self._enforced(first.seq, deadline_s)
             if first.command is not None:
                 try:
+                    if not begun:
+                        self._writer.preview(command)
+                    begun = True
                     await self._writer.submit_uncounted(first.command, actor)
                 except Refusal:
                     return  # the command itself says it better
@@ -91,7 +94,7 @@ class PhasedWriter:
         while late := self._late(seq):
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                self._given_up |= late
+                self._given_up |= dict.fromkeys(late, seq)
                 _logger.warning("nodes are not waited for", nodes=sorted(late), seq=seq)
                 return False
             waited = True
@@ -101,6 +104,13 @@ class PhasedWriter:
                     await asyncio.sleep(TOGETHER_S)
         return waited
 
-    def _late(self, seq: int) -> dict[str, int]:
+    def _late(self, seq: int) -> set[str]:
         late = self._reports.behind(seq)
-        return {node: enforced for node, enforced in late.items() if self._given_up.get(node) != enforced}
+        return {node for node, enforced in late.items() if enforced >= self._given_up.get(node, 0)}
+
+
+def _in_phases(command: Command) -> Command:
+    """Labels that nobody needs after it go in a phase of their own."""
+    if isinstance(command, ApplyObjects | DeleteObjects):
+        return replace(command, keep_memberships=True)
+    return command

@@ -115,6 +115,9 @@ class Writer:
         outcome = decide_batch(self._replica.view, [command])[0]
         if isinstance(outcome, Refusal):
             raise outcome
+        too_large = check_size(command, _records(outcome, ""), _preparations(outcome))
+        if too_large is not None:
+            raise too_large
         return Answer(self._replica.seq, outcome.result)
 
     async def run(self) -> None:
@@ -177,7 +180,7 @@ class Writer:
             batch.append(self._queue.get_nowait())
 
     def _see_commit(self) -> None:
-        if self._replica.head is not None:
+        if self._replica.loaded and self._replica.head is not None:  # writers of long ago have no turn
             self._turns.note_commit(self._replica.head.writer, time.monotonic())
 
     async def _current_head(self, fresh: bool) -> LogHead:
@@ -214,7 +217,7 @@ class Writer:
             decided: list[tuple[_Answered, list[bytes], int]] = []
             for waiting, outcome in zip(batch, outcomes, strict=True):
                 records = _records(outcome, waiting.actor)
-                preparations = outcome.preparations if isinstance(outcome, Decided) else 0
+                preparations = _preparations(outcome)
                 too_large = check_size(waiting.command, records, preparations)
                 if too_large is not None and not waiting.answer.done():  # who asked may have given up
                     waiting.answer.set_exception(too_large)
@@ -272,6 +275,10 @@ class Writer:
     def _note(self, error: KvError) -> None:
         self._head = None
         _logger.warning("commands not appended", error=str(error), kind=type(error).__name__)
+
+
+def _preparations(outcome: Outcome) -> int:
+    return outcome.preparations if isinstance(outcome, Decided) else 0
 
 
 def _records(outcome: Outcome, actor: str) -> list[bytes]:

@@ -13,7 +13,6 @@ once is remembered before covering: that never grows by more than the bound grew
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from kilim.controlplane.decide.row_counts import RowCounts
 from kilim.controlplane.decide.widths import PortWidths, Weight
@@ -27,7 +26,7 @@ from kilim.v1 import events_pb2 as pb
 
 
 class _Node:
-    __slots__ = ("endpoints_of", "rows", "growth", "counted", "counted_at", "refused")
+    __slots__ = ("endpoints_of", "rows", "growth", "counted", "counted_at")
 
     def __init__(self) -> None:
         self.endpoints_of: dict[int, int] = {}  # subject -> how many endpoints here have it
@@ -35,13 +34,6 @@ class _Node:
         self.growth = 0  # all that was ever added to `rows`
         self.counted: int | None = None  # rows before covering, when `growth` was `counted_at`
         self.counted_at = 0
-        self.refused: Refused | None = None  # the last growth that was counted and found too much
-
-
-class Refused(NamedTuple):
-    rows: int  # the bound before it
-    growth: int
-    needed: int  # what was counted, at least
 
 
 class PolicyBounds:
@@ -92,7 +84,7 @@ class PolicyBounds:
             return
         self._index.enforcement = enforcement
         for name, node in self._nodes.items():
-            node.counted = node.refused = None
+            node.counted = None
             self._add(name, 0)
 
     def change_identity(self, change: Change) -> None:
@@ -214,21 +206,6 @@ class PolicyBounds:
             self.touched.setdefault(name, node.rows - rows)
 
     # --- counting
-
-    def refused_before(self, name: str) -> int:
-        """The rows that were needed when as much growth was refused of a node that held no more than now; 0: never.
-        Whoever repeats a command that is too large for ever does not have it counted for ever."""
-        node = self._nodes.get(name)
-        if node is None or node.refused is None or name not in self.touched:
-            return 0
-        rows, growth, needed = node.refused
-        before = self.touched[name]
-        return needed if before >= rows and node.rows - before >= growth else 0
-
-    def remember_refused(self, name: str, needed: int) -> None:
-        node, before = self._nodes[name], self.touched[name]
-        if node.rows > before:
-            node.refused = Refused(before, node.rows - before, needed)
 
     def count_over(self, name: str, limit: int) -> int:
         """0: the node's rows are within the limit; else that many at least."""

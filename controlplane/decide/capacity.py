@@ -31,9 +31,8 @@ def check_subjects_and_policy(draft: Draft) -> None:
         subjects = bounds.subjects_on(node)
         if subjects > limits.subjects:
             _refuse_growth(draft, "subjects", node, limits.subjects, str(subjects))
-        rows = bounds.refused_before(node) or bounds.count_over(node, limits.policy)
+        rows = bounds.count_over(node, limits.policy)
         if rows:
-            bounds.remember_refused(node, rows)
             _refuse_growth(draft, "policy", node, limits.policy, f"at least {rows}")
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-from kilim.controlplane.decide.bounds import PolicyBounds
 from kilim.controlplane.decide.command import ChangeSetting, RemoveEndpoint
 from kilim.controlplane.decide.limits import Limits
 from kilim.controlplane.decide.refusal import Code
@@ -91,19 +88,14 @@ def test_a_pod_that_makes_rows_of_other_nodes_grow_is_refused() -> None:
     world.do(endpoint("c", "10.244.1.7", 5, "node2", group="x", own="c"))
 
 
-def test_what_was_refused_is_not_counted_again_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = world_of(policy=9)
-    world.do(endpoint("web", "10.244.0.3", 1, app="web"))
-    world.do(endpoint("a", "10.244.1.3", 1, "node2", group="x", own="a"))
-    world.do(apply(pods("p", "web", "x", *range(80, 88))))
-    world.refusal(apply(pods("q", "web", "x", 90, 91)))
-    with monkeypatch.context() as patched:
-        patched.setattr(PolicyBounds, "count_over", lambda *_: pytest.fail("counted again"))
-        refusal = world.refusal(apply(pods("q", "web", "x", 92, 93)))
-        assert refusal.message == "table policy of node node1 holds 9 rows, at least 11 would be needed"
-    world.refusal(apply(pods("q", "web", "x", 90)))
-    world.do(apply(pods("p", "web", "x", *range(80, 86))))
-    world.do(apply(pods("q", "web", "x", 92, 93)))
+def test_what_was_refused_says_nothing_of_what_fits() -> None:
+    """Copies of a policy that is there make no rows, however much larger they make the bound."""
+    world = world_of(policy=16)
+    world.do(endpoint("a", "10.244.0.3", 1, app="w", group="g"))
+    ports = (80, 81, 83, 85, 87)
+    world.do(apply(pods("one", "w", "g", *ports)))
+    world.refusal(apply(pods("big", "w", "g", *range(101, 161, 4))))
+    world.do(apply(*(pods(f"copy{number}", "w", "g", *ports) for number in range(8))))
 
 
 def test_rows_count_in_the_mode_that_holds() -> None:
