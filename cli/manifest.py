@@ -71,7 +71,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def parse_documents(text: str, name: str) -> Iterator[Document]:
-    """Empty documents count in the numbering and are left out; a `kind: List` (NetworkPolicyList …) becomes its items."""
+    """Empty documents count in the numbering and are left out; a List (NetworkPolicyList …) becomes its items."""
     try:
         for number, body in enumerate(load_documents(text), 1):
             if body is not None:
