@@ -5,6 +5,8 @@ have something to append go in turn, by these rules:
  1. Who is not in the line goes at once. A commit puts its writer at the end of the line.
  2. Who is in the line leaves a slot of time to each one before it, from the last commit on, and goes then.
  3. Who lets its turn pass is out of the line: all who stood before the writer of a commit.
+ 4. Who loses again and again, as its decisions take longer than others' appends, asks for a slot that is long enough.
+    All others leave it that, once for each time it asks, until its commit is seen.
 Easy to get wrong: this only makes losing rare, and proves nothing. The guard of the append does.
 """
 
@@ -13,6 +15,11 @@ SLOT_APPENDS = 4.0
 SLOT_MIN_S = 0.004
 SLOT_MAX_S = 0.1
 WRITERS_MAX = 8
+# Rule 4.
+LOST_MAX = 3
+ASKED_TRIES = 4.0  # of as long as the last one took
+ASKED_MIN_S = 0.05
+ASKED_MAX_S = 2.0
 _WEIGHT = 0.2  # of the last append in the mean
 
 
@@ -21,6 +28,8 @@ class Turns:
         self._line: list[str] = []
         self._last_s = 0.0
         self._append_s = 0.0  # how long an append takes
+        self._asked = ""  # by whom, the last time
+        self._asked_until_s = 0.0
 
     def note_append(self, took_s: float) -> None:
         self._append_s += _WEIGHT * (took_s - self._append_s)
@@ -31,9 +40,24 @@ class Turns:
         self._line.append(writer)
         del self._line[:-WRITERS_MAX]
         self._last_s = now_s
+        if writer == self._asked.partition(" ")[0]:
+            self._asked_until_s = 0.0
+
+    def note_asked(self, asked: str, now_s: float) -> None:
+        """As `EventLog.asked` says it."""
+        wanted = asked.rpartition(" ")[2]
+        if asked != self._asked and wanted.isdecimal():
+            self._asked = asked
+            self._asked_until_s = now_s + min(int(wanted[:9]) / 1e3, ASKED_MAX_S)
 
     def wait_s(self, writer: str, now_s: float) -> float:
         """How long `writer` leaves it to others, unless a commit is seen before; 0: it may go."""
         before = self._line.index(writer) if writer in self._line else 0
         slot_s = min(max(self._append_s * SLOT_APPENDS, SLOT_MIN_S), SLOT_MAX_S)
-        return max(self._last_s + before * slot_s - now_s, 0.0)
+        asked_until_s = 0.0 if writer == self._asked.partition(" ")[0] else self._asked_until_s
+        return max(self._last_s + before * slot_s - now_s, asked_until_s - now_s, 0.0)
+
+
+def asked_slot_s(took_s: float) -> float:
+    """What to ask for where a try in vain took so long."""
+    return min(max(took_s * ASKED_TRIES, ASKED_MIN_S), ASKED_MAX_S)

@@ -22,7 +22,7 @@ from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.packing import Part, check_size, pack
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.store import FULL
-from kilim.controlplane.turns import Turns
+from kilim.controlplane.turns import LOST_MAX, Turns, asked_slot_s
 from kilim.kvstore.errors import Conflict, KvError, LogBroken, NoSpace, OutcomeUnknown, Unavailable
 from kilim.kvstore.log import EventLog, LogHead
 from kilim.v1 import events_pb2 as pb
@@ -142,6 +142,7 @@ class Writer:
         """Decide and append until every command of the batch has its answer; those that come before it is our turn
         are put in it. Raises KvError for those that have none."""
         fresh = False
+        lost = 0
         while True:
             batch[:] = [waiting for waiting in batch if not waiting.answer.done()]
             if not batch:
@@ -153,6 +154,7 @@ class Writer:
                 raise Unavailable(f"the log's head cannot be read from etcd within {HEAD_S:g} s") from None
             if not fresh:  # else the head was read before the others came
                 self._join(batch)
+            begun_s = time.monotonic()
             parts = self._decide(batch)
             if not any(part.records for part in parts):
                 if fresh:
@@ -164,6 +166,10 @@ class Writer:
             except _DecideAgain:
                 self._counters.append_conflicts.inc()
                 fresh = False
+                lost += 1
+                if lost % LOST_MAX == 0:
+                    with contextlib.suppress(KvError):
+                        await self._log.ask_turn(asked_slot_s(time.monotonic() - begun_s))
 
     async def _wait_turn(self, fresh: bool) -> LogHead:
         """The current head, once we may append to it."""
@@ -253,6 +259,7 @@ class Writer:
             await self._find_out(head.next_seq, part, error)
             raise _DecideAgain from error
         self._turns.note_append(time.monotonic() - begun_s)
+        self._turns.note_asked(self._log.asked, time.monotonic())
         self._counters.append_events.inc(len(part.records))
         self._replica.apply(commit)
         return self._head

@@ -2,6 +2,7 @@
 
     /kilim/v1/<cluster>/log/<first seq, 20 digits>   one commit
                        /head                         what the next append must follow
+                       /turn                         who asks the others to let it append
                        /start                        where the log begins, once it was trimmed
                        /snapshot/<seq, 20 digits>    the manifest of a complete snapshot
                        /snapshot-part/<seq, 20 digits>/<n, 6 digits>   some of its records
@@ -37,6 +38,10 @@ class Keys:
     @property
     def head(self) -> bytes:
         return self.prefix + b"head"
+
+    @property
+    def turn(self) -> bytes:
+        return self.prefix + b"turn"
 
     @property
     def leader(self) -> bytes:

@@ -42,6 +42,8 @@ class EventLog:
         self._keys = Keys(cluster)
         self.writer = secrets.token_hex(8)
         self._appends = itertools.count(1)
+        self.asked = ""  # who asked for the turn, as of our last append (`ask_turn`); empty: nobody
+        self._asks = False
 
     async def head(self) -> LogHead:
         """What the next append must follow; next_seq 1 and mod_revision 0 where nothing was ever appended."""
@@ -75,6 +77,7 @@ class EventLog:
             success=[
                 transaction.put(self._keys.commit(commit.first_seq), commit.encoded),
                 transaction.put(self._keys.head, head_value),
+                transaction.delete(self._keys.turn) if self._asks else transaction.get(self._keys.turn),
             ],
             failure=[transaction.get(self._keys.head)],
             repeat=Repeat.HARMLESS,
@@ -83,8 +86,17 @@ class EventLog:
         applied_at = result.revision
         if not result.succeeded:
             applied_at = await self._find_own(commit, after, result.found[0], result.repeated)
+        else:
+            self.asked = result.found[-1][0].value.decode() if result.found[-1] else ""
+            self._asks = False
         commit = replace(commit, revision=applied_at)
         return commit, head_after(commit)
+
+    async def ask_turn(self, slot_s: float) -> None:
+        """Whoever appends is told, by `asked`, that this writer would like to be alone for so long. A courtesy: nothing
+        is guarded by it, and our next append takes it back. "<writer> <number> <milliseconds>"."""
+        self._asks = True
+        await self._client.put(self._keys.turn, f"{self.writer} {next(self._appends)} {slot_s * 1e3:.0f}".encode())
 
     def _encode(self, after: LogHead, records: Sequence[bytes]) -> Commit:
         if len(records) > COMMIT_RECORDS_MAX:

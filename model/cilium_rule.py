@@ -3,7 +3,8 @@
 A visitor would get wrong: an empty rule `{}` selects nobody, unlike in a NetworkPolicy; it is there to isolate.
 
 What a rule selects, first that holds:
-1. Nobody, if one of its lists of peers is there but empty, or if it has neither peers nor ports nor types.
+1. Nobody, if one of its lists of peers is there but empty, or if it has neither peers nor ports nor types. Empty lists
+   of groups, services and FQDNs count as absent.
 2. Its peers; of one list only, as two in a rule may not be combined.
 3. Without a list of peers: anybody at all, on its ports.
 CIDRs select prefixes outside the cluster, never endpoints, and nodes only as the policy says (`cidrs_include_nodes`);
@@ -28,6 +29,7 @@ from kilim.model.selector import EXISTS, IN, Requirement, Selector, parse_select
 NOT_SUPPORTED = "not supported"
 _AUTHENTICATION = ("disabled", "required", "test-always-fail")
 _EVERYBODY = "all"
+_ABSENT_WHERE_EMPTY = ("Groups", "Services", "FQDNs")
 _ENTITIES: dict[str, tuple[str, ...]] = {
     "none": (),
     "world": ("reserved:world",),
@@ -62,9 +64,9 @@ def parse_cilium_rule(value: object, path: str, section: str, context: Context) 
     found: dict[str, _Peers] = {}
     for name, parse in _PEERS.items():
         if side + name in fields and side + name in _known(section, side):
-            found[side + name] = parse(
-                read_list(fields[side + name], child(path, side + name)), child(path, side + name), context
-            )
+            items = read_list(fields[side + name], child(path, side + name))
+            if items or name not in _ABSENT_WHERE_EMPTY:
+                found[side + name] = parse(items, child(path, side + name), context)
     filled = [name for name in found if fields[name]]
     if len(filled) > 1:
         raise Invalid(child(path, filled[1]), f"Forbidden: may not be combined with `{filled[0]}` in one rule")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.commit import CHAIN_START, Commit, verify_commit
 from kilim.kvstore.embedded import EmbeddedEtcd
 from kilim.kvstore.head import LogHead, head_after
+from kilim.kvstore.keys import Keys
 from kilim.kvstore.log import EventLog
 from kilim.kvstore.snapshots import SnapshotStore
 from kilim.model.nouns import Namespace
@@ -27,6 +29,7 @@ from kilim.v1 import events_pb2 as pb
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 REPLICAS, CLIENTS, COMMANDS = 3, 4, 40
+PATIENCE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +153,44 @@ async def test_who_comes_after_a_look_at_the_head_is_not_answered_by_it(
         monkeypatch.setattr(one.log, "head", head_and_meanwhile)
         assert (await one.writer.submit(namespace("here"), "test")).seq == 1  # nothing to do, as of that look
         assert (await late[0]).seq == 3
+
+
+@pytest.mark.parametrize("busy", [1, 2])
+async def test_decisions_that_take_longer_than_others_appends_get_their_turn(
+    etcd: EmbeddedEtcd, cluster: str, busy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a word to the others it would lose as long as they go on."""
+    async with contextlib.AsyncExitStack() as stack:
+        slow, *others = [await stack.enter_async_context(appender(etcd.endpoints, cluster)) for _ in range(1 + busy)]
+        append = slow.log.append
+
+        async def append_late(after: LogHead, records: Sequence[bytes], **options: float) -> tuple[Commit, LogHead]:
+            await asyncio.sleep(0.15)  # as if it had decided for so long; the loop is shared by all here
+            return await append(after, records, **options)
+
+        monkeypatch.setattr(slow.log, "append", append_late)
+
+        async def client(one: Appender, name: str) -> None:
+            for number in itertools.count():
+                await one.writer.submit(namespace(f"{name}-{number}"), "busy")
+
+        clients = [
+            asyncio.create_task(client(one, f"busy-{number}-{each}"), name="client")
+            for number, one in enumerate(others)
+            for each in range(2)
+        ]
+        await asyncio.sleep(0.3)
+        try:
+            for number in range(3):
+                async with asyncio.timeout(PATIENCE_S):
+                    await slow.writer.submit(namespace(f"slow-{number}"), "slow")
+            assert slow.conflicts, "nothing was contended for"
+        finally:
+            for task in clients:
+                task.cancel()
+            await asyncio.gather(*clients, return_exceptions=True)
+        client_of_etcd = EtcdClient(etcd.endpoints)
+        try:
+            assert await client_of_etcd.get(Keys(cluster).turn) is None, "it was taken back"
+        finally:
+            await client_of_etcd.close()

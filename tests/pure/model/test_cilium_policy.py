@@ -181,7 +181,6 @@ L4: list[tuple[dict[str, Any], set[str]]] = [
     ({"toPorts": [{"ports": [{"port": "80", "endPort": 8080, "protocol": "TCP"}]}]}, {"tcp80", "tcp81", "tcp8080"}),
     ({"toPorts": [{"ports": [{"port": "81", "endPort": 65535, "protocol": "TCP"}]}]}, TCP - {"tcp0", "tcp80"}),
     ({"toPorts": [{"ports": [{"port": "80", "endPort": 0, "protocol": "TCP"}]}]}, {"tcp80"}),
-    ({"toPorts": [{"ports": [{"port": "0080", "protocol": "TCP"}]}]}, {"tcp80"}),
     ({"toPorts": [{"ports": [{"port": "web"}]}]}, {"tcp8080"}),
     ({"toPorts": [{"ports": [{"port": "WEB", "protocol": "TCP"}]}]}, {"tcp8080"}),
     ({"toPorts": [{"ports": [{"port": "web", "protocol": "UDP"}]}]}, set()),
@@ -204,6 +203,13 @@ L4: list[tuple[dict[str, Any], set[str]]] = [
     ({"icmps": [{}]}, set()),
     ({"toPorts": None, "icmps": None, "authentication": {"mode": "disabled"}}, ANY_L4),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["toGroups", "toServices"])
+def test_an_empty_list_of_what_has_no_selectors_counts_as_absent(field: str) -> None:
+    deny = [{field: [], "toPorts": [{"ports": [TCP_80]}]}]
+    went = Net(policy(spec=DB | {"egress": [{"toEntities": ["all"]}], "egressDeny": deny}))
+    assert {each for each in PORTS if went.passes("a/db", "a/web", each)} == ANY_L4 - {"tcp80"}
 
 
 @pytest.mark.parametrize(("l4", "expected"), L4)
