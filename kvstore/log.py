@@ -87,7 +87,7 @@ class EventLog:
         if not result.succeeded:
             applied_at = await self._find_own(commit, after, result.found[0], result.repeated)
         else:
-            self.asked = result.found[-1][0].value.decode() if result.found[-1] else ""
+            self.asked = result.found[-1][0].value.decode(errors="replace") if result.found[-1] else ""
             self._asks = False
         commit = replace(commit, revision=applied_at)
         return commit, head_after(commit)
