@@ -28,10 +28,10 @@ struct ct_verdict {
 };
 
 struct ct_entry {
-	__u32 expires;	   /* ticks; not after: as good as no entry */
-	__u8 initiator;	   /* which end opened it: 0 lo, 1 hi */
-	__u8 tcp_flags[2]; /* FIN SYN RST ACK seen from the initiator, from the other end */
-	__u8 audited;	   /* bits by direction: passes by audit mode alone, which has been recorded */
+	__u32 expires;		       /* ticks; not after: as good as no entry */
+	__u8 initiator;		       /* which end opened it: 0 lo, 1 hi */
+	__u8 tcp_flags[2];	       /* FIN SYN RST ACK seen from the initiator, from the other end */
+	__u8 audited;		       /* bits by direction: passes by audit mode alone, which has been recorded */
 	struct ct_verdict verdicts[2]; /* by INGRESS, EGRESS, of the original direction */
 };
 
@@ -118,9 +118,9 @@ static __always_inline bool ct_consented(const struct ct_entry *entry, __u32 sub
 	return row && verdict->subject == subject && verdict->revision == row->revision;
 }
 
-/* Whether an ICMP error is about a live connection of this node, to which its ends here consent at present. The embedded
- * packet must be one that the receiver of the error has sent, and an endpoint can only complain about what was sent to
- * itself. Global, so that the verifier goes through it once. */
+/* Whether an ICMP error is about a live connection of this node, to which its ends here consent at present. The
+ * embedded packet must be one that the receiver of the error has sent, and an endpoint can only complain about what was
+ * sent to itself. Global, so that the verifier goes through it once. */
 __noinline int ct_related(struct __sk_buff *skb, const struct packet *p)
 {
 	const struct ct_entry *entry;

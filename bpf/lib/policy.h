@@ -49,7 +49,7 @@ struct policy_key {
 	__u32 table;
 	__u32 subject;
 	__u32 peer; /* PEER_ANY: whoever */
-	__u8 way;    /* direction | tier << 1 */
+	__u8 way;   /* direction | tier << 1 */
 	__u8 protocol;
 	__be16 port; /* for ICMP the type */
 };

@@ -6,7 +6,8 @@
  *     opened by initiator ──▶ responder        egress  side: initiator's subject, if the initiator is of this node
  *                                              ingress side: responder's subject, if the responder is of this node
  *
- * 1. An ICMP error about a live connection passes, if the ends here consent to that still. Any other is judged as what it is, an ICMP packet of its type.
+ * 1. An ICMP error about a live connection passes, if the ends here consent to that still. Any other is judged as what
+ * it is, an ICMP packet of its type.
  * 2. The entry of the connection, unless expired or reopened, says who opened it; without one, the sender did.
  * 3. If the entry holds the consent of each side, given at the side's present revision, it passes (no policy look-up).
  * 4. Otherwise each side is judged again, in the original direction. The first that refuses gives the reason.
