@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from kilim.cli.kinds import Kind
+from kilim.model.service import SERVICE_NAME_LABEL
 
 Cell = Callable[[dict[str, Any]], object]
 
@@ -56,6 +57,26 @@ def _ports(item: dict[str, Any]) -> list[str]:
     containers = (item.get("spec") or {}).get("containers") or []
     ports = [port for container in containers for port in container.get("ports") or []]
     return [f"{port.get('name') or port.get('containerPort')}/{port.get('protocol', 'TCP')}" for port in ports]
+
+
+def _external_ips(item: dict[str, Any]) -> object:
+    spec = item.get("spec") or {}
+    if spec.get("type") == "ExternalName":
+        return spec.get("externalName")
+    return spec.get("externalIPs") or ("<pending>" if spec.get("type") == "LoadBalancer" else None)
+
+
+def _service_ports(item: dict[str, Any]) -> list[str]:
+    ports = (item.get("spec") or {}).get("ports") or []
+    return [f"{port['port']}{_node_port(port)}/{port.get('protocol') or 'TCP'}" for port in ports]
+
+
+def _node_port(port: dict[str, Any]) -> str:
+    return f":{port['nodePort']}" if port.get("nodePort") else ""
+
+
+def _endpoint_addresses(item: dict[str, Any]) -> list[str]:
+    return [address for each in item.get("endpoints") or [] for address in each["addresses"]]
 
 
 def _identity_labels(item: dict[str, Any]) -> list[str]:
@@ -114,6 +135,19 @@ OF_KIND: dict[str, tuple[Column, ...]] = {
     "CiliumNetworkPolicy": _CILIUM_POLICY,
     "CiliumClusterwideNetworkPolicy": _CILIUM_POLICY,
     "CiliumCIDRGroup": (LABELS, Column("CIDRS", at("spec.externalCIDRs"))),
+    "Service": (
+        Column("TYPE", lambda item: at("spec.type")(item) or "ClusterIP"),
+        Column("CLUSTER-IP", at("spec.clusterIP")),
+        Column("EXTERNAL-IP", _external_ips),
+        Column("PORT(S)", _service_ports),
+        Column("SELECTOR", at("spec.selector"), wide=True),
+    ),
+    "EndpointSlice": (
+        Column("ADDRESSTYPE", at("addressType")),
+        Column("PORTS", lambda item: [port.get("port") or "*" for port in item.get("ports") or []]),
+        Column("ENDPOINTS", _endpoint_addresses),
+        Column("SERVICE", lambda item: (at("metadata.labels")(item) or {}).get(SERVICE_NAME_LABEL), wide=True),  # type: ignore[attr-defined]
+    ),
     "Namespace": (LABELS,),
     "Pod": (
         LABELS,

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any
 
+from kilim.model.nouns import EndpointSlice, Service
+from kilim.model.service import service_of, slice_of
 from kilim.v1 import events_pb2 as pb
 
 SECTIONS = {"ingress": "ingress", "ingressDeny": "ingress deny", "egress": "egress", "egressDeny": "egress deny"}
@@ -57,6 +59,21 @@ def _said(manifest: Any) -> str:
     return "rules: " + ", ".join(counts) if counts else "no rules"
 
 
+def _service(body: Any) -> str:
+    service = body.service
+    spec = service_of(Service(service.namespace, service.name, service.manifest_json))
+    selector = ",".join(f"{key}={value}" for key, value in spec.selector)
+    return f"{_place(service)} ({f'selector {selector}' if selector else 'no selector'})"
+
+
+def _endpoint_slice(body: Any) -> str:
+    part = body.endpoint_slice
+    spec = slice_of(EndpointSlice(part.namespace, part.name, part.manifest_json))
+    count = len(spec.addresses)
+    of = f"of service {spec.service}" if spec.service else "of no service"
+    return f"{_place(part)} ({of}, {count} address{'' if count == 1 else 'es'})"
+
+
 def _labels(noun: Any) -> str:
     return ",".join(f"{label.key}={label.value}" for label in noun.labels) or "no labels"
 
@@ -77,4 +94,8 @@ SUMMARIES: dict[str, Callable[[Any], str]] = {
     "pod_replaced": lambda body: f"{_place(body.pod)} {_labels(body.pod)}",
     "pod_removed": _place,
     "setting_changed": lambda body: f"{body.setting.name}={body.setting.value}",
+    "service_replaced": _service,
+    "service_removed": _place,
+    "endpoint_slice_replaced": _endpoint_slice,
+    "endpoint_slice_removed": _place,
 }

@@ -34,6 +34,8 @@ KINDS = (
         ("ciliumclusterwidenetworkpolicies", "ciliumclusterwidenetworkpolicy", "ccnp"),
     ),
     Kind("CiliumCIDRGroup", "cilium.io", False, ("ciliumcidrgroups", "ciliumcidrgroup", "ccg")),
+    Kind("Service", "", True, ("services", "service", "svc")),
+    Kind("EndpointSlice", "discovery.k8s.io", True, ("endpointslices", "endpointslice")),
     Kind("Namespace", "", False, ("namespaces", "namespace", "ns")),
     Kind("Pod", "", True, ("pods", "pod", "po")),
     Kind("Node", "", False, ("nodes", "node", "no")),

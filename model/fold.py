@@ -55,6 +55,10 @@ RULES: dict[str, _Rule] = {
     "pod_replaced": ("pod", "pod", _by_namespace_and_name),
     "pod_removed": ("pod", None, _by_namespace_and_name),
     "setting_changed": ("setting", "setting", _by_name_and_node),
+    "service_replaced": ("service", "service", _by_namespace_and_name),
+    "service_removed": ("service", None, _by_namespace_and_name),
+    "endpoint_slice_replaced": ("endpoint_slice", "endpoint_slice", _by_namespace_and_name),
+    "endpoint_slice_removed": ("endpoint_slice", None, _by_namespace_and_name),
 }
 
 

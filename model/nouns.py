@@ -87,7 +87,25 @@ class Setting:
     node: str = ""
 
 
-Noun = Node | Identity | Endpoint | Policy | Namespace | Pod | Setting
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A v1 Service as applied; `manifest_json` has sorted keys and no white space."""
+
+    namespace: str
+    name: str
+    manifest_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """A discovery.k8s.io/v1 EndpointSlice as applied; `manifest_json` has sorted keys and no white space."""
+
+    namespace: str
+    name: str
+    manifest_json: str
+
+
+Noun = Node | Identity | Endpoint | Policy | Namespace | Pod | Setting | Service | EndpointSlice
 
 
 def _labels_to_pb(labels: LabelPairs) -> list[pb.Label]:
@@ -160,6 +178,14 @@ def setting_to_pb(setting: Setting) -> pb.Setting:
     return pb.Setting(name=setting.name, value=setting.value, node=setting.node)
 
 
+def service_to_pb(service: Service) -> pb.Service:
+    return pb.Service(namespace=service.namespace, name=service.name, manifest_json=service.manifest_json)
+
+
+def endpoint_slice_to_pb(part: EndpointSlice) -> pb.EndpointSlice:
+    return pb.EndpointSlice(namespace=part.namespace, name=part.name, manifest_json=part.manifest_json)
+
+
 def decode_node(data: bytes) -> Node:
     m = pb.Node.FromString(data)
     return Node(m.name, m.ip, tuple(m.pod_cidrs), _labels(m), m.identity)
@@ -209,3 +235,13 @@ def decode_pod(data: bytes) -> Pod:
 def decode_setting(data: bytes) -> Setting:
     m = pb.Setting.FromString(data)
     return Setting(m.name, m.value, m.node)
+
+
+def decode_service(data: bytes) -> Service:
+    m = pb.Service.FromString(data)
+    return Service(m.namespace, m.name, m.manifest_json)
+
+
+def decode_endpoint_slice(data: bytes) -> EndpointSlice:
+    m = pb.EndpointSlice.FromString(data)
+    return EndpointSlice(m.namespace, m.name, m.manifest_json)

@@ -22,7 +22,7 @@ from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE_NAME_LABEL, sorted_pairs
 from kilim.model.names import check_dns_label, check_dns_subdomain, check_labels, check_qualified_name
 from kilim.model.network_policy import parse_network_policy_spec
-from kilim.model.nouns import Namespace, Pod, Policy
+from kilim.model.nouns import EndpointSlice, Namespace, Pod, Policy, Service
 from kilim.model.pod import parse_pod_spec, pod_spec_of
 
 DEFAULT_NAMESPACE = "default"
@@ -51,11 +51,14 @@ _DROPPED_METADATA = (
 _CUSTOM_GROUPS = ("cilium.io", "policy.networking.k8s.io")
 
 
+Noun = Policy | Namespace | Pod | Service | EndpointSlice
+
+
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """`manifest_json` is canonical; for a Policy it is also in the noun."""
+    """`manifest_json` is canonical; a noun other than a Namespace and a Pod has it too."""
 
-    noun: Policy | Namespace | Pod
+    noun: Noun
     manifest_json: str
 
 
@@ -69,7 +72,7 @@ class _Kind(NamedTuple):
     api_versions: tuple[str, ...]  # the one to be used first
     namespaced: bool
     check_name: Callable[[str, str], None]
-    noun: Callable[[_Metadata, Object, str], Policy | Namespace | Pod]
+    noun: Callable[[_Metadata, Object, str], Noun]
     fields: tuple[str, ...] = _OBJECT_FIELDS
 
     @property
@@ -209,9 +212,9 @@ def canonical_json(obj: Object) -> str:
         raise Invalid("spec", "must hold nothing but JSON values") from None
 
 
-def manifest_of(noun: Policy | Namespace | Pod) -> Object:
+def manifest_of(noun: Noun) -> Object:
     """The manifest of a noun, such that `parse_manifest(manifest_of(noun)).noun == noun` for what was parsed."""
-    if isinstance(noun, Policy):
+    if isinstance(noun, Policy | Service | EndpointSlice):
         manifest: Object = json.loads(noun.manifest_json)
         return manifest
     metadata: Object = {"name": noun.name}

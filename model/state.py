@@ -11,7 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 from kilim.model import nouns
 from kilim.model.digest import Multiset, hash_entry
 from kilim.model.identity import Identity
-from kilim.model.nouns import Endpoint, Namespace, Node, Noun, Pod, Policy, Setting
+from kilim.model.nouns import Endpoint, EndpointSlice, Namespace, Node, Noun, Pod, Policy, Service, Setting
 
 Key = str | int
 Labels = tuple[str, ...]
@@ -77,6 +77,8 @@ class State:
         self.namespaces: Table[str, Namespace] = Table("namespace", nouns.decode_namespace)
         self.pods: Table[str, Pod] = Table("pod", nouns.decode_pod)
         self.settings: Table[str, Setting] = Table("setting", nouns.decode_setting)
+        self.services: Table[str, Service] = Table("service", nouns.decode_service)
+        self.endpoint_slices: Table[str, EndpointSlice] = Table("endpoint_slice", nouns.decode_endpoint_slice)
         self.identity_of_labels: dict[Labels, int] = {}  # the lowest number, should there be several
         self._further_identities: dict[Labels, set[int]] = {}
         self._endpoints_of_identity: dict[int, set[str]] | None = None  # until somebody asks
@@ -91,6 +93,8 @@ class State:
                 self.namespaces,
                 self.pods,
                 self.settings,
+                self.services,
+                self.endpoint_slices,
             )
         }
 

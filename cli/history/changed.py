@@ -23,6 +23,8 @@ NOUNS: dict[str, Any] = {
     "namespace": pb.Namespace,
     "pod": pb.Pod,
     "setting": pb.Setting,
+    "service": pb.Service,
+    "endpoint_slice": pb.EndpointSlice,
 }
 NAMES = {"id", "kind", "namespace", "name"}  # what the event itself says
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")

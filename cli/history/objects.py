@@ -51,10 +51,10 @@ def _changed(event: Event) -> Named | None:
     field = event.WhichOneof("body")
     if field is None:
         return None
-    noun, _, _ = field.partition("_")
+    noun, _, _ = field.rpartition("_")
     body: Any = getattr(event, field)
     thing = getattr(body, noun) if noun in body.DESCRIPTOR.fields_by_name else body
-    kind = thing.kind.lower() if noun == "policy" else noun
+    kind = thing.kind.lower() if noun == "policy" else noun.replace("_", "")
     name = str(thing.id) if noun == "identity" else thing.name
     return Named(kind, getattr(thing, "namespace", ""), name)
 

@@ -16,6 +16,7 @@ from kilim.model.identity import RESERVED, Identity, is_of_pods
 from kilim.model.nouns import Endpoint, Node, Setting
 from kilim.model.protocols import PROTOCOL_NAMES
 from kilim.model.resource import manifest_of
+from kilim.model.service import ENDPOINT_SLICE, SERVICE
 from kilim.model.settings import audits
 from kilim.model.state import State, endpoint_key, policy_key
 from kilim.v1 import controlplane_pb2 as api
@@ -30,7 +31,7 @@ def show(state: State, kind: str, namespace: str, name: str) -> api.Resource | N
     key: object = name
     if kind == "Identity":
         key = int(name) if name.isascii() and name.isdigit() else -1
-    elif kind in ("Pod", "Endpoint"):
+    elif kind in ("Pod", "Endpoint", SERVICE, ENDPOINT_SLICE):
         key = endpoint_key(namespace, name)
     elif kind in _KEPT_AS_POLICIES:
         key = policy_key(kind, namespace, name)
@@ -58,6 +59,8 @@ def _table(state: State, kind: str) -> Mapping[Any, Any]:
         **dict.fromkeys(_KEPT_AS_POLICIES, state.policies),
         "Namespace": state.namespaces,
         "Pod": state.pods,
+        SERVICE: state.services,
+        ENDPOINT_SLICE: state.endpoint_slices,
         "Node": state.nodes,
         "Endpoint": state.endpoints,
     }
@@ -123,6 +126,8 @@ _SHOWN: dict[str, Callable[[Any], dict[str, Any]]] = {
     **dict.fromkeys(_KEPT_AS_POLICIES, manifest_of),
     "Namespace": manifest_of,
     "Pod": manifest_of,
+    SERVICE: manifest_of,
+    ENDPOINT_SLICE: manifest_of,
     "Node": _node,
     "Endpoint": _endpoint,
     "Identity": _identity,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from kilim.model.address import Cidr
 from kilim.model.labels import LabelPairs
-from kilim.model.nouns import Namespace, Pod, Policy
+from kilim.model.nouns import EndpointSlice, Namespace, Pod, Policy, Service
 
-Object = Policy | Namespace | Pod
+Object = Policy | Namespace | Pod | Service | EndpointSlice
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,11 +30,18 @@ from kilim.controlplane.decide.policy import (
     prepare_policy,
 )
 from kilim.controlplane.decide.refusal import Code, Refusal
+from kilim.controlplane.decide.service import (
+    decide_endpoint_slice,
+    decide_remove_endpoint_slice,
+    decide_remove_service,
+    decide_service,
+)
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import CIDR_GROUP
-from kilim.model.nouns import Namespace, Pod, Policy
+from kilim.model.nouns import EndpointSlice, Namespace, Pod, Policy, Service
+from kilim.model.service import ENDPOINT_SLICE, SERVICE
 
-DELETABLE_KINDS = (*POLICY_KINDS, CIDR_GROUP, "Namespace", "Pod", "Node")
+DELETABLE_KINDS = (*POLICY_KINDS, CIDR_GROUP, SERVICE, ENDPOINT_SLICE, "Namespace", "Pod", "Node")
 
 
 def decide_apply(draft: Draft, command: ApplyObjects) -> ObjectsChanged:
@@ -104,6 +111,10 @@ def object_names(noun: Object) -> tuple[str, str, str]:
             return "Namespace", "", noun.name
         case Pod():
             return "Pod", noun.namespace, noun.name
+        case Service():
+            return SERVICE, noun.namespace, noun.name
+        case EndpointSlice():
+            return ENDPOINT_SLICE, noun.namespace, noun.name
 
 
 def _called(kind: str, namespace: str, name: str) -> str:
@@ -120,6 +131,10 @@ def _apply(draft: Draft, noun: Object) -> tuple[str, Iterable[Cidr]]:
             return decide_namespace(draft, noun), ()
         case Pod():
             return decide_pod(draft, noun), ()
+        case Service():
+            return decide_service(draft, noun), ()
+        case EndpointSlice():
+            return decide_endpoint_slice(draft, noun), ()
 
 
 def _delete(draft: Draft, ref: Ref) -> tuple[bool, Iterable[Cidr]]:
@@ -130,6 +145,10 @@ def _delete(draft: Draft, ref: Ref) -> tuple[bool, Iterable[Cidr]]:
             return decide_remove_pod(draft, ref.namespace, ref.name), ()
         case "Node":
             return decide_remove_node(draft, ref.name), ()
+        case "Service":
+            return decide_remove_service(draft, ref.namespace, ref.name), ()
+        case "EndpointSlice":
+            return decide_remove_endpoint_slice(draft, ref.namespace, ref.name), ()
         case "CiliumCIDRGroup":
             return decide_remove_cidr_group(draft, ref.name)
         case kind if kind in POLICY_KINDS:

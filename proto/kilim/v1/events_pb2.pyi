@@ -42,6 +42,10 @@ class Event(_message.Message):
     POD_REPLACED_FIELD_NUMBER: _builtins.int
     POD_REMOVED_FIELD_NUMBER: _builtins.int
     SETTING_CHANGED_FIELD_NUMBER: _builtins.int
+    SERVICE_REPLACED_FIELD_NUMBER: _builtins.int
+    SERVICE_REMOVED_FIELD_NUMBER: _builtins.int
+    ENDPOINT_SLICE_REPLACED_FIELD_NUMBER: _builtins.int
+    ENDPOINT_SLICE_REMOVED_FIELD_NUMBER: _builtins.int
     time_ns: _builtins.int
     """wall clock of the replica, Unix epoch; information only, never folded"""
     actor: _builtins.str
@@ -78,6 +82,14 @@ class Event(_message.Message):
     def pod_removed(self) -> Global___PodRemoved: ...
     @_builtins.property
     def setting_changed(self) -> Global___SettingChanged: ...
+    @_builtins.property
+    def service_replaced(self) -> Global___ServiceReplaced: ...
+    @_builtins.property
+    def service_removed(self) -> Global___ServiceRemoved: ...
+    @_builtins.property
+    def endpoint_slice_replaced(self) -> Global___EndpointSliceReplaced: ...
+    @_builtins.property
+    def endpoint_slice_removed(self) -> Global___EndpointSliceRemoved: ...
     def __init__(
         self,
         *,
@@ -99,12 +111,16 @@ class Event(_message.Message):
         pod_replaced: Global___PodReplaced | None = ...,
         pod_removed: Global___PodRemoved | None = ...,
         setting_changed: Global___SettingChanged | None = ...,
+        service_replaced: Global___ServiceReplaced | None = ...,
+        service_removed: Global___ServiceRemoved | None = ...,
+        endpoint_slice_replaced: Global___EndpointSliceReplaced | None = ...,
+        endpoint_slice_removed: Global___EndpointSliceRemoved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoint_added", b"endpoint_added", "endpoint_removed", b"endpoint_removed", "endpoint_updated", b"endpoint_updated", "identity_allocated", b"identity_allocated", "identity_released", b"identity_released", "namespace_labelled", b"namespace_labelled", "namespace_removed", b"namespace_removed", "node_joined", b"node_joined", "node_left", b"node_left", "node_updated", b"node_updated", "pod_removed", b"pod_removed", "pod_replaced", b"pod_replaced", "policy_removed", b"policy_removed", "policy_replaced", b"policy_replaced", "setting_changed", b"setting_changed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoint_added", b"endpoint_added", "endpoint_removed", b"endpoint_removed", "endpoint_slice_removed", b"endpoint_slice_removed", "endpoint_slice_replaced", b"endpoint_slice_replaced", "endpoint_updated", b"endpoint_updated", "identity_allocated", b"identity_allocated", "identity_released", b"identity_released", "namespace_labelled", b"namespace_labelled", "namespace_removed", b"namespace_removed", "node_joined", b"node_joined", "node_left", b"node_left", "node_updated", b"node_updated", "pod_removed", b"pod_removed", "pod_replaced", b"pod_replaced", "policy_removed", b"policy_removed", "policy_replaced", b"policy_replaced", "service_removed", b"service_removed", "service_replaced", b"service_replaced", "setting_changed", b"setting_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "body", b"body", "cause", b"cause", "endpoint_added", b"endpoint_added", "endpoint_removed", b"endpoint_removed", "endpoint_updated", b"endpoint_updated", "identity_allocated", b"identity_allocated", "identity_released", b"identity_released", "namespace_labelled", b"namespace_labelled", "namespace_removed", b"namespace_removed", "node_joined", b"node_joined", "node_left", b"node_left", "node_updated", b"node_updated", "pod_removed", b"pod_removed", "pod_replaced", b"pod_replaced", "policy_removed", b"policy_removed", "policy_replaced", b"policy_replaced", "setting_changed", b"setting_changed", "time_ns", b"time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "body", b"body", "cause", b"cause", "endpoint_added", b"endpoint_added", "endpoint_removed", b"endpoint_removed", "endpoint_slice_removed", b"endpoint_slice_removed", "endpoint_slice_replaced", b"endpoint_slice_replaced", "endpoint_updated", b"endpoint_updated", "identity_allocated", b"identity_allocated", "identity_released", b"identity_released", "namespace_labelled", b"namespace_labelled", "namespace_removed", b"namespace_removed", "node_joined", b"node_joined", "node_left", b"node_left", "node_updated", b"node_updated", "pod_removed", b"pod_removed", "pod_replaced", b"pod_replaced", "policy_removed", b"policy_removed", "policy_replaced", b"policy_replaced", "service_removed", b"service_removed", "service_replaced", b"service_replaced", "setting_changed", b"setting_changed", "time_ns", b"time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["node_joined", "node_updated", "node_left", "identity_allocated", "identity_released", "endpoint_added", "endpoint_updated", "endpoint_removed", "policy_replaced", "policy_removed", "namespace_labelled", "namespace_removed", "pod_replaced", "pod_removed", "setting_changed"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["node_joined", "node_updated", "node_left", "identity_allocated", "identity_released", "endpoint_added", "endpoint_updated", "endpoint_removed", "policy_replaced", "policy_removed", "namespace_labelled", "namespace_removed", "pod_replaced", "pod_removed", "setting_changed", "service_replaced", "service_removed", "endpoint_slice_replaced", "endpoint_slice_removed"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -417,6 +433,90 @@ class SettingChanged(_message.Message):
 Global___SettingChanged: _TypeAlias = SettingChanged  # noqa: Y015
 
 @_typing.final
+class ServiceReplaced(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def service(self) -> Global___Service: ...
+    def __init__(
+        self,
+        *,
+        service: Global___Service | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceReplaced: _TypeAlias = ServiceReplaced  # noqa: Y015
+
+@_typing.final
+class ServiceRemoved(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceRemoved: _TypeAlias = ServiceRemoved  # noqa: Y015
+
+@_typing.final
+class EndpointSliceReplaced(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_SLICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def endpoint_slice(self) -> Global___EndpointSlice: ...
+    def __init__(
+        self,
+        *,
+        endpoint_slice: Global___EndpointSlice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint_slice", b"endpoint_slice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_slice", b"endpoint_slice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointSliceReplaced: _TypeAlias = EndpointSliceReplaced  # noqa: Y015
+
+@_typing.final
+class EndpointSliceRemoved(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointSliceRemoved: _TypeAlias = EndpointSliceRemoved  # noqa: Y015
+
+@_typing.final
 class Label(_message.Message):
     """--- the nouns; the same messages are the records of a snapshot ---
     Lists that stand for sets are sorted by the writer, so that equal values have equal bytes. No map fields.
@@ -712,6 +812,58 @@ class Setting(_message.Message):
 Global___Setting: _TypeAlias = Setting  # noqa: Y015
 
 @_typing.final
+class Service(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MANIFEST_JSON_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    name: _builtins.str
+    manifest_json: _builtins.str
+    """the object as applied, JSON with sorted keys and no white space"""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        manifest_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest_json", b"manifest_json", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Service: _TypeAlias = Service  # noqa: Y015
+
+@_typing.final
+class EndpointSlice(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MANIFEST_JSON_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    name: _builtins.str
+    manifest_json: _builtins.str
+    """the object as applied, JSON with sorted keys and no white space"""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        manifest_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest_json", b"manifest_json", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointSlice: _TypeAlias = EndpointSlice  # noqa: Y015
+
+@_typing.final
 class StateRecord(_message.Message):
     """One record of the state: a canonical snapshot is all of them in order of (table, key)."""
 
@@ -721,7 +873,7 @@ class StateRecord(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     table: _builtins.str
-    """"node", "identity", "endpoint", "policy", "namespace", "pod", "setting" """
+    """"node", "identity", "endpoint", "policy", "namespace", "pod", "setting", "service", "endpoint_slice" """
     key: _builtins.bytes
     value: _builtins.bytes
     """the serialized noun"""

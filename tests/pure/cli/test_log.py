@@ -113,13 +113,13 @@ def test_equal_values_do_not_differ() -> None:
 def test_every_event_is_about_something() -> None:
     for field in RULES:
         body = pb.Event.DESCRIPTOR.fields_by_name[field].message_type
-        noun, _, _ = field.partition("_")
+        noun, _, _ = field.rpartition("_")
         names: dict[str, object] = {"id": 7} if noun == "identity" else {"name": "a"}
-        has_namespace = noun in {"endpoint", "pod", "policy"}
+        has_namespace = noun in {"endpoint", "pod", "policy", "service", "endpoint_slice"}
         names |= {"namespace": "x"} if has_namespace else {}
         names |= {"kind": "NetworkPolicy"} if noun == "policy" else {}
         happened = pb.Event(**{field: {noun: names} if noun in body.fields_by_name else names})
-        kind = {"policy": "networkpolicy"}.get(noun, noun)
+        kind = {"policy": "networkpolicy", "endpoint_slice": "endpointslice"}.get(noun, noun)
         place = "7" if noun == "identity" else "x/a" if has_namespace else "a"
         assert is_about(happened, parse_object(f"{kind}/{place}")), field
         assert is_about(happened, parse_object(place)), field

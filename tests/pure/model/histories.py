@@ -6,18 +6,21 @@ address, policies that nobody can read, prefixes that cover pods and nodes.
 
 import json
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 from hypothesis import strategies as st
 
 from kilim.model.address import parse_cidr, parse_ip
 from kilim.model.identity import FIRST_CIDR, FIRST_NODE, NODE_LABEL, Identity, cidr_labels
 from kilim.model.labels import security_labels
-from kilim.model.nouns import Endpoint, NamedPort, Namespace, Node, Policy, Setting
+from kilim.model.nouns import Endpoint, EndpointSlice, NamedPort, Namespace, Node, Policy, Service, Setting
+from kilim.model.nouns import endpoint_slice_to_pb as endpoint_slice_pb
 from kilim.model.nouns import endpoint_to_pb as endpoint_pb
 from kilim.model.nouns import identity_to_pb as identity_pb
 from kilim.model.nouns import namespace_to_pb as namespace_pb
 from kilim.model.nouns import node_to_pb as node_pb
 from kilim.model.nouns import policy_to_pb as policy_pb
+from kilim.model.nouns import service_to_pb as service_pb
 from kilim.model.nouns import setting_to_pb as setting_pb
 from kilim.v1 import events_pb2 as pb
 
@@ -215,6 +218,37 @@ _settings = st.one_of(
 )
 
 
+_service_manifests = st.one_of(
+    st.builds(
+        lambda labels, selector: json.dumps({"metadata": {"labels": labels}, "spec": {"selector": selector}}),
+        st.sampled_from(({}, {"app": "web"}, {"team": "a"})),
+        st.sampled_from((None, None, {}, {"app": "web"}, {"app": "db"})),
+    ),
+    st.sampled_from(("", "[]", '{"spec":7}')),
+)
+_services = st.builds(
+    Service, st.sampled_from(("x", "y", "default")), st.sampled_from(("s", "kubernetes")), _service_manifests
+)
+_slice_manifests = st.one_of(
+    st.builds(
+        lambda service, addresses, ready: json.dumps(
+            {
+                "addressType": "IPv4",
+                "metadata": {"labels": {"kubernetes.io/service-name": service}},
+                "endpoints": [{"addresses": [str(IPv4Address(ip))], "conditions": ready} for ip in addresses],
+            }
+        ),
+        st.sampled_from(("s", "kubernetes")),
+        st.lists(st.sampled_from(ADDRESSES), max_size=3),
+        st.sampled_from(({}, {}, {"ready": False})),
+    ),
+    st.sampled_from(("", "[]", '{"endpoints":7}')),
+)
+_slices = st.builds(
+    EndpointSlice, st.sampled_from(("x", "y", "default")), st.sampled_from(("s-1", "s-2")), _slice_manifests
+)
+
+
 def _event(**body: object) -> pb.Event:
     return pb.Event(**body)  # type: ignore[arg-type]
 
@@ -243,6 +277,12 @@ events: st.SearchStrategy[pb.Event] = st.one_of(
     _settings.map(lambda s: _event(setting_changed=pb.SettingChanged(setting=setting_pb(s)))),
     _nodes.map(lambda n: _event(node_joined=pb.NodeJoined(node=node_pb(n)))),
     _nodes.map(lambda n: _event(node_left=pb.NodeLeft(name=n.name))),
+    _services.map(lambda s: _event(service_replaced=pb.ServiceReplaced(service=service_pb(s)))),
+    _services.map(lambda s: _event(service_removed=pb.ServiceRemoved(namespace=s.namespace, name=s.name))),
+    _slices.map(
+        lambda s: _event(endpoint_slice_replaced=pb.EndpointSliceReplaced(endpoint_slice=endpoint_slice_pb(s)))
+    ),
+    _slices.map(lambda s: _event(endpoint_slice_removed=pb.EndpointSliceRemoved(namespace=s.namespace, name=s.name))),
     st.sampled_from(NAMESPACES).map(
         lambda n: _event(namespace_labelled=pb.NamespaceLabelled(namespace=namespace_pb(Namespace(n))))
     ),
