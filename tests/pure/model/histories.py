@@ -23,6 +23,7 @@ from kilim.model.nouns import policy_to_pb as policy_pb
 from kilim.model.nouns import service_to_pb as service_pb
 from kilim.model.nouns import setting_to_pb as setting_pb
 from kilim.v1 import events_pb2 as pb
+from tests.pure.model.cilium_histories import GROUPED_LABELS, cidr_groups, cilium_policies
 
 NODES = ("n1", "n2", "n3")
 NAMESPACES = ("x", "y")
@@ -171,7 +172,9 @@ _namespaced_policies = st.builds(
     st.just(False),
     st.booleans(),
 )
-_policies = st.one_of(_namespaced_policies, _namespaced_policies, cluster_policies)
+_policies = st.one_of(
+    _namespaced_policies, _namespaced_policies, cluster_policies, cilium_policies, cilium_policies, cidr_groups
+)
 _endpoints = st.builds(
     Endpoint,
     st.sampled_from(NAMESPACES),
@@ -195,7 +198,7 @@ _port_changes = st.builds(
 )
 _pod_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_from(LABELS))
 _odd_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_from(((), ("",), ("=", "a=b", "a=c"))))
-_cidr_labels = st.sampled_from((*map(cidr_labels, CIDRS), ("cidr:nonsense",)))
+_cidr_labels = st.sampled_from((*map(cidr_labels, CIDRS), *GROUPED_LABELS, ("cidr:nonsense",)))
 _cidr_identities = st.builds(Identity, st.sampled_from(CIDR_NUMBERS), _cidr_labels)
 _node_identities = st.builds(Identity, st.sampled_from(NODE_NUMBERS), st.sampled_from(NODE_LABELS))
 identities = st.one_of(_pod_identities, _pod_identities, _odd_identities, _cidr_identities, _node_identities)

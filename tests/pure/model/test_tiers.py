@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from hypothesis import given, settings
 
+from kilim.model.cilium_network_policy import CILIUM_KINDS
 from kilim.model.facts import Facts, StateFacts
 from kilim.model.fold import fold_event
 from kilim.model.identity import HOST, RESERVED
@@ -34,8 +35,8 @@ def port_matches(facts: Facts, rule: Rule, receiver: int, protocol: int, port: i
 
 
 def naive(state: State, facts: Facts, subject: int, direction: int, peer: int, protocol: int, port: int) -> bool:
-    """Rule by rule: admin by priority and number, then all of NORMAL, then baseline."""
-    if peer == HOST or facts.enforcement == NEVER:
+    """Rule by rule: admin by priority and number, then all of NORMAL, then baseline; of the own node NORMAL alone."""
+    if facts.enforcement == NEVER:
         return True
     known = RESERVED | dict(state.identities)
     receiver = subject if direction == INGRESS else peer
@@ -56,12 +57,17 @@ def naive(state: State, facts: Facts, subject: int, direction: int, peer: int, p
 
     policies = facts.policies_of(subject)
     admin = first_match(policies, ADMIN)
-    if admin != PASS:
+    if admin != PASS and peer != HOST:
         return admin == ALLOW
     isolating = [each for each in policies if each.tier == NORMAL and each.flags & tier_flag(NORMAL, direction)]
+    actions = {rule.action for policy in policies if policy.tier == NORMAL for rule in policy.rules if speaks(rule)}
+    if DENY in actions or ALLOW in actions:
+        return DENY not in actions
+    if peer == HOST:
+        by_cilium_alone = isolating and all(policy.kind in CILIUM_KINDS for policy in isolating)
+        return direction == INGRESS or not by_cilium_alone
     if isolating or facts.enforcement == ALWAYS:
-        actions = {rule.action for policy in policies if policy.tier == NORMAL for rule in policy.rules if speaks(rule)}
-        return DENY not in actions and ALLOW in actions
+        return False
     return first_match(policies, BASELINE) != DENY
 
 
