@@ -17,7 +17,6 @@ from kilim.controlplane.decide.identity import is_used
 from kilim.controlplane.decide.membership import unneeded_prefixes
 from kilim.controlplane.decide.node_identity import unneeded_node_identities
 from kilim.controlplane.decide.refusal import Refusal
-from kilim.controlplane.decide.setting import identity_grace_s
 from kilim.controlplane.decide.view import View
 from kilim.controlplane.phases import PhasedWriter
 from kilim.controlplane.replica import Replica
@@ -25,6 +24,7 @@ from kilim.controlplane.writer import Busy
 from kilim.kvstore.errors import KvError
 from kilim.model.address import Cidr
 from kilim.model.identity import is_shared
+from kilim.model.settings import IDENTITY_RELEASE_GRACE_S
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -64,7 +64,7 @@ async def run_expiry(
             prefixes.forget()
             of_nodes.forget()
         else:
-            now_s, grace_s = time.monotonic(), identity_grace_s(replica.state)
+            now_s, grace_s = time.monotonic(), IDENTITY_RELEASE_GRACE_S.read(replica.state)
             numbers = identities.expired(unused_identities(replica.view), now_s, grace_s)
             unneeded = prefixes.expired(unneeded_prefixes(replica.view), now_s, grace_s)
             told_apart = of_nodes.expired(unneeded_node_identities(replica.view), now_s, grace_s)

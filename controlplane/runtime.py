@@ -22,7 +22,7 @@ from kilim.controlplane.api.log import Log
 from kilim.controlplane.api.nodes import Nodes
 from kilim.controlplane.api.peers import Peers
 from kilim.controlplane.api.resources import Resources
-from kilim.controlplane.api.server import CannotListen, Server
+from kilim.controlplane.api.server import CannotListen, Server, ports_of
 from kilim.controlplane.api.subscription import Subscriptions
 from kilim.controlplane.auditor import Auditor
 from kilim.controlplane.compaction import Compaction
@@ -171,9 +171,10 @@ class _Process:
             self._peers,
         )
         table_asks = TableAsks(self._reports)
+        nodes = Nodes(self._phased_writer, self._subscriptions, self._reports, table_asks)
         server = Server(
             Resources(self._replica, self._phased_writer),
-            Nodes(self._phased_writer, self._subscriptions, self._reports, table_asks),
+            nodes,
             Cluster(self._replica, self._phased_writer, self._reports, condition, table_asks),
             Log(
                 self._replica,
@@ -186,6 +187,7 @@ class _Process:
         )
         await self.metrics.start()
         addresses = await server.start(self._settings.listen)
+        nodes.ports = ports_of(addresses)
         condition.advertise = self._settings.advertise or addresses[0]
         self._session.announce(name, condition.advertise.encode())
         _logger.info("replica serves", name=name, listen=addresses, advertise=condition.advertise)

@@ -10,6 +10,8 @@ have something to append go in turn, by these rules:
 Easy to get wrong: this only makes losing rare, and proves nothing. The guard of the append does.
 """
 
+from kilim.kvstore.turn import Asked
+
 # Somebody who has the turn needs to see the last commit, to decide, and to append.
 SLOT_APPENDS = 4.0
 SLOT_MIN_S = 0.004
@@ -28,7 +30,7 @@ class Turns:
         self._line: list[str] = []
         self._last_s = 0.0
         self._append_s = 0.0  # how long an append takes
-        self._asked = ""  # by whom, the last time
+        self._asked: Asked | None = None  # the last time
         self._asked_until_s = 0.0
 
     def note_append(self, took_s: float) -> None:
@@ -40,22 +42,24 @@ class Turns:
         self._line.append(writer)
         del self._line[:-WRITERS_MAX]
         self._last_s = now_s
-        if writer == self._asked.partition(" ")[0]:
+        if self._has_asked(writer):
             self._asked_until_s = 0.0
 
-    def note_asked(self, asked: str, now_s: float) -> None:
+    def note_asked(self, asked: Asked | None, now_s: float) -> None:
         """As `EventLog.asked` says it."""
-        wanted = asked.rpartition(" ")[2]
-        if asked != self._asked and wanted.isdecimal():
+        if asked is not None and asked != self._asked:
             self._asked = asked
-            self._asked_until_s = now_s + min(int(wanted[:9]) / 1e3, ASKED_MAX_S)
+            self._asked_until_s = now_s + min(asked.slot_ms / 1e3, ASKED_MAX_S)
 
     def wait_s(self, writer: str, now_s: float) -> float:
         """How long `writer` leaves it to others, unless a commit is seen before; 0: it may go."""
         before = self._line.index(writer) if writer in self._line else 0
         slot_s = min(max(self._append_s * SLOT_APPENDS, SLOT_MIN_S), SLOT_MAX_S)
-        asked_until_s = 0.0 if writer == self._asked.partition(" ")[0] else self._asked_until_s
+        asked_until_s = 0.0 if self._has_asked(writer) else self._asked_until_s
         return max(self._last_s + before * slot_s - now_s, asked_until_s - now_s, 0.0)
+
+    def _has_asked(self, writer: str) -> bool:
+        return self._asked is not None and self._asked.writer == writer
 
 
 def asked_slot_s(took_s: float) -> float:

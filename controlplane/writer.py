@@ -16,13 +16,15 @@ from typing import NamedTuple
 import structlog
 
 from kilim.controlplane.counters import BUSY, DONE, GIVEN_UP, Counters
-from kilim.controlplane.decide.batch import Decided, Outcome, decide_batch
+from kilim.controlplane.decide.batch import Outcome, decide_batch
 from kilim.controlplane.decide.command import Command, Result
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.packing import Part, check_size, pack
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.store import FULL
 from kilim.controlplane.turns import LOST_MAX, Turns, asked_slot_s
+from kilim.kvstore.commit import Commit
 from kilim.kvstore.errors import Conflict, KvError, LogBroken, NoSpace, OutcomeUnknown, Unavailable
 from kilim.kvstore.log import EventLog, LogHead
 from kilim.v1 import events_pb2 as pb
@@ -247,9 +249,7 @@ class Writer:
 
     async def _append_part(self, head: LogHead, part: Part[_Answered]) -> LogHead:
         try:
-            begun_s = time.monotonic()
-            with self._counters.append_seconds.time():
-                commit, self._head = await self._log.append(head, part.records, timeout_s=APPEND_S)
+            commit, after = await self._append_records(head, part.records)
         except Conflict as conflict:
             self._head = conflict.head
             raise _DecideAgain from conflict
@@ -258,11 +258,21 @@ class Writer:
         except OutcomeUnknown as error:
             await self._find_out(head.next_seq, part, error)
             raise _DecideAgain from error
-        self._turns.note_append(time.monotonic() - begun_s)
         self._turns.note_asked(self._log.asked, time.monotonic())
         self._counters.append_events.inc(len(part.records))
         self._replica.apply(commit)
-        return self._head
+        return after
+
+    async def _append_records(self, head: LogHead, records: list[bytes]) -> tuple[Commit, LogHead]:
+        begun_s = time.monotonic()
+        try:
+            commit, after = await self._log.append(head, records, timeout_s=APPEND_S)
+        finally:
+            took_s = time.monotonic() - begun_s
+            self._counters.append_seconds.observe(took_s)
+        self._turns.note_append(took_s)
+        self._head = after
+        return commit, after
 
     async def _find_out(self, first_seq: int, part: Part[_Answered], error: OutcomeUnknown) -> None:
         """Whatever commit comes at that place tells: it is ours, or ours can never be applied any more."""

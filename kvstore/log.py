@@ -32,6 +32,7 @@ from kilim.kvstore.read import read_bounds, read_commits
 from kilim.kvstore.span import Span
 from kilim.kvstore.start import LogStart
 from kilim.kvstore.trim import trim_log
+from kilim.kvstore.turn import Asked, decode_asked
 
 __all__ = ["EventLog", "LogHead", "LogStart", "split_records"]
 
@@ -42,7 +43,7 @@ class EventLog:
         self._keys = Keys(cluster)
         self.writer = secrets.token_hex(8)
         self._appends = itertools.count(1)
-        self.asked = ""  # who asked for the turn, as of our last append (`ask_turn`); empty: nobody
+        self.asked: Asked | None = None  # who asked for the turn, as of our last append (`ask_turn`)
         self._asks = False
 
     async def head(self) -> LogHead:
@@ -87,16 +88,17 @@ class EventLog:
         if not result.succeeded:
             applied_at = await self._find_own(commit, after, result.found[0], result.repeated)
         else:
-            self.asked = result.found[-1][0].value.decode(errors="replace") if result.found[-1] else ""
+            self.asked = decode_asked(result.found[-1][0].value) if result.found[-1] else None
             self._asks = False
         commit = replace(commit, revision=applied_at)
         return commit, head_after(commit)
 
     async def ask_turn(self, slot_s: float) -> None:
         """Whoever appends is told, by `asked`, that this writer would like to be alone for so long. A courtesy: nothing
-        is guarded by it, and our next append takes it back. "<writer> <number> <milliseconds>"."""
+        is guarded by it, and our next append takes it back."""
         self._asks = True
-        await self._client.put(self._keys.turn, f"{self.writer} {next(self._appends)} {slot_s * 1e3:.0f}".encode())
+        asked = Asked(self.writer, next(self._appends), round(slot_s * 1e3))
+        await self._client.put(self._keys.turn, asked.encode())
 
     def _encode(self, after: LogHead, records: Sequence[bytes]) -> Commit:
         if len(records) > COMMIT_RECORDS_MAX:

@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Sequence
 from itertools import count
 
-from kilim.controlplane.decide.batch import Decided, decide_batch
+from kilim.controlplane.decide.batch import decide_batch
 from kilim.controlplane.decide.command import (
     ApplyObjects,
     ChangeSetting,
@@ -21,6 +21,7 @@ from kilim.controlplane.decide.command import (
     RegisterNode,
     RemoveEndpoint,
 )
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.view import Defaults, View
 from kilim.lab.errors import BadInput
 from kilim.lab.manifests import namespace_manifest, pod_from_manifest, pod_manifest

@@ -37,10 +37,9 @@ class Cluster(rpc.ClusterServicer):
 
     async def ChangeSetting(self, request: api.ChangeSettingRequest, context: Context) -> api.ChangeSettingResponse:
         async with answering(context):
-            check_names((("name", request.name),))
+            check_names((("name", request.name), ("node", request.node)))
             check_length("value", request.value, TEXT_LENGTH)
             check_length("actor", request.actor, TEXT_LENGTH)
-            check_names((("node", request.node),))
             command = ChangeSetting(request.name, request.value, request.node)
             answer = await self._writer.submit(command, request.actor or "unknown")
             return api.ChangeSettingResponse(seq=answer.seq)

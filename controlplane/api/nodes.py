@@ -29,6 +29,7 @@ class Nodes(rpc.NodesServicer):
         self._subscriptions = subscriptions
         self._reports = reports
         self._table_asks = table_asks
+        self.ports: frozenset[int] = frozenset()  # that subscribers come in at
 
     async def RegisterNode(self, request: api.RegisterNodeRequest, context: Context) -> api.RegisterNodeResponse:
         async with answering(context):
@@ -75,7 +76,7 @@ class Nodes(rpc.NodesServicer):
         """What it writes is serialised already (see `Server`)."""
         try:
             async with answering(context):
-                await self._subscriptions.follow(request, patiently(context))
+                await self._subscriptions.follow(request, patiently(context, self.ports))
         except Refused as refused:
             await context.abort(refused.code, str(refused))
 

@@ -91,6 +91,11 @@ class Server:
         return f"{host}:{port}"
 
 
+def ports_of(addresses: Iterable[str]) -> frozenset[int]:
+    """Of those that `Server.start` returns."""
+    return frozenset(int(each.rpartition(":")[2]) for each in addresses if not each.startswith("unix:"))
+
+
 def _serialised_already(nodes: rpc.NodesServicer) -> dict[str, Any]:
     """In place of the generated ones: many are sent the same bytes, which are made once."""
     read = api.SubscribeRequest.FromString

@@ -19,7 +19,7 @@ from kilim.controlplane.decide.command import (
     Result,
     WithdrawMemberships,
 )
-from kilim.controlplane.decide.decided import Decided as Decided
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.endpoint import (
     decide_configure_endpoint,

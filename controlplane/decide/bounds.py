@@ -62,11 +62,6 @@ class PolicyBounds:
         held = self._nodes.get(node)
         return 0 if held is None else len(held.endpoints_of)
 
-    @property
-    def parts_counted(self) -> int:
-        """How often what is in force for a subject in a direction and tier was counted."""
-        return self.counts.parts_counted
-
     def port_counts(self, identity: int) -> Mapping[NamedPort, int]:
         """How many endpoints of an identity offer each named port."""
         return self._index.port_counts(identity)

@@ -123,7 +123,7 @@ def _called(kind: str, namespace: str, name: str) -> str:
 
 def _apply(draft: Draft, noun: Object) -> tuple[str, Iterable[Cidr]]:
     match noun:
-        case Policy(kind="CiliumCIDRGroup"):
+        case Policy() if noun.kind == CIDR_GROUP:
             return decide_cidr_group(draft, noun)
         case Policy():
             return decide_policy(draft, noun)
@@ -149,7 +149,7 @@ def _delete(draft: Draft, ref: Ref) -> tuple[bool, Iterable[Cidr]]:
             return decide_remove_service(draft, ref.namespace, ref.name), ()
         case "EndpointSlice":
             return decide_remove_endpoint_slice(draft, ref.namespace, ref.name), ()
-        case "CiliumCIDRGroup":
+        case kind if kind == CIDR_GROUP:
             return decide_remove_cidr_group(draft, ref.name)
         case kind if kind in POLICY_KINDS:
             return decide_remove_policy(draft, kind, ref.namespace, ref.name)

@@ -10,7 +10,7 @@ The sending node says in the tunnel whose packet it is, the receiving one judges
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kilim.controlplane.decide.batch import Decided, decide_batch
+from kilim.controlplane.decide.batch import decide_batch
 from kilim.controlplane.decide.command import (
     Accepted,
     AllocateIdentities,
@@ -21,6 +21,7 @@ from kilim.controlplane.decide.command import (
     RegisterEndpoint,
     WithdrawMemberships,
 )
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.foretold import LARGE
 from kilim.controlplane.decide.node_terms import terms_of
 from kilim.controlplane.decide.policy import POLICY_KINDS

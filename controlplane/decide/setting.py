@@ -16,7 +16,6 @@ from kilim.model.address import Cidr, parse_cidr
 from kilim.model.nouns import Setting, setting_to_pb
 from kilim.model.settings import (
     CLUSTER_POOL,
-    IDENTITY_RELEASE_GRACE_S,
     NODE_SELECTOR_LABELS,
     NUMBER_SETTINGS,
     PODS,
@@ -24,7 +23,7 @@ from kilim.model.settings import (
     TRUE,
     WORD_SETTINGS,
 )
-from kilim.model.state import State, setting_key
+from kilim.model.state import setting_key
 from kilim.v1 import events_pb2 as pb
 
 NODE_PREFIX_LEN = 24
@@ -34,10 +33,6 @@ def cluster_pool(view: View) -> Cidr:
     """Where pod CIDRs of nodes that bring none are taken from."""
     setting = view.state.settings.get(CLUSTER_POOL)
     return parse_cidr(setting.value if setting and setting.value else view.defaults.cluster_pool_ipv4_cidr)
-
-
-def identity_grace_s(state: State) -> int:
-    return IDENTITY_RELEASE_GRACE_S.read(state)
 
 
 def check_pool(value: str) -> None:

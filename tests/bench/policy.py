@@ -11,8 +11,9 @@ import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from kilim.controlplane.decide.batch import Decided, decide_batch
+from kilim.controlplane.decide.batch import decide_batch
 from kilim.controlplane.decide.command import ApplyObjects, Document
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.view import Defaults, View
 from kilim.model.fold import fold_event
 from kilim.model.identity import Identity

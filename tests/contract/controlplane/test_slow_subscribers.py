@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from typing import Any
 
 import grpc
@@ -66,9 +66,9 @@ async def test_one_who_takes_nothing_is_cut_off(crowded: Running, monkeypatch: p
     closed = asyncio.Event()
     close = patience.close_connection
 
-    def noted(peer: str) -> bool:
+    def noted(peer: str, ports: Container[int]) -> bool:
         closed.set()
-        return close(peer)
+        return close(peer, ports)
 
     monkeypatch.setattr(patience, "TAKE_S", 0.3)
     monkeypatch.setattr(patience, "close_connection", noted)
@@ -107,7 +107,12 @@ async def test_the_connection_to_a_peer_and_no_other_is_closed(bound: str, to: s
         one, two = (stack.enter_context(socket.create_connection((to, server.getsockname()[1]))) for _ in range(2))
         for _ in range(2):
             stack.enter_context(server.accept()[0])
-        assert patience.close_connection(peer.format(*one.getsockname()))
+        port = server.getsockname()[1]
+        assert not patience.close_connection(peer.format(*one.getsockname()), {port + 1})
+        assert not patience.close_connection(peer.format(*one.getpeername()), {port}), (
+            "it is not from there that we came"
+        )
+        assert patience.close_connection(peer.format(*one.getsockname()), {port})
         one.settimeout(PATIENCE_S)
         assert one.recv(1) == b""
         two.setblocking(False)
@@ -116,5 +121,5 @@ async def test_the_connection_to_a_peer_and_no_other_is_closed(bound: str, to: s
 
 
 async def test_a_peer_without_a_name_is_let_be() -> None:
-    assert not patience.close_connection("unix:/run/kilim.sock")
-    assert not patience.close_connection("unix:")
+    assert not patience.close_connection("unix:/run/kilim.sock", {1})
+    assert not patience.close_connection("unix:", {1})

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from kilim.cli.history.source import Base
 from kilim.cli.main import main
-from kilim.controlplane.decide.batch import Decided, decide_batch
+from kilim.controlplane.decide.batch import decide_batch
 from kilim.controlplane.decide.command import (
     ApplyObjects,
     Command,
@@ -22,6 +22,7 @@ from kilim.controlplane.decide.command import (
     RegisterNode,
     RemoveEndpoint,
 )
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.view import Defaults, View
 from kilim.kvstore.errors import SnapshotBroken
 from kilim.model.resource import parse_manifest

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kilim.controlplane.decide.batch import Decided
+from kilim.controlplane.decide.decided import Decided
 from kilim.model.address import parse_ip
 from kilim.model.desired import desired_tables
 from kilim.model.node_tables import NodeTables

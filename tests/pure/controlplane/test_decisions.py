@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kilim.controlplane.decide
-from kilim.controlplane.decide.batch import Decided
 from kilim.controlplane.decide.command import ChangeSetting, Command, ReleaseIdentities, RemoveEndpoint
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.endpoint import namespace_labels
 from kilim.controlplane.decide.view import Defaults, View
 from kilim.model.address import Cidr

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from kilim.controlplane.decide.batch import Decided
 from kilim.controlplane.decide.command import ConfigureEndpoint, EndpointRegistered, ReleaseIdentities, RemoveEndpoint
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.nouns import NamedPort, Namespace, Pod
 from tests.pure.controlplane.worlds import World, apply, delete, endpoint, node

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kilim.controlplane.decide import membership
-from kilim.controlplane.decide.batch import Decided
 from kilim.controlplane.decide.command import ChangeSetting, Command, WithdrawMemberships
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.membership import unneeded_prefixes
 from kilim.controlplane.decide.refusal import Code
 from kilim.model.address import parse_cidr, parse_ip

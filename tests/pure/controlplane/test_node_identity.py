@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from kilim.controlplane.decide import node_identity
-from kilim.controlplane.decide.batch import Decided
 from kilim.controlplane.decide.command import (
     ApplyObjects,
     ChangeSetting,
@@ -14,6 +13,7 @@ from kilim.controlplane.decide.command import (
     ReleaseIdentities,
     WithdrawMemberships,
 )
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.node_identity import unneeded_node_identities
 from kilim.controlplane.decide.phases import Before, before
 from kilim.controlplane.decide.refusal import Code

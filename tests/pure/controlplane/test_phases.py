@@ -2,7 +2,7 @@
 
 import pytest
 
-from kilim.controlplane.decide.batch import Decided, decide_batch
+from kilim.controlplane.decide.batch import decide_batch
 from kilim.controlplane.decide.command import (
     AllocateIdentities,
     ApplyObjects,
@@ -12,6 +12,7 @@ from kilim.controlplane.decide.command import (
     PreparePolicies,
     WithdrawMemberships,
 )
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.phases import NOTHING, Before, before
 from kilim.controlplane.decide.view import View
 from kilim.model.address import parse_cidr

@@ -5,8 +5,9 @@ import random
 import pytest
 from hypothesis import given, settings
 
-from kilim.controlplane.decide.batch import Decided, decide_batch
+from kilim.controlplane.decide.batch import decide_batch
 from kilim.controlplane.decide.command import ApplyObjects, Document
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.limits import Limits
 from kilim.controlplane.decide.row_counts import Count, RowCounts
 from kilim.controlplane.decide.view import Defaults, View
@@ -146,11 +147,11 @@ def test_nodes_share_what_is_counted() -> None:
     world = World(limit=300)
     bounds = world.view.bounds
     for number in range(10):
-        before = bounds.parts_counted
+        before = bounds.counts.parts_counted
         assert world.apply(admin(number))
-        assert bounds.parts_counted - before <= 1  # one tier of one direction, for twenty subjects on ten nodes
+        assert bounds.counts.parts_counted - before <= 1  # one tier of one direction, for twenty subjects on ten nodes
     assert min(bounds.rows_on(f"n{number}") for number in range(NODES)) > 1000
-    assert bounds.parts_counted >= 5
+    assert bounds.counts.parts_counted >= 5
     assert max(sum(map(len, desired_tables(world.view.state, f"n{n}").policy.values())) for n in range(NODES)) <= 300
 
 
@@ -160,10 +161,10 @@ def test_what_is_counted_stays_until_it_changes() -> None:
         assert world.apply(admin(number))
 
     def counting() -> int:
-        before = world.view.bounds.parts_counted
+        before = world.view.bounds.counts.parts_counted
         for number in world.view.state.endpoints_of_identity:
             counted(world.view, number)
-        return world.view.bounds.parts_counted - before
+        return world.view.bounds.counts.parts_counted - before
 
     assert (counting(), counting()) == (1, 0)
     world.add_pod(2, APPS)  # of no subject's namespace, and no peer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kilim.controlplane.decide.batch import Decided, Outcome, decide_batch
+from kilim.controlplane.decide.batch import Outcome, decide_batch
 from kilim.controlplane.decide.command import (
     ApplyObjects,
     Command,
@@ -14,6 +14,7 @@ from kilim.controlplane.decide.command import (
     RegisterNode,
     Result,
 )
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.limits import Limits
 from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.decide.view import Defaults, View

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kilim.controlplane.decide.batch import Decided, decide_batch
+from kilim.controlplane.decide.batch import decide_batch
 from kilim.controlplane.decide.command import (
     ApplyObjects,
     ChangeSetting,
@@ -23,6 +23,7 @@ from kilim.controlplane.decide.command import (
     RegisterEndpoint,
     RegisterNode,
 )
+from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.view import Defaults, View
 from kilim.model.address import parse_cidr, parse_ip
 from kilim.model.desired import desired_tables
