@@ -9,9 +9,31 @@ import pytest
 from kilim.agent.bpf import syscall
 from kilim.agent.bpf.datapath import Settings, load_objects
 from kilim.agent.records import FORWARDED
-from kilim.model.tables import ALLOW, DENY, TIERS, EndpointValue, PolicyRows, Tables, TablesDelta, row_value
+from kilim.model.tables import (
+    ADMIN,
+    ALLOW,
+    BASELINE,
+    DENY,
+    PASS,
+    TIERS,
+    EndpointValue,
+    PolicyKey,
+    PolicyRows,
+    Tables,
+    TablesDelta,
+    row_value,
+    tier_flag,
+)
 from tests.kernel.frames import ICMP, A, B, icmp
 from tests.kernel.rig import INGRESS, REDIRECT, SHOT, Rig, row
+
+HIGH, LOW = 40_000, 7
+
+
+def in_tier(tier: int, peer: int, icmp_type: int = 0, length: int = 0) -> PolicyKey:
+    """Of all protocols, where no type is given."""
+    return row(INGRESS, peer, ICMP if icmp_type else 0, icmp_type, length)._replace(tier=tier)
+
 
 # Each allows ICMP type 13 from A to B and none allows type 14.
 EQUIVALENT: list[PolicyRows] = [
@@ -24,19 +46,35 @@ EQUIVALENT: list[PolicyRows] = [
     {row(INGRESS, 0, ICMP, 12, 15): ALLOW, row(INGRESS, 77): DENY},
     {row(INGRESS, 0, ICMP, 12, 15): ALLOW, row(INGRESS, A.identity, ICMP, 13, 16): ALLOW},
     {row(INGRESS, 0): ALLOW, row(INGRESS, 0, ICMP, 14, 16): DENY, row(INGRESS, A.identity): ALLOW},
+    {in_tier(ADMIN, A.identity, 13, 16): row_value(ALLOW, HIGH), in_tier(ADMIN, 0): row_value(DENY, LOW)},
+    {in_tier(ADMIN, 0, 14, 16): row_value(DENY, HIGH), row(INGRESS, A.identity): ALLOW},
+    {
+        in_tier(ADMIN, A.identity): row_value(PASS, HIGH),
+        in_tier(ADMIN, 0): row_value(DENY, LOW),
+        row(INGRESS, 0, ICMP, 13, 16): ALLOW,
+        in_tier(BASELINE, 0): row_value(DENY, LOW),
+    },
+    {in_tier(BASELINE, A.identity, 13, 16): row_value(ALLOW, HIGH), in_tier(BASELINE, 0): row_value(DENY, LOW)},
+    {in_tier(ADMIN, 0): row_value(PASS, HIGH), in_tier(BASELINE, A.identity, 14, 16): row_value(DENY, LOW)},
 ]
+
+
+def flags_of(rows: PolicyRows) -> int:
+    """Those tiers speak that have rows."""
+    return sum(tier_flag(tier, INGRESS) for tier in {key.tier for key in rows})
 
 
 def test_no_packet_sees_half_of_a_policy(rig: Rig) -> None:
     """Untracked packets, judged one by one, while the policy changes under them as fast as it can."""
-    rig.set_policy(B, EQUIVALENT[0], enforced=1)
+    rig.set_policy(B, EQUIVALENT[0], flags_of(EQUIVALENT[0]))
     program = rig.datapath.program_fd("from_endpoint")
     done = threading.Event()
 
     def change() -> None:
         choice = random.Random(1)
         for _ in range(1500):
-            rig.set_policy(B, choice.choice(EQUIVALENT), enforced=1)
+            rows = choice.choice(EQUIVALENT)
+            rig.set_policy(B, rows, flags_of(rows))
             rig.tables.sweep()
         done.set()
 
@@ -60,7 +98,7 @@ OPEN_OR_CLOSED: list[tuple[PolicyRows, int]] = [
     (EQUIVALENT[0], 1),
     (EQUIVALENT[3], 1),
     (EQUIVALENT[4], 3),
-    (EQUIVALENT[8], 1),
+    *((rows, flags_of(rows)) for rows in EQUIVALENT[8:]),
     ({row(INGRESS, A.identity): ALLOW, row(INGRESS, A.identity, ICMP, 14, 16): DENY}, 0),
 ]
 
