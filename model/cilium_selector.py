@@ -12,6 +12,7 @@ In 2 and 3 only endpoints that have a namespace: neither nodes nor anything outs
 
 import re
 
+from kilim.model.fields import read_any_object, read_text_map
 from kilim.model.identity import RESERVED_NAMES
 from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE, NAMESPACE_LABELS_PREFIX
@@ -39,12 +40,15 @@ def parse_peer_selector(value: object, path: str, namespace: str) -> Selector:
 
 
 def parse_subject_selector(value: object, path: str, namespace: str) -> Selector:
-    """Of a CiliumNetworkPolicy always in its own namespace: another that `k8s:` asks for does not count."""
+    """Of a CiliumNetworkPolicy always in its own namespace: another in `matchLabels` with `k8s:` does not count, one
+    elsewhere selects nobody."""
     parsed = parse_selector(value, path, _read_key)
     if not namespace:
         return selector_of(_inner(parsed))
-    kept = [each for each in parsed.requirements if (each.key, each.operator) != (NAMESPACE, IN)]
-    return selector_of([*_inner(Selector(tuple(kept))), Requirement(NAMESPACE, IN, (namespace,))])
+    fields = read_any_object(value, path)
+    labels = {key: text for key, text in read_text_map(fields.get("matchLabels"), path).items() if key != NAMESPACE}
+    counting = parse_selector({**fields, "matchLabels": labels}, path, _read_key)
+    return selector_of([*_inner(counting), Requirement(NAMESPACE, IN, (namespace,))])
 
 
 def parse_node_selector(value: object, path: str) -> list[Peer]:

@@ -30,10 +30,12 @@ def namespace_of(policy: Policy) -> str | None:
 
 
 def is_subject(rule: Rule, policy: Policy, cluster: Cluster, pod: Pod) -> bool:
-    namespace = namespace_of(policy)
-    return (namespace is None or pod["ns"] == namespace) and selects(
-        plain(rule["endpointSelector"]), security_labels(cluster, pod)
-    )
+    """ "EndpointSelector always applies in namespace of the policy resource"; the label that sees to it is put among
+    matchLabels, in the place of one that is written there."""
+    namespace, selector = namespace_of(policy), rule["endpointSelector"] or {}
+    if namespace is not None:
+        selector = {**selector, "matchLabels": {**(selector.get("matchLabels") or {}), "k8s:" + NAMESPACE: namespace}}
+    return selects(plain(selector), security_labels(cluster, pod)) and namespace in (None, pod["ns"])
 
 
 def isolates(rule: Rule, direction: str) -> bool:
@@ -95,7 +97,7 @@ def is_endpoint(selector: dict[str, Any], policy: Policy, cluster: Cluster, peer
     selector, pod, namespace = plain(selector), peer["pod"], namespace_of(policy)
     if pod is None:
         return False
-    keys = [*selector["matchLabels"], *(each["key"] for each in selector["matchExpressions"])]
+    keys = [each["key"] for each in selector["matchExpressions"]]
     if namespace is not None and not any(key == NAMESPACE or key.startswith(NAMESPACE_LABELS) for key in keys):
         if pod["ns"] != namespace:
             return False
@@ -151,11 +153,9 @@ def plain(selector: dict[str, Any]) -> dict[str, Any]:
     """Keys without the source in front: all labels of pods are of the source k8s, those of nodes of node, any: is any
     source."""
     labels = selector.get("matchLabels") or {}
-    expressions = selector.get("matchExpressions") or []
-    return {
-        "matchLabels": {without_source(key): value for key, value in labels.items()},
-        "matchExpressions": [{**each, "key": without_source(each["key"])} for each in expressions],
-    }
+    expressions = [{"key": key, "operator": "In", "values": [value]} for key, value in labels.items()]
+    expressions += selector.get("matchExpressions") or []
+    return {"matchExpressions": [{**each, "key": without_source(each["key"])} for each in expressions]}
 
 
 def without_source(key: str) -> str:

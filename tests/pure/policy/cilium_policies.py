@@ -39,7 +39,8 @@ GROUPS = ("g1", "g2")
 
 
 def cilium_network_policy(random: Random, name: str) -> Value:
-    return _policy(random, "CiliumNetworkPolicy", {"name": name, "namespace": random.choice(NAMESPACES)}, KEYS)
+    keys = PEER_KEYS if maybe(random, 0.2) else KEYS
+    return _policy(random, "CiliumNetworkPolicy", {"name": name, "namespace": random.choice(NAMESPACES)}, keys)
 
 
 def clusterwide_policy(random: Random, name: str) -> Value:
