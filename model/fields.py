@@ -92,3 +92,10 @@ def refuse_nulls(value: object, path: str) -> None:
             if each is None and path.endswith(("matchLabels", "labels")):
                 raise Invalid(child(path, str(key)), "must be a string, not null")
             refuse_nulls(each, child(path, str(key)))
+
+
+def read_boolean(value: object, path: str) -> bool | None:
+    """None: it is not said."""
+    if value is not None and not isinstance(value, bool):
+        raise _wrong_type(value, path, "a boolean")
+    return value

@@ -1,6 +1,6 @@
 """Manifests in and out: which kinds there are, their metadata, their noun and their canonical JSON.
 
-A visitor would get wrong: a Policy keeps its manifest (canonical JSON), a Namespace and a Pod do not; of a Pod only
+A visitor would get wrong: every noun keeps its manifest (canonical JSON), but for a Namespace and a Pod; of a Pod only
 what matters to networking is read, and every other field of its spec is accepted unseen.
 
 Canonical JSON:
@@ -17,6 +17,8 @@ from typing import NamedTuple
 from kilim.model.cidr_group import CIDR_GROUP, parse_cidr_group_spec
 from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE, parse_cilium_specs
 from kilim.model.cluster_network_policy import CLUSTER_NETWORK_POLICY, parse_cluster_network_policy_spec
+from kilim.model.endpoint_slice import FIELDS as SLICE_FIELDS
+from kilim.model.endpoint_slice import check_endpoint_slice
 from kilim.model.fields import Object, read_any_object, read_object, read_text, read_text_map, refuse_nulls
 from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE_NAME_LABEL, sorted_pairs
@@ -24,6 +26,8 @@ from kilim.model.names import check_dns_label, check_dns_subdomain, check_labels
 from kilim.model.network_policy import parse_network_policy_spec
 from kilim.model.nouns import EndpointSlice, Namespace, Pod, Policy, Service
 from kilim.model.pod import parse_pod_spec, pod_spec_of
+from kilim.model.service import ENDPOINT_SLICE, SERVICE
+from kilim.model.service_manifest import check_service_name, check_service_spec
 
 DEFAULT_NAMESPACE = "default"
 NETWORK_POLICY = "NetworkPolicy"
@@ -114,6 +118,16 @@ def _pod(metadata: _Metadata, fields: Object, _: str) -> Pod:
     return Pod(metadata.namespace, metadata.name, labels, spec.service_account, spec.named_ports)
 
 
+def _service(metadata: _Metadata, fields: Object, manifest_json: str) -> Service:
+    check_service_spec(fields.get("spec"))
+    return Service(metadata.namespace, metadata.name, manifest_json)
+
+
+def _endpoint_slice(metadata: _Metadata, fields: Object, manifest_json: str) -> EndpointSlice:
+    check_endpoint_slice(fields)
+    return EndpointSlice(metadata.namespace, metadata.name, manifest_json)
+
+
 KINDS = {
     "NetworkPolicy": _Kind(("networking.k8s.io/v1",), True, check_dns_subdomain, _network_policy),
     CLUSTER_NETWORK_POLICY: _Kind(
@@ -121,6 +135,14 @@ KINDS = {
     ),
     "Namespace": _Kind(("v1",), False, check_dns_label, _namespace),
     "Pod": _Kind(("v1",), True, check_dns_subdomain, _pod),
+    SERVICE: _Kind(("v1",), True, check_service_name, _service),
+    ENDPOINT_SLICE: _Kind(
+        ("discovery.k8s.io/v1",),
+        True,
+        check_dns_subdomain,
+        _endpoint_slice,
+        ("apiVersion", "kind", "metadata", *SLICE_FIELDS),
+    ),
     **{
         kind: _Kind(_CILIUM[:1], namespaced, check_dns_subdomain, _cilium_policy(kind), (*_OBJECT_FIELDS, "specs"))
         for kind, namespaced in ((CILIUM_NETWORK_POLICY, True), (CLUSTERWIDE, False))

@@ -79,7 +79,7 @@ class Recorder:
     async def act(self) -> None:
         actions: dict[Callable[[], Awaitable[Any]], int] = {
             self.pod: 5, self.endpoint: 8, self.endpoint_gone: 4, self.policy: 6, self.gone: 5,
-            self.namespace: 3, self.node: 5, self.setting: 1,
+            self.namespace: 3, self.node: 5, self.setting: 1, self.service: 2, self.slice: 2,
         }  # fmt: skip
         chosen = self.random.choices(list(actions), list(actions.values()))[0]
         with contextlib.suppress(grpc.aio.AioRpcError):
@@ -93,7 +93,7 @@ class Recorder:
         await self.replica.resources.Apply(request, timeout=PATIENCE_S)
 
     async def gone(self) -> None:
-        kind = self.random.choice(("Pod", "NetworkPolicy", "NetworkPolicy", "Namespace"))
+        kind = self.random.choice(("Pod", "NetworkPolicy", "NetworkPolicy", "Namespace", "Service", "EndpointSlice"))
         namespace = self.random.choice(NAMESPACES)
         name = namespace if kind == "Namespace" else self.random.choice("abcd")
         await self.delete(kind, "" if kind == "Namespace" else namespace, name)
@@ -129,6 +129,20 @@ class Recorder:
             spec["egress"] = choose(([], [{}], [rules[1]]))
         version = "networking.k8s.io/v1"
         await self.apply("NetworkPolicy", version, choose("abcd"), choose(NAMESPACES), spec=spec)
+
+    async def service(self) -> None:
+        selector = self.random.choice(({}, {"app": "db"}, {"app": "api"}))
+        spec = {"selector": selector, "ports": [{"port": self.random.choice((80, 5432))}]}
+        await self.apply("Service", "v1", self.random.choice("abcd"), self.random.choice(NAMESPACES), spec=spec)
+
+    async def slice(self) -> None:
+        choose = self.random.choice
+        endpoints = [{"addresses": [f"192.0.2.{choose(range(1, 5))}"]} for _ in range(choose((0, 1, 3)))]
+        body = {"addressType": "IPv4", "endpoints": endpoints, "ports": [{"port": 80}]}
+        labels = {"kubernetes.io/service-name": choose("abcd")}
+        await self.apply(
+            "EndpointSlice", "discovery.k8s.io/v1", choose("abcd"), choose(NAMESPACES), labels=labels, **body
+        )
 
     async def endpoint(self) -> None:
         node, namespace, name = (self.random.choice(names) for names in (NODES, NAMESPACES, "abcd"))
@@ -169,6 +183,10 @@ async def make_history(running: Running, log: EventLog) -> None:
             strange = NOT_AN_EVENT if number == ACTIONS // 3 else OF_A_LATER_VERSION
             _, head = await log.append(await log.head(), [strange])
             await running.until(lambda status, last=head.last_seq: status.seq >= last)  # type: ignore[misc]
+    await recorder.apply("Service", "v1", "last", "shop", spec={"ports": [{"port": 80}]})
+    await recorder.apply("EndpointSlice", "discovery.k8s.io/v1", "last", "shop", addressType="IPv4")
+    for kind in ("EndpointSlice", "Service"):
+        await recorder.delete(kind, "shop", "last")
     for name in ("last1", "last2"):  # identities of their own, so that some are released for certain
         await running.register_endpoint("node1", name, f"10.244.0.{200 + len(name)}", 200 + len(name), app=name)
         gone = api.RemoveEndpointRequest(node="node1", namespace="shop", name=name)
