@@ -11,6 +11,7 @@ from kilim.cli.command import Command
 from kilim.cli.failure import BadUsage
 from kilim.cli.get import get_object
 from kilim.cli.kinds import kind_of, namespace_of
+from kilim.cli.service_lines import endpoint_slice_lines, service_lines
 
 INDENT = "  "
 VALUE_COLUMN = 14
@@ -43,6 +44,10 @@ def describe_object(item: dict[str, Any]) -> list[str]:
             return lines + _policy(item)
         case "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy":
             return lines + cilium_policy_lines(item)
+        case "Service":
+            return [*lines, *service_lines(item)]
+        case "EndpointSlice":
+            return [*lines, *endpoint_slice_lines(item)]
     return lines + _generic(item)
 
 

@@ -82,6 +82,20 @@ MANIFESTS: tuple[dict[str, Any], ...] = (
         "metadata": {"name": "g"},
         "spec": {"externalCIDRs": ["192.0.2.0/24"]},
     },
+    {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "db", "namespace": "shop", "labels": {"app": "db"}},
+        "spec": {"selector": {"app": "db"}, "ports": [{"port": 5432, "targetPort": "sql"}], "clusterIP": "10.96.0.9"},
+    },
+    {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "db-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "db"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "", "port": 5432, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.244.0.9"], "conditions": {"ready": True}, "nodeName": "n1"}],
+    },
 )
 
 
@@ -101,7 +115,13 @@ async def test_what_get_prints_can_be_applied_again(etcd: EmbeddedEtcd, cluster:
                 file.write_text(shown[1])
                 status, stdout, stderr = await kilim("apply", "-f", str(file), *server)
                 assert (status, stdout.split()[1:], stderr) == (0, ["unchanged"], ""), each
-        file.write_text((await kilim("get", "netpol,cnp,ccnp,ccg,po,ns,clusternetpol", "-A", "-o", "yaml", *server))[1])
+        file.write_text(
+            (
+                await kilim(
+                    "get", "netpol,cnp,ccnp,ccg,po,ns,clusternetpol,svc,endpointslices", "-A", "-o", "yaml", *server
+                )
+            )[1]
+        )
         status, stdout, _ = await kilim("apply", "-f", str(file), *server)
         assert status == 0 and [line.split()[1] for line in stdout.splitlines()] == ["unchanged"] * len(MANIFESTS)
         assert json.loads((await kilim("apply", "-f", str(file), "-o", "json", *server))[1])["seq"] == head

@@ -213,3 +213,82 @@ def test_a_kernel_last_read_long_ago_shows_how_long() -> None:
     assert (shown["STATUS"], shown["LAG"], shown["KERNEL"]) == ("ok", "0", "? 5m")
     assert cells(up=True, kernel_comparison=pb.MATCH)["KERNEL"] == "✓"
     assert cells(kernel_comparison=pb.DIFFERS)["KERNEL"] == "✗"
+
+
+SERVICE = {
+    "kind": "Service",
+    "metadata": {"name": "db", "namespace": "shop"},
+    "spec": {
+        "type": "NodePort",
+        "selector": {"app": "db", "a": "b"},
+        "clusterIP": "10.96.0.9",
+        "ports": [
+            {"name": "sql", "port": 5432, "targetPort": "pg", "nodePort": 30432},
+            {"port": 53, "protocol": "UDP"},
+        ],
+    },
+}
+SLICE = {
+    "kind": "EndpointSlice",
+    "metadata": {"name": "db-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "db"}},
+    "addressType": "IPv4",
+    "ports": [{"port": 5432}, {}],
+    "endpoints": [
+        {"addresses": ["10.0.0.1", "10.0.0.2"], "nodeName": "n1", "targetRef": {"kind": "Pod", "name": "db-0"}},
+        {"addresses": ["10.0.0.3"], "conditions": {"ready": False}},
+    ],
+}
+
+
+def shown(item: dict[str, Any], wide: bool = False) -> list[str]:
+    found = columns(BY_NAME[item["kind"]], wide=wide, with_namespace=False)
+    lines = table([each.header for each in found], [[each.cell(item) for each in found]]).splitlines()
+    return lines[1].split()
+
+
+def test_services_show_as_kubectl_has_them() -> None:
+    assert shown(SERVICE, wide=True) == [
+        "db", "NodePort", "10.96.0.9", "<none>", "5432:30432/TCP,53/UDP", "a=b,app=db",
+    ]  # fmt: skip
+    outside = {"kind": "Service", "metadata": {"name": "x"}, "spec": {"type": "ExternalName", "externalName": "a.b"}}
+    assert shown(outside) == ["x", "ExternalName", "<none>", "a.b", "<none>"]
+    balanced = {"kind": "Service", "metadata": {"name": "x"}, "spec": {"type": "LoadBalancer", "clusterIP": "None"}}
+    assert shown(balanced) == ["x", "LoadBalancer", "None", "<pending>", "<none>"]
+
+
+def test_endpoint_slices_show_as_kubectl_has_them() -> None:
+    assert shown(SLICE, wide=True) == [
+        "db-1", "IPv4", "5432,*", "10.0.0.1,10.0.0.2,10.0.0.3", "db",
+    ]  # fmt: skip
+
+
+def test_services_and_slices_in_words() -> None:
+    assert describe_object(SERVICE)[4:] == [
+        "Selector:     a=b,app=db",
+        "Type:         NodePort",
+        "Cluster IPs:  10.96.0.9",
+        "Port:         sql 5432/TCP to pg, node port 30432",
+        "Port:         53/UDP to 53",
+    ]
+    assert describe_object(SLICE)[4:] == [
+        "AddressType:  IPv4",
+        "Port:         5432/TCP",
+        "Port:         <any>/TCP",
+        "Endpoints:",
+        "  10.0.0.1, 10.0.0.2 (ready) on n1, Pod db-0",
+        "  10.0.0.3 (not ready)",
+    ]
+
+
+def test_events_of_services_say_what_matters() -> None:
+    def summary(noun: str, manifest: str) -> str:
+        body = {noun: {"namespace": "x", "name": "s", "manifest_json": manifest}}
+        return event_summary(events_pb2.Event(**{f"{noun}_replaced": body}))  # type: ignore[arg-type]
+
+    assert summary("service", '{"spec":{"selector":{"b":"2","a":"1"}}}') == "x/s (selector a=1,b=2)"
+    assert summary("service", "{") == "x/s (no selector)"
+    slice_of_db = '{"addressType":"IPv4","metadata":{"labels":{"kubernetes.io/service-name":"db"}}'
+    one = slice_of_db + ',"endpoints":[{"addresses":["10.0.0.1"]}]}'
+    assert summary("endpoint_slice", one) == "x/s (of service db, 1 address)"
+    assert summary("endpoint_slice", slice_of_db + "}") == "x/s (of service db, 0 addresses)"
+    assert summary("endpoint_slice", "") == "x/s (of no service, 0 addresses)"
