@@ -11,6 +11,7 @@ from kilim.kvstore.errors import LogBroken
 from kilim.model.fold import fold_record
 from kilim.model.node_tables import NodeTables
 from kilim.model.nouns import Endpoint, decode_endpoint, decode_endpoint_identity
+from kilim.model.policy_parts import TABLES_OF_POLICIES
 from kilim.model.state import Change, State, endpoint_key
 from kilim.model.tables import Tables, TablesDelta
 
@@ -67,7 +68,7 @@ class Replica:
         try:
             for commit in commits:
                 for change in self._fold(commit):
-                    if moved and change.table == "policy" and not self._tables_stale:
+                    if moved and change.table in TABLES_OF_POLICIES and not self._tables_stale:
                         deltas.append(self._tables_before(change, changes))
                         changes, moved = [], False
                     changes.append(change)

@@ -9,6 +9,7 @@ What a rule selects, first that holds:
 3. Without a list of peers: anybody at all, on its ports.
 CIDRs select prefixes outside the cluster, never endpoints, and nodes only as the policy says (`cidrs_include_nodes`);
 IPv6 ones select nobody, as the datapath is IPv4. Nodes are other nodes than the own one, which is the entity `host`.
+Services, and the API servers among the entities, are references: what they come to is not said by the manifest.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from kilim.model.cidr_group import GROUP_NAME, read_prefix
 from kilim.model.cilium_layer7 import NOT_YET, check_dns_name
 from kilim.model.cilium_ports import parse_icmps, parse_to_ports
-from kilim.model.cilium_selector import check_node_selector, parse_node_selector, parse_peer_selector
+from kilim.model.cilium_selector import parse_node_selector, parse_object_selector, parse_peer_selector
 from kilim.model.fields import Object, child, read_list, read_object, read_text, read_text_map
 from kilim.model.identity import RESERVED_NAMES
 from kilim.model.invalid import Invalid
@@ -25,10 +26,12 @@ from kilim.model.labels import CLUSTER
 from kilim.model.names import check_dns_label, check_dns_subdomain, invalid_value, unsupported_value
 from kilim.model.rules import CidrPeer, GroupPeer, Peer, Port, unique
 from kilim.model.selector import EXISTS, IN, Requirement, Selector, parse_selector, selector_of
+from kilim.model.service_reference import ApiServers, ServiceReference, ServicesLabelled, ServicesNamed
 
 NOT_SUPPORTED = "not supported"
 _AUTHENTICATION = ("disabled", "required", "test-always-fail")
 _EVERYBODY = "all"
+_WITH_API_SERVERS = ("kube-apiserver", "cluster")
 _ABSENT_WHERE_EMPTY = ("Groups", "Services", "FQDNs")
 _ENTITIES: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -39,14 +42,15 @@ _ENTITIES: dict[str, tuple[str, ...]] = {
     **{name: (f"reserved:{name}",) for name in RESERVED_NAMES.values() if not name.startswith("world")},
 }
 
-_Peers = tuple[Peer, ...] | None  # None: anybody at all
+_Peers = tuple[Peer | ServiceReference, ...] | None  # None: anybody at all
 
 
 class Matches(NamedTuple):
     """As in the inner form: None is any, () is nobody and nothing."""
 
-    peers: _Peers
+    peers: tuple[Peer, ...] | None
     ports: tuple[Port, ...] | None
+    services: tuple[ServiceReference, ...] = ()
 
 
 class Context(NamedTuple):
@@ -75,7 +79,14 @@ def parse_cilium_rule(value: object, path: str, section: str, context: Context) 
     ports = _parse_ports(fields, path, section, context.refused)
     if len(filled) < len(found) or (not found and ports is None):
         return Matches((), ports)
-    return Matches(found[filled[0]] if filled else None, ports)
+    return _matches(found[filled[0]] if filled else None, ports)
+
+
+def _matches(found: _Peers, ports: tuple[Port, ...] | None) -> Matches:
+    if found is None:
+        return Matches(None, ports)
+    peers = tuple(each for each in found if not isinstance(each, ServiceReference))
+    return Matches(peers, ports, tuple(each for each in found if isinstance(each, ServiceReference)))
 
 
 def _known(section: str, side: str) -> list[str]:
@@ -129,7 +140,8 @@ def _entities(items: list[object], path: str, _: Context) -> _Peers:
             raise unsupported_value(f"{path}[{number}]", name, (*_ENTITIES, _EVERYBODY))
     if _EVERYBODY in names:
         return None
-    return unique(selector_of([Requirement(label, EXISTS)]) for name in names for label in _ENTITIES[name])
+    found = unique(selector_of([Requirement(label, EXISTS)]) for name in names for label in _ENTITIES[name])
+    return (*found, ApiServers()) if any(name in _WITH_API_SERVERS for name in names) else found
 
 
 def _cidrs(items: list[object], path: str, context: Context) -> _Peers:
@@ -184,31 +196,34 @@ def _groups(items: list[object], path: str, context: Context) -> _Peers:
 
 
 def _services(items: list[object], path: str, context: Context) -> _Peers:
-    for number, item in enumerate(items):
-        _check_service(item, f"{path}[{number}]")
-    return _refuse(items, path, context, NOT_YET)
+    return unique(_parse_service(item, f"{path}[{i}]", context.nodes_in_cidrs) for i, item in enumerate(items))
 
 
-def _check_service(value: object, path: str) -> None:
+def _parse_service(value: object, path: str, nodes: bool) -> ServiceReference:
     fields = read_object(value, path, ("k8sService", "k8sServiceSelector"))
     if len(fields) != 1:
         raise Invalid(path, "must have one of `k8sService` and `k8sServiceSelector`")
-    service_path, selector_path = child(path, "k8sService"), child(path, "k8sServiceSelector")
     if "k8sService" in fields:
-        service = read_object(fields["k8sService"], service_path, ("serviceName", "namespace"))
-        check_dns_label(
-            read_text(service.get("serviceName"), child(service_path, "serviceName")),
-            child(service_path, "serviceName"),
-        )
-        namespace, namespace_path = service.get("namespace"), child(service_path, "namespace")
-    else:
-        chosen = read_object(fields["k8sServiceSelector"], selector_path, ("selector", "namespace"))
-        if "selector" not in chosen:
-            raise Invalid(child(selector_path, "selector"), "Required value")
-        check_node_selector(chosen["selector"], child(selector_path, "selector"))
-        namespace, namespace_path = chosen.get("namespace"), child(selector_path, "namespace")
-    if read_text(namespace, namespace_path):
-        check_dns_label(read_text(namespace, namespace_path), namespace_path)
+        named, inner = child(path, "k8sService"), "serviceName"
+        service = read_object(fields["k8sService"], named, (inner, "namespace"))
+        name = read_text(service.get(inner), child(named, inner))
+        check_dns_label(name, child(named, inner))
+        return ServicesNamed(_read_namespace(service, named), name, nodes)
+    chosen = child(path, "k8sServiceSelector")
+    service = read_object(fields["k8sServiceSelector"], chosen, ("selector", "namespace"))
+    if "selector" not in service:
+        raise Invalid(child(chosen, "selector"), "Required value")
+    labels = parse_object_selector(service["selector"], child(chosen, "selector"))
+    return ServicesLabelled(_read_namespace(service, chosen), labels, nodes)
+
+
+def _read_namespace(fields: Object, path: str) -> str:
+    """Empty: all namespaces."""
+    where = child(path, "namespace")
+    namespace = read_text(fields.get("namespace"), where)
+    if namespace:
+        check_dns_label(namespace, where)
+    return namespace
 
 
 def _names(items: list[object], path: str, context: Context) -> _Peers:

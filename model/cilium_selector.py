@@ -63,6 +63,15 @@ def parse_node_selector(value: object, path: str) -> list[Peer]:
     return nodes_where(selector_of(requirements), NODE_SOURCE)
 
 
+def parse_object_selector(value: object, path: str) -> Selector:
+    """Over the plain labels of a Kubernetes object: a key of `k8s:` or any source is one of them. Raises `Invalid`."""
+    requirements = parse_selector(value, path, _read_key).requirements
+    return selector_of(
+        each._replace(key=each.key.partition(":")[2]) if each.key.startswith((_ANY, _KUBERNETES)) else each
+        for each in requirements
+    )
+
+
 def check_node_selector(value: object, path: str) -> None:
     parse_selector(value, path, _read_key)
 

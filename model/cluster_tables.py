@@ -10,10 +10,10 @@ from weakref import WeakValueDictionary
 
 from kilim.model import nouns
 from kilim.model.cluster_addresses import ClusterAddresses, OwnPart
-from kilim.model.compile import rule_changes
 from kilim.model.digest import digest_of
 from kilim.model.nouns import NamedPort, ports_of
 from kilim.model.policy_index import PolicyIndex
+from kilim.model.policy_parts import TABLES_OF_POLICIES, PolicyParts
 from kilim.model.resolve import resolve_rows
 from kilim.model.settings import ENABLE_POLICY, audit_modes
 from kilim.model.state import Change, State, state_as_changes
@@ -59,6 +59,7 @@ class ClusterTables:
     def __init__(self) -> None:
         self._addresses = ClusterAddresses()
         self._policies = PolicyIndex()
+        self._parts = PolicyParts()
         self._subjects: dict[int, _Subject] = {}
         self._stale: set[int] = set()
         self._rows: WeakValueDictionary[Bearing, _Rows] = WeakValueDictionary()
@@ -126,9 +127,10 @@ class ClusterTables:
             new = None if change.new is None else nouns.decode_identity(change.new)
             self._stale |= self._policies.set_identity(number, old, new)
             self._addresses.set_cidr(number, None if old is None else old.cidr, None if new is None else new.cidr)
-        elif change.table == "policy":
-            for key, rules in rule_changes(change):
-                self._stale |= self._policies.set_policy(key, rules)
+        elif change.table in TABLES_OF_POLICIES:
+            for each in self._parts.follow(state, change):
+                for key, rules in each.rules():
+                    self._stale |= self._policies.set_policy(key, rules)
         elif change.table == "node":
             node = None if change.new is None else nouns.decode_node(change.new)
             self._addresses.set_node(str(change.key), *((None, 0) if node is None else (node.ip, node.identity)))

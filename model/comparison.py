@@ -173,6 +173,8 @@ def _stale_subjects(before: State, after: State, old: StateRules, new: StateRule
         if before.identities.data.get(number) != after.identities.data.get(number)
     }
     parts = [(object_key(part), rules) for side in (old, new) for part, rules in side.policies.items()]
+    every = old.policies.keys() | new.policies.keys()
+    changed = changed | {object_key(part) for part in every if old.policies.get(part) != new.policies.get(part)}
     hit = [rules for key, rules in parts if key in changed]
     others = [rules for key, rules in parts if key not in changed]
     hit += [rules for rules in others if _speaks_of(rules, identities, before, after)]

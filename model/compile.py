@@ -3,10 +3,15 @@
 A visitor would get wrong: one object may be several `PolicyRules`, each with its subjects (`part_key`). A manifest that
 cannot be read (a newer version wrote it) closes both directions for all pods of its namespace, of every namespace if it
 has none: never silently open (I9).
+
+What a policy says depends on the services that it refers to (`service_reference.py`), so rules are made in two steps:
+as written, from the policy alone, and compiled, with the services there are. Where a policy refers to none, the two are
+the same object; `policy_parts.py` does the second step again when services change.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from kilim.model.address import Cidr
@@ -15,10 +20,11 @@ from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE
 from kilim.model.cluster_network_policy import CLUSTER_NETWORK_POLICY, compile_cluster_network_policy
 from kilim.model.labels import NAMESPACE
 from kilim.model.network_policy import compile_network_policy, in_namespace
-from kilim.model.nouns import Policy, decode_policy
-from kilim.model.rules import CidrPeer, GroupPeer, Peer, PolicyRules
+from kilim.model.nouns import Policy
+from kilim.model.rules import CidrPeer, GroupPeer, Peer, PolicyRules, Rule, unique
 from kilim.model.selector import EXISTS, Requirement, selector_of
-from kilim.model.state import Change
+from kilim.model.service_index import Services
+from kilim.model.service_reference import ServiceReference
 from kilim.model.tables import ENFORCE_EGRESS, ENFORCE_INGRESS
 
 _COMPILERS: dict[str, Callable[[Policy, Mapping[str, object]], tuple[PolicyRules, ...]]] = {
@@ -30,9 +36,15 @@ _COMPILERS: dict[str, Callable[[Policy, Mapping[str, object]], tuple[PolicyRules
 }
 
 
+def compile_policy(policy: Policy, services: Services) -> tuple[PolicyRules, ...]:
+    """Total (I1)."""
+    parts = parts_as_written(policy)
+    return with_services(parts, services) if references_of(policy) else parts
+
+
 @lru_cache(maxsize=2048)
-def compile_policy(policy: Policy) -> tuple[PolicyRules, ...]:
-    """Total (I1). The cache is a memo of a pure function."""
+def parts_as_written(policy: Policy) -> tuple[PolicyRules, ...]:
+    """Without what its references to services come to. Total (I1). The cache is a memo of a pure function."""
     try:
         manifest = json.loads(policy.manifest_json)
         if policy.kind not in _COMPILERS or not isinstance(manifest, dict):
@@ -42,12 +54,34 @@ def compile_policy(policy: Policy) -> tuple[PolicyRules, ...]:
         return _closed(policy)
 
 
-def cidrs_of(policy: Policy) -> tuple[Cidr, ...]:
+@lru_cache(maxsize=2048)
+def references_of(policy: Policy) -> frozenset[ServiceReference]:
+    """A memo of a pure function."""
+    return frozenset(each for part in parts_as_written(policy) for rule in part.rules for each in rule.services)
+
+
+def with_services(parts: Iterable[PolicyRules], services: Services) -> tuple[PolicyRules, ...]:
+    return tuple(replace(part, rules=tuple(_expanded(rule, services) for rule in part.rules)) for part in parts)
+
+
+def _expanded(rule: Rule, services: Services) -> Rule:
+    if not rule.services:
+        return rule
+    found = (peer for each in rule.services for peer in services.peers_of(each))
+    return rule._replace(peers=unique((*(rule.peers or ()), *found)))
+
+
+def cidrs_of(policy: Policy, services: Services) -> tuple[Cidr, ...]:
     """The prefixes that need an identity of their own: every cidr and except of the directions that count, sorted."""
+    return named_cidrs(policy, compile_policy(policy, services))
+
+
+def named_cidrs(policy: Policy, parts: Iterable[PolicyRules]) -> tuple[Cidr, ...]:
+    """`parts`: the policy, compiled."""
     if policy.kind == CIDR_GROUP:
         return group_of(policy).prefixes
     cidrs: set[Cidr] = set()
-    for peer in peers_of(policy):
+    for peer in peers_of(parts):
         if isinstance(peer, CidrPeer):
             cidrs.add(peer.cidr)
         if isinstance(peer, CidrPeer | GroupPeer):
@@ -55,16 +89,9 @@ def cidrs_of(policy: Policy) -> tuple[Cidr, ...]:
     return tuple(sorted(cidrs))
 
 
-def peers_of(policy: Policy) -> Iterator[Peer]:
+def peers_of(parts: Iterable[PolicyRules]) -> Iterator[Peer]:
     """May repeat itself."""
-    return (peer for part in compile_policy(policy) for rule in part.rules for peer in rule.peers or ())
-
-
-def rule_changes(change: Change) -> Iterator[tuple[str, PolicyRules | None]]:
-    """A change of the state's table `policy`, part by part, for a `PolicyIndex`."""
-    old, new = (() if each is None else compile_policy(decode_policy(each)) for each in (change.old, change.new))
-    for number in range(max(len(old), len(new))):
-        yield part_key(str(change.key), number), new[number] if number < len(new) else None
+    return (peer for part in parts for rule in part.rules for peer in rule.peers or ())
 
 
 def part_key(key: str, number: int) -> str:

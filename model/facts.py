@@ -13,6 +13,7 @@ from kilim.model.identity import ANY_PEER, RESERVED, Identity
 from kilim.model.labels import label_map
 from kilim.model.nouns import NamedPort
 from kilim.model.rules import Peer, PolicyRules, peer_matches
+from kilim.model.service_index import Services
 from kilim.model.settings import ENABLE_POLICY
 from kilim.model.state import State
 
@@ -45,7 +46,10 @@ class StateFacts:
         self._state = state
         self.enforcement = ENABLE_POLICY.read(state)
         self._identities: dict[int, Identity] = RESERVED | dict(state.identities)
-        self._policies = [part for key in sorted(state.policies) for part in compile_policy(state.policies[key])]
+        services = Services(state)
+        self._policies = [
+            part for key in sorted(state.policies) for part in compile_policy(state.policies[key], services)
+        ]
         self._selected: dict[Peer, frozenset[int]] = {}
 
     def knows(self, identity: int) -> bool:

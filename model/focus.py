@@ -7,7 +7,7 @@ A row depends on
 1. its node's and all other nodes' entries, and the settings that tables are made with;
 2. for an address: the endpoints that have it, the prefixes that cover it;
 3. for an identity, as subject or as peer: its labels, the endpoints that have it (they make the subject's row, and name
-   the ports), all policies.
+   the ports), all policies and the services that these may refer to.
 """
 
 from collections.abc import Iterable
@@ -19,6 +19,7 @@ from kilim.model.fold import EndpointNote, endpoint_of, entry_of
 from kilim.model.identity import FIRST_CIDR
 from kilim.model.node_tables import NodeTables
 from kilim.model.nouns import decode_identity
+from kilim.model.policy_parts import TABLES_OF_POLICIES
 from kilim.model.resolve import BUILT_IN
 from kilim.model.settings import OF_TABLES
 from kilim.model.snapshot import endpoint_field
@@ -43,7 +44,7 @@ class Focus:
             return key in self.identities or (int(key) >= FIRST_CIDR and self._covers(value))
         if table == "setting":
             return str(key).partition("/")[0] in OF_TABLES
-        return table in ("node", "policy")
+        return table == "node" or table in TABLES_OF_POLICIES
 
     def keeps_record(self, table: str, key: bytes, value: bytes) -> bool:
         return self.keeps(table, key_from_bytes(table, key), value)

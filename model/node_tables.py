@@ -8,7 +8,8 @@ What a change touches:
    change, the subjects whose policies name ports that it offers.
 2. An identity: its prefix; itself as a subject; of the subjects whose policies' peers begin or cease to select it the
    rows of that peer (`peer_rows.py`), not the others.
-3. A policy: the subjects that it selects or selected.
+3. A policy: the subjects that it selects or selected. A service or a slice of one: the policies that refer to it, where
+   what they come to is another thing now.
 4. A node: its address, old and new, and the rows of its endpoints; its identity, its address.
 5. The setting `enable-policy`: all subjects; `policy-audit-mode`: the endpoints of this node.
 6. A namespace, pod or other setting: nothing; they act through identities and endpoints, which events of their own
@@ -19,11 +20,11 @@ from collections.abc import Iterable
 
 from kilim.model import nouns
 from kilim.model.addresses import Addresses
-from kilim.model.compile import rule_changes
 from kilim.model.identity import RESERVED
 from kilim.model.nouns import ports_of
 from kilim.model.peer_rows import RowChanges, changed_rows
 from kilim.model.policy_index import PolicyIndex
+from kilim.model.policy_parts import TABLES_OF_POLICIES, PolicyParts
 from kilim.model.resolve import resolve_rows
 from kilim.model.settings import ENABLE_POLICY, audits
 from kilim.model.state import Change, State, state_as_changes
@@ -40,6 +41,7 @@ class NodeTables:
         self._digest = TablesDigest()
         self._addresses = Addresses(node)
         self._policies = PolicyIndex()
+        self._parts = PolicyParts()
         self._local: dict[int, int] = {}  # subject -> how many endpoints here have it
         self._counts_ports = False
         self._stale: set[int] = set()  # subjects whose rows are to be made anew
@@ -82,9 +84,10 @@ class NodeTables:
                 self._change_endpoint(state, change)
             elif change.table == "identity":
                 self._change_identity(change)
-            elif change.table == "policy":
-                for key, rules in rule_changes(change):
-                    self._stale |= self._policies.set_policy(key, rules)
+            elif change.table in TABLES_OF_POLICIES:
+                for each in self._parts.follow(state, change):
+                    for key, rules in each.rules():
+                        self._stale |= self._policies.set_policy(key, rules)
             elif change.table == "node":
                 node = None if change.new is None else nouns.decode_node(change.new)
                 self._addresses.set_node(str(change.key), *((None, 0) if node is None else (node.ip, node.identity)))

@@ -8,14 +8,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kilim.model.compile import compile_policy
+from kilim.model.compile import parts_as_written
 from kilim.model.explain import PolicyName
 from kilim.model.facts import StateFacts
 from kilim.model.identity import is_of_pods
 from kilim.model.nouns import decode_policy
 from kilim.model.reach import Reach
 from kilim.model.rules import CidrPeer, GroupPeer, Peer, PolicyRules
-from kilim.model.selector import EXISTS, IN, NOT_IN, Requirement, Selector
+from kilim.model.selector import Selector
+from kilim.model.service_index import Services
+from kilim.model.service_reference import ServiceReference
 from kilim.model.state import State
 
 
@@ -41,7 +43,7 @@ class SelectorUse(NamedTuple):
 def policy_uses(state: State) -> list[PolicyUse]:
     """In the order of their keys; one for each object, whatever number of parts it has."""
     uses: dict[PolicyName, PolicyUse] = {}
-    for part in _parts(state):
+    for part in _parts_as_written(state):
         uses.setdefault(name_of(part), PolicyUse(name_of(part), part.tier, part.priority))
     reach = Reach(state)
     for subject, keys in sorted(state.endpoints_of_identity.items()):
@@ -60,17 +62,18 @@ def policy_uses(state: State) -> list[PolicyUse]:
 
 def selector_uses(state: State) -> list[SelectorUse]:
     """Each distinct selector once, by its text."""
-    facts = StateFacts(state)
-    found: dict[Peer, tuple[dict[PolicyName, None], dict[PolicyName, None]]] = {}
-    for part in _parts(state):
+    facts, services = StateFacts(state), Services(state)
+    found: dict[Peer | ServiceReference, tuple[dict[PolicyName, None], dict[PolicyName, None]]] = {}
+    for part in _parts_as_written(state):
         found.setdefault(part.subjects, ({}, {}))[0][name_of(part)] = None
         for rule in part.rules:
-            for peer in rule.peers or ():
+            for peer in (*(rule.peers or ()), *rule.services):
                 found.setdefault(peer, ({}, {}))[1][name_of(part)] = None
-    uses = [
-        SelectorUse(peer_text(peer), tuple(sorted(facts.selected(peer))), tuple(subjects), tuple(peers))
-        for peer, (subjects, peers) in found.items()
-    ]
+    uses = []
+    for peer, (subjects, peers) in found.items():
+        inner = services.peers_of(peer) if isinstance(peer, ServiceReference) else (peer,)
+        selected = {number for each in inner for number in facts.selected(each)}
+        uses.append(SelectorUse(peer_text(peer), tuple(sorted(selected)), tuple(subjects), tuple(peers)))
     return sorted(uses)
 
 
@@ -84,13 +87,15 @@ def name_of(rules: PolicyRules) -> PolicyName:
     return PolicyName(rules.kind, rules.namespace, rules.name)
 
 
-def peer_text(peer: Peer) -> str:
-    """`k8s:app=web,k8s:io.kubernetes.pod.namespace=shop`, `cidr:10.0.0.0/8 except 10.1.0.0/16`"""
+def peer_text(peer: Peer | ServiceReference) -> str:
+    """`k8s:app=web,k8s:io.kubernetes.pod.namespace=shop`, `cidr:10.0.0.0/8 except 10.1.0.0/16`, `service shop/db`"""
+    if isinstance(peer, ServiceReference):
+        return str(peer)
     if isinstance(peer, Selector):
-        return ",".join(map(_requirement_text, peer.requirements)) or "everybody"
+        return str(peer) or "everybody"
     excepted = f" except {', '.join(map(str, peer.excepts))}" if peer.excepts else ""
     if isinstance(peer, GroupPeer):
-        return f"CiliumCIDRGroup {','.join(map(_requirement_text, peer.groups.requirements)) or 'any'}{excepted}"
+        return f"CiliumCIDRGroup {str(peer.groups) or 'any'}{excepted}"
     return f"cidr:{peer.cidr}{excepted}{_holding(peer)}"
 
 
@@ -99,17 +104,11 @@ def _holding(peer: CidrPeer) -> str:
     return f" with {' and '.join(words)}" if words else ""
 
 
-def _requirement_text(one: Requirement) -> str:
-    if one.operator == IN and len(one.values) == 1:
-        return f"{one.key}={one.values[0]}"
-    if one.operator in (IN, NOT_IN):
-        return f"{one.key} {one.operator.lower()} ({','.join(one.values)})"
-    return one.key if one.operator == EXISTS else f"!{one.key}"
-
-
-def _parts(state: State) -> list[PolicyRules]:
+def _parts_as_written(state: State) -> list[PolicyRules]:
     return [
-        part for key in sorted(state.policies.data) for part in compile_policy(decode_policy(state.policies.data[key]))
+        part
+        for key in sorted(state.policies.data)
+        for part in parts_as_written(decode_policy(state.policies.data[key]))
     ]
 
 

@@ -15,6 +15,7 @@ from kilim.model.nouns import NamedPort, decode_identity, decode_policy, ports_o
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import Resolution, resolve, resolve_rows
 from kilim.model.rules import Peer, PolicyRules
+from kilim.model.service_index import Services
 from kilim.model.settings import ENABLE_POLICY
 from kilim.model.state import State
 from kilim.model.tables import EGRESS, INGRESS, PolicyRows, direction_flags
@@ -34,8 +35,9 @@ class StateRules:
             identity = decode_identity(data)
             self._index.set_identity(number, None, identity)
             self.labels[number] = label_map(identity.labels)
+        services = Services(state)
         for key in sorted(state.policies.data):
-            for number, rules in enumerate(compile_policy(decode_policy(state.policies.data[key]))):
+            for number, rules in enumerate(compile_policy(decode_policy(state.policies.data[key]), services)):
                 self._index.set_policy(part_key(key, number), rules)
                 self.policies[part_key(key, number)] = rules
                 self._of_namespace.setdefault(rules.namespace, []).append(rules)

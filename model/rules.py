@@ -14,6 +14,7 @@ from kilim.model.cidr_group import groups_in
 from kilim.model.identity import NODE_LABEL, Identity, membership_label
 from kilim.model.labels import NAMESPACE, label_map
 from kilim.model.selector import Selector
+from kilim.model.service_reference import ServiceReference
 from kilim.model.tables import NORMAL, row_value
 
 LAST_PRIORITY = 1000
@@ -84,6 +85,7 @@ class Rule(NamedTuple):
     action: int  # ALLOW, DENY; PASS in tiers other than NORMAL
     peers: tuple[Peer, ...] | None
     ports: tuple[Port, ...] | None
+    services: tuple[ServiceReference, ...] = ()  # what these come to is among the peers once it is compiled
 
 
 class Origin(NamedTuple):

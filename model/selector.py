@@ -34,6 +34,13 @@ class Requirement(NamedTuple):
             return value is None or value not in self.values
         return (value is not None) == (self.operator == EXISTS)
 
+    def __str__(self) -> str:
+        if self.operator == IN and len(self.values) == 1:
+            return f"{self.key}={self.values[0]}"
+        if self.operator in (IN, NOT_IN):
+            return f"{self.key} {self.operator.lower()} ({','.join(self.values)})"
+        return self.key if self.operator == EXISTS else f"!{self.key}"
+
 
 class Selector(NamedTuple):
     """Made by `selector_of` or `parse_selector`, which put it into canonical form."""
@@ -42,6 +49,10 @@ class Selector(NamedTuple):
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         return all(requirement.matches(labels) for requirement in self.requirements)
+
+    def __str__(self) -> str:
+        """`k8s:app=web,tier in (a,b),!old`"""
+        return ",".join(map(str, self.requirements))
 
 
 def selector_of(requirements: Iterable[Requirement]) -> Selector:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 
 from kilim.controlplane.decide.row_counts import RowCounts
 from kilim.controlplane.decide.widths import PortWidths, Weight
-from kilim.model.compile import rule_changes
 from kilim.model.nouns import NamedPort, decode_identity, ports_of
 from kilim.model.policy_index import PolicyIndex
+from kilim.model.policy_parts import PolicyChange
 from kilim.model.resolve import HOST_ROWS
 from kilim.model.rules import Peer
 from kilim.model.state import Change, State
@@ -90,8 +90,8 @@ class PolicyBounds:
         self._index.set_identity(number, old, new)
         self._weigh_subject(number, 1)
 
-    def change_policy(self, change: Change) -> None:
-        for key, rules in rule_changes(change):
+    def change_policy(self, change: PolicyChange) -> None:
+        for key, rules in change.rules():
             self._weigh_policy(key, -1)
             self._weights.pop(key, None)
             self.counts.forget((key,))

@@ -25,7 +25,11 @@ def announce_to_pods(draft: Draft, policy: Policy) -> list[Cidr]:
     """Those prefixes of a policy to come that no other names. Of several policies all are announced before pods are
     admitted, or they would get one label after the other, and another identity each time."""
     named = draft.view.pod_prefixes
-    fresh = [each for each in pod_prefixes(policy) if each not in named and each not in draft.prefixes_to_come]
+    fresh = [
+        each
+        for each in pod_prefixes(draft.view.parts_of(policy))
+        if each not in named and each not in draft.prefixes_to_come
+    ]
     for prefix in fresh:
         draft.prefixes_to_come.count(prefix, 1)
     return fresh

@@ -44,7 +44,7 @@ def put_node(draft: Draft, wanted: Node, every_label: bool | None = None) -> Non
 def announce_to_nodes(draft: Draft, policy: Policy) -> NewTerms:
     """What a policy to come names of nodes and no other does; of several policies all before nodes are admitted."""
     named, to_come = draft.view.node_terms, draft.node_terms_to_come
-    keys, prefixes = terms_of(policy)
+    keys, prefixes = terms_of(draft.view.parts_of(policy))
     keys = {key for key in keys if key not in named.keys and key not in to_come.keys}
     fresh = [each for each in prefixes if each not in named.prefixes and each not in to_come.prefixes]
     to_come.count(keys, fresh, 1)

@@ -10,8 +10,8 @@ from kilim.model.address import Cidr
 from kilim.model.compile import peers_of
 from kilim.model.identity import NODE_LABEL, membership_label
 from kilim.model.node_selector import node_keys, node_label
-from kilim.model.nouns import Node, Policy
-from kilim.model.rules import CidrPeer
+from kilim.model.nouns import Node
+from kilim.model.rules import CidrPeer, PolicyRules
 
 
 class NodeTerms:
@@ -38,9 +38,9 @@ class NodeTerms:
         return own | {membership_label(prefix) for prefix in self.prefixes.containing(node.ip)}
 
 
-def terms_of(policy: Policy) -> tuple[set[str], tuple[Cidr, ...]]:
+def terms_of(parts: Iterable[PolicyRules]) -> tuple[set[str], tuple[Cidr, ...]]:
     """(keys, prefixes)"""
-    peers = list(peers_of(policy))
+    peers = list(peers_of(parts))
     holding_nodes = (peer for peer in peers if isinstance(peer, CidrPeer) and peer.nodes)
     return node_keys(peers), prefixes_of(holding_nodes)
 

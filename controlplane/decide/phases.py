@@ -46,7 +46,7 @@ NOTHING = Before()
 def before(view: View, command: Command) -> Before:
     """The next of what must be before; nothing too where the command would be refused."""
     needed = view.moves_seq if _changes_policy(command) else 0
-    if not _moves_endpoints(command):
+    if not _moves_endpoints(view, command):
         return Before(None, needed)
     outcome = decide_batch(view, [command])[0]
     if not isinstance(outcome, Decided):
@@ -103,18 +103,19 @@ def _changes_policy(command: Command) -> bool:
     return False
 
 
-def _moves_endpoints(command: Command) -> bool:
+def _moves_endpoints(view: View, command: Command) -> bool:
     """Whether it may give an endpoint or a node another identity; policies do where their CIDRs hold some, and where
     they select nodes."""
     match command:
         case RegisterEndpoint() | WithdrawMemberships() | PreparePolicies():
             return True
         case ApplyObjects(documents=documents):
-            return any(not isinstance(each.object, Policy) or _tells_apart(each.object) for each in documents)
+            return any(not isinstance(each.object, Policy) or _tells_apart(view, each.object) for each in documents)
         case DeleteObjects(refs=refs):
             return any(each.kind == "Namespace" for each in refs)
     return False
 
 
-def _tells_apart(policy: Policy) -> bool:
-    return bool(pod_prefixes(policy)) or any(terms_of(policy))
+def _tells_apart(view: View, policy: Policy) -> bool:
+    parts = view.parts_of(policy)
+    return bool(pod_prefixes(parts)) or any(terms_of(parts))

@@ -14,7 +14,7 @@ from kilim.controlplane.decide.node_identity import NewTerms, admit_nodes, annou
 from kilim.model.address import Cidr
 from kilim.model.cilium_network_policy import CILIUM_NETWORK_POLICY, CLUSTERWIDE
 from kilim.model.cluster_network_policy import CLUSTER_NETWORK_POLICY
-from kilim.model.compile import cidrs_of
+from kilim.model.compile import named_cidrs, references_of
 from kilim.model.nouns import Policy, policy_to_pb
 from kilim.model.settings import NODES, NONE, POLICY_CIDR_MATCH_MODE
 from kilim.model.state import policy_key
@@ -30,7 +30,7 @@ class Announced(NamedTuple):
 
 
 def announce_policy(draft: Draft, wanted: Policy) -> Announced:
-    wanted = _with_mode(wanted, POLICY_CIDR_MATCH_MODE.read(draft.state))
+    wanted = _with_mode(draft, wanted, POLICY_CIDR_MATCH_MODE.read(draft.state))
     return Announced(announce_to_pods(draft, wanted), announce_to_nodes(draft, wanted))
 
 
@@ -42,14 +42,15 @@ def prepare_policy(draft: Draft, announced: Announced) -> None:
 
 def decide_policy(draft: Draft, wanted: Policy) -> tuple[str, Iterable[Cidr]]:
     """ "created", "configured" or "unchanged", and the CIDRs that the policy used to name."""
-    wanted = _with_mode(wanted, POLICY_CIDR_MATCH_MODE.read(draft.state))
+    wanted = _with_mode(draft, wanted, POLICY_CIDR_MATCH_MODE.read(draft.state))
     before = draft.state.policies.get(policy_key(wanted.kind, wanted.namespace, wanted.name))
     if before == wanted:
         return "unchanged", ()
-    for cidr in sorted(cidrs_of(wanted)):
+    for cidr in sorted(cidrs_of(draft, wanted)):
         identity_for_cidr(draft, cidr)
+    was_named = () if before is None else cidrs_of(draft, before)
     draft.emit(pb.PolicyReplaced(policy=policy_to_pb(wanted)))
-    return ("created", ()) if before is None else ("configured", cidrs_of(before))
+    return ("created", ()) if before is None else ("configured", was_named)
 
 
 def follow_cidr_match_mode(draft: Draft, mode: str) -> None:
@@ -57,18 +58,22 @@ def follow_cidr_match_mode(draft: Draft, mode: str) -> None:
     dropped: list[Cidr] = []
     for key in sorted(draft.state.policies):
         before = draft.state.policies[key]
-        wanted = _with_mode(before, mode)
+        wanted = _with_mode(draft, before, mode)
         if wanted != before:
             admit_pods(draft, announce_to_pods(draft, wanted))
             admit_nodes(draft, announce_to_nodes(draft, wanted))
             draft.emit(pb.PolicyReplaced(policy=policy_to_pb(wanted)))
-            dropped += cidrs_of(before)
+            dropped += cidrs_of(draft, before)
     let_go_of_pods(draft, dropped)
     let_go_of_nodes(draft)
 
 
-def _with_mode(policy: Policy, mode: str) -> Policy:
-    if policy.kind not in POLICY_KINDS or not cidrs_of(policy):
+def cidrs_of(draft: Draft, policy: Policy) -> tuple[Cidr, ...]:
+    return named_cidrs(policy, draft.view.parts_of(policy))
+
+
+def _with_mode(draft: Draft, policy: Policy, mode: str) -> Policy:
+    if policy.kind not in POLICY_KINDS or not (references_of(policy) or cidrs_of(draft, policy)):
         return policy
     by_address = policy.kind in KINDS_BY_ADDRESS
     nodes = mode != NONE if by_address else mode == NODES
@@ -80,4 +85,4 @@ def decide_remove_policy(draft: Draft, kind: str, namespace: str, name: str) -> 
     if before is None:
         return False, ()
     draft.emit(pb.PolicyRemoved(kind=kind, namespace=namespace, name=name))
-    return True, cidrs_of(before)
+    return True, cidrs_of(draft, before)

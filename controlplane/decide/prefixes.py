@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from kilim.model.address import Cidr, prefix_mask
 from kilim.model.compile import peers_of
 from kilim.model.identity import FIRST_CIDR, membership_of
-from kilim.model.nouns import Policy, decode_identity
-from kilim.model.rules import CidrPeer
+from kilim.model.nouns import decode_identity
+from kilim.model.rules import CidrPeer, PolicyRules
 
 
 class PrefixTable:
@@ -70,9 +70,9 @@ class Bearers:
                         del self._of[cidr]
 
 
-def pod_prefixes(policy: Policy) -> tuple[Cidr, ...]:
+def pod_prefixes(parts: Iterable[PolicyRules]) -> tuple[Cidr, ...]:
     """Those that make the identities of the pods inside them, sorted."""
-    return prefixes_of(peer for peer in peers_of(policy) if isinstance(peer, CidrPeer) and peer.pods)
+    return prefixes_of(peer for peer in peers_of(parts) if isinstance(peer, CidrPeer) and peer.pods)
 
 
 def prefixes_of(peers: Iterable[CidrPeer]) -> tuple[Cidr, ...]:

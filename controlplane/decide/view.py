@@ -14,7 +14,7 @@ from kilim.controlplane.decide.limits import Limits
 from kilim.controlplane.decide.node_terms import NodeTerms, terms_of
 from kilim.controlplane.decide.prefixes import Bearers, PrefixTable, pod_prefixes
 from kilim.model.address import Cidr, parse_cidr
-from kilim.model.compile import cidrs_of
+from kilim.model.compile import compile_policy, named_cidrs
 from kilim.model.fold import fold_event, fold_record
 from kilim.model.identity import (
     FIRST_CIDR,
@@ -25,7 +25,8 @@ from kilim.model.identity import (
     LAST_NODE,
     is_shared,
 )
-from kilim.model.nouns import decode_endpoint_identity, decode_node, decode_policy
+from kilim.model.nouns import Policy, decode_endpoint_identity, decode_node
+from kilim.model.policy_parts import TABLES_OF_POLICIES, Parts, PolicyParts
 from kilim.model.settings import ENABLE_POLICY
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
@@ -88,6 +89,7 @@ class View:
         self.moves_seq = 0  # of the last event that gave an endpoint another identity
         self.policies_seq = 0  # of the last policy that came or went
         self.foretold = Foretold()
+        self.policy_parts = PolicyParts()
         self.bounds = PolicyBounds(state, defaults.limits.policy, defaults.limits.subjects)
         self.bounds.change_enforcement(ENABLE_POLICY.read(state))
         for table in (state.nodes, state.identities, state.endpoints, state.policies):
@@ -117,6 +119,10 @@ class View:
             self.state.put(change.table, change.key, change.new)
             self._follow(change)
 
+    def parts_of(self, policy: Policy) -> Parts:
+        """What a policy says, or would say, with the services there are."""
+        return compile_policy(policy, self.policy_parts.services(self.state))
+
     def _all(self, changes: list[Change]) -> list[Change]:
         for change in changes:
             self._follow(change)
@@ -144,10 +150,8 @@ class View:
             self.bounds.change_identity(change)
         elif change.table == "node":
             self._follow_node(str(change.key), change.old, change.new)
-        elif change.table == "policy":
-            self._follow_policy(change.old, change.new)
-            self.cidr_groups.follow_policy(change.old, change.new)
-            self.bounds.change_policy(change)
+        elif change.table in TABLES_OF_POLICIES:
+            self._follow_policies(change)
         elif change.table == "setting":
             self.bounds.change_enforcement(ENABLE_POLICY.read(self.state))
 
@@ -186,15 +190,20 @@ class View:
             if node.identity:
                 self.nodes_of_identity.setdefault(node.identity, set()).add(key)
 
-    def _follow_policy(self, old: bytes | None, new: bytes | None) -> None:
-        for value, step in ((old, -1), (new, 1)):
-            if value is None:
-                continue
-            policy = decode_policy(value)
-            for prefix in pod_prefixes(policy):
+    def _follow_policies(self, change: Change) -> None:
+        for each in self.policy_parts.follow(self.state, change):
+            self._count_policy(each.old, each.old_parts, -1)
+            self._count_policy(each.new, each.new_parts, 1)
+            self.bounds.change_policy(each)
+        if change.table == "policy":
+            self.cidr_groups.follow_policy(change.old, change.new)
+
+    def _count_policy(self, policy: Policy | None, parts: Parts, step: int) -> None:
+        if policy is not None:
+            for prefix in pod_prefixes(parts):
                 self.pod_prefixes.count(prefix, step)
-            self.node_terms.count(*terms_of(policy), step)
-            for cidr in cidrs_of(policy):
+            self.node_terms.count(*terms_of(parts), step)
+            for cidr in named_cidrs(policy, parts):
                 uses = self.cidr_uses.get(cidr, 0) + step
                 if uses > 0:
                     self.cidr_uses[cidr] = uses

@@ -20,6 +20,7 @@ from kilim.model.compile import cidrs_of
 from kilim.model.identity import FIRST_CIDR, cidr_labels
 from kilim.model.labels import named_ports_label, security_labels
 from kilim.model.nouns import NamedPort, Namespace, Pod
+from kilim.model.service_index import Services
 from kilim.model.snapshot import decode_records, encode_parts, freeze
 from kilim.model.state import State
 from tests.pure.controlplane.worlds import World, apply, cidr_group, delete, endpoint, look_ups, node, policy
@@ -76,7 +77,13 @@ def check(world: World) -> None:
     assert len({each.ip for each in endpoints}) == len(endpoints)
     assert len({(each.node, each.endpoint_id) for each in endpoints}) == len(endpoints)
     policies = [each for each in state.policies.values() if each.kind != CIDR_GROUP]
-    prefixes = {cidr for each in policies if not each.cidrs_exclude_pods for cidr in cidrs_of(each) if cidr.prefix_len}
+    prefixes = {
+        cidr
+        for each in policies
+        if not each.cidrs_exclude_pods
+        for cidr in cidrs_of(each, Services(state))
+        if cidr.prefix_len
+    }
     offered: dict[int, tuple[NamedPort, ...]] = {}
     for each in endpoints:
         assert each.node in state.nodes
@@ -88,7 +95,7 @@ def check(world: World) -> None:
         found = state.identities[each.identity].labels
         assert set(found) - {named_ports_label(each.named_ports)} == set(expected)
         assert each.named_ports == offered.setdefault(each.identity, each.named_ports)
-    named = {labels_of(state, cidr) for each in state.policies.values() for cidr in cidrs_of(each)}
+    named = {labels_of(state, cidr) for each in state.policies.values() for cidr in cidrs_of(each, Services(state))}
     assert {each.labels for each in state.identities.values() if each.id >= FIRST_CIDR} == named
     assert len(state.identity_of_labels) == len(state.identities)
     parts = encode_parts(freeze(state), part_bytes=200)
@@ -97,7 +104,7 @@ def check(world: World) -> None:
 
 def labels_of(state: State, cidr: Cidr) -> tuple[str, ...]:
     groups = [each for each in state.policies.values() if each.kind == CIDR_GROUP]
-    inside = [each for each in groups if any(prefix.contains(cidr) for prefix in cidrs_of(each))]
+    inside = [each for each in groups if any(prefix.contains(cidr) for prefix in cidrs_of(each, Services(state)))]
     sites = [json.loads(each.manifest_json)["metadata"]["labels"]["site"] for each in inside]
     found = (f"cidrgroup:{each.name}=site={site}" for each, site in zip(inside, sites, strict=True))
     return tuple(sorted((*cidr_labels(cidr), *found)))

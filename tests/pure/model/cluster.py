@@ -3,6 +3,7 @@
 Identities are allocated here in the plainest way: one number per label set and per prefix that a policy names.
 """
 
+import json
 from collections.abc import Mapping
 
 from kilim.model.address import Cidr, parse_ip
@@ -12,19 +13,24 @@ from kilim.model.identity import FIRST_CIDR, FIRST_CLUSTER_LOCAL, Identity, cidr
 from kilim.model.labels import security_labels, sorted_pairs
 from kilim.model.nouns import (
     Endpoint,
+    EndpointSlice,
     NamedPort,
     Namespace,
     Node,
     Policy,
+    Service,
     Setting,
+    endpoint_slice_to_pb,
     endpoint_to_pb,
     identity_to_pb,
     namespace_to_pb,
     node_to_pb,
     policy_to_pb,
+    service_to_pb,
     setting_to_pb,
 )
 from kilim.model.resource import parse_manifest
+from kilim.model.service_index import Services
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
 
@@ -78,10 +84,38 @@ class Cluster:
     def apply(self, manifest: object) -> Policy:
         noun = parse_manifest(manifest).noun
         assert isinstance(noun, Policy)
-        for cidr in cidrs_of(noun):
+        for cidr in cidrs_of(noun, Services(self.state)):
             self.cidr(cidr)
         self.happen(policy_replaced=pb.PolicyReplaced(policy=policy_to_pb(noun)))
         return noun
+
+    def service(
+        self,
+        key: str,
+        selector: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        **further: object,
+    ) -> None:
+        """`further`: of its spec. The prefixes that policies name by it get their identities."""
+        namespace, _, name = key.partition("/")
+        manifest = {"metadata": {"labels": labels or {}}, "spec": {"selector": selector, **further}}
+        service = Service(namespace, name, json.dumps(manifest))
+        self.happen(service_replaced=pb.ServiceReplaced(service=service_to_pb(service)))
+        self._name_prefixes()
+
+    def slice(self, key: str, of: str, *addresses: str) -> None:
+        """An EndpointSlice of a service of its namespace."""
+        namespace, _, name = key.partition("/")
+        metadata = {"labels": {"kubernetes.io/service-name": of}}
+        manifest = {"addressType": "IPv4", "metadata": metadata, "endpoints": [{"addresses": list(addresses)}]}
+        part = endpoint_slice_to_pb(EndpointSlice(namespace, name, json.dumps(manifest)))
+        self.happen(endpoint_slice_replaced=pb.EndpointSliceReplaced(endpoint_slice=part))
+        self._name_prefixes()
+
+    def _name_prefixes(self) -> None:
+        services = Services(self.state)
+        for cidr in sorted({cidr for each in self.state.policies.values() for cidr in cidrs_of(each, services)}):
+            self.cidr(cidr)
 
     def set(self, name: str, value: str, node: str = "") -> None:
         setting = Setting(name, value, node)

@@ -24,6 +24,7 @@ from kilim.model.nouns import service_to_pb as service_pb
 from kilim.model.nouns import setting_to_pb as setting_pb
 from kilim.v1 import events_pb2 as pb
 from tests.pure.model.cilium_histories import GROUPED_LABELS, cidr_groups, cilium_policies
+from tests.pure.model.service_policies import service_policies
 
 NODES = ("n1", "n2", "n3")
 NAMESPACES = ("x", "y")
@@ -173,7 +174,13 @@ _namespaced_policies = st.builds(
     st.booleans(),
 )
 _policies = st.one_of(
-    _namespaced_policies, _namespaced_policies, cluster_policies, cilium_policies, cilium_policies, cidr_groups
+    _namespaced_policies,
+    _namespaced_policies,
+    cluster_policies,
+    cilium_policies,
+    cilium_policies,
+    service_policies,
+    cidr_groups,
 )
 _endpoints = st.builds(
     Endpoint,
@@ -260,6 +267,14 @@ _added = _endpoints.map(lambda e: _event(endpoint_added=pb.EndpointAdded(endpoin
 _allocated = _pod_identities.map(lambda i: _event(identity_allocated=pb.IdentityAllocated(identity=identity_pb(i))))
 _applied = _policies.map(lambda p: _event(policy_replaced=pb.PolicyReplaced(policy=policy_pb(p))))
 
+service_events: st.SearchStrategy[pb.Event] = st.one_of(
+    _services.map(lambda s: _event(service_replaced=pb.ServiceReplaced(service=service_pb(s)))),
+    _services.map(lambda s: _event(service_removed=pb.ServiceRemoved(namespace=s.namespace, name=s.name))),
+    _slices.map(
+        lambda s: _event(endpoint_slice_replaced=pb.EndpointSliceReplaced(endpoint_slice=endpoint_slice_pb(s)))
+    ),
+    _slices.map(lambda s: _event(endpoint_slice_removed=pb.EndpointSliceRemoved(namespace=s.namespace, name=s.name))),
+)
 events: st.SearchStrategy[pb.Event] = st.one_of(
     _added,
     st.one_of(_endpoints, _port_changes).map(
@@ -280,12 +295,8 @@ events: st.SearchStrategy[pb.Event] = st.one_of(
     _settings.map(lambda s: _event(setting_changed=pb.SettingChanged(setting=setting_pb(s)))),
     _nodes.map(lambda n: _event(node_joined=pb.NodeJoined(node=node_pb(n)))),
     _nodes.map(lambda n: _event(node_left=pb.NodeLeft(name=n.name))),
-    _services.map(lambda s: _event(service_replaced=pb.ServiceReplaced(service=service_pb(s)))),
-    _services.map(lambda s: _event(service_removed=pb.ServiceRemoved(namespace=s.namespace, name=s.name))),
-    _slices.map(
-        lambda s: _event(endpoint_slice_replaced=pb.EndpointSliceReplaced(endpoint_slice=endpoint_slice_pb(s)))
-    ),
-    _slices.map(lambda s: _event(endpoint_slice_removed=pb.EndpointSliceRemoved(namespace=s.namespace, name=s.name))),
+    service_events,
+    service_events,
     st.sampled_from(NAMESPACES).map(
         lambda n: _event(namespace_labelled=pb.NamespaceLabelled(namespace=namespace_pb(Namespace(n))))
     ),

@@ -11,7 +11,7 @@ import pytest
 from kilim.controlplane.decide.command import RegisterNode
 from kilim.model.address import parse_cidr, parse_ip
 from kilim.model.cluster_network_policy import parse_cluster_network_policy_spec
-from kilim.model.compile import compile_policy
+from kilim.model.compile import parts_as_written
 from kilim.model.identity import REMOTE_NODE, RESERVED
 from kilim.model.invalid import Invalid
 from kilim.model.nouns import Policy
@@ -49,7 +49,7 @@ def whole_spec() -> Spec:
 
 
 def rules_of(spec: Spec) -> PolicyRules:
-    (rules,) = compile_policy(Policy("ClusterNetworkPolicy", "", "p", json.dumps({"spec": spec})))
+    (rules,) = parts_as_written(Policy("ClusterNetworkPolicy", "", "p", json.dumps({"spec": spec})))
     return rules
 
 

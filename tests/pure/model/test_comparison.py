@@ -24,6 +24,7 @@ from kilim.model.nouns import (
     policy_to_pb,
 )
 from kilim.model.resolve import without_covered
+from kilim.model.service_index import Services
 from kilim.model.state import State
 from kilim.model.tables import ALLOW, DENY, ENFORCE_INGRESS, INGRESS, PolicyKey, PolicyRows
 from kilim.model.verdict import ALLOWED, judge_rows, verdict
@@ -60,7 +61,7 @@ def state_of(described: Described, turned: bool = False) -> State:
         state.put("endpoint", f"{namespace}/{name}", endpoint.SerializeToString(deterministic=True))
     for (namespace, name), spec in policies.items():
         noun = Policy("NetworkPolicy", namespace, name, json.dumps({"spec": spec}))
-        for cidr in cidrs_of(noun):
+        for cidr in cidrs_of(noun, Services(state)):
             number = (1 << 24) + hash(cidr) % 1000
             identity = identity_to_pb(Identity(number, (f"cidr:{cidr}", "reserved:world")))
             state.put("identity", number, identity.SerializeToString(deterministic=True))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kilim.model.compile import compile_policy
+from kilim.model.compile import parts_as_written
 from kilim.model.invalid import Invalid
 from kilim.model.nouns import Policy
 from kilim.model.resource import parse_manifest
@@ -18,7 +18,7 @@ def test_a_null_label_selects_what_has_it_empty() -> None:
     spec = {"podSelector": {"matchLabels": {"role": None}}, "ingress": [{"from": [{"podSelector": {}}]}]}
     policy = parse_manifest(manifest("NetworkPolicy", spec, "networking.k8s.io/v1")).noun
     assert isinstance(policy, Policy)
-    (part,) = compile_policy(policy)
+    (part,) = parts_as_written(policy)
     here = {"k8s:io.kubernetes.pod.namespace": "default"}
     assert part.subjects.matches({**here, "k8s:role": ""})
     assert not part.subjects.matches(here)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kilim.model.compile import compile_policy
+from kilim.model.compile import parts_as_written
 from kilim.model.nouns import Policy
 
 ALL: dict[str, Any] = {"endpointSelector": {}}
@@ -43,7 +43,7 @@ CASES: list[tuple[str, str, dict[str, Any], list[str]]] = [
 
 @pytest.mark.parametrize(("kind", "namespace", "manifest", "expected"), CASES)
 def test_a_rule_knows_its_place(kind: str, namespace: str, manifest: dict[str, Any], expected: list[str]) -> None:
-    parts = compile_policy(Policy(kind, namespace, "db", json.dumps(manifest)))
+    parts = parts_as_written(Policy(kind, namespace, "db", json.dumps(manifest)))
     where = f"{namespace}/db" if namespace else "db"
     origins = [str(part.origin(rule)) for part in parts for rule in part.rules]
     assert origins == [f"{kind} {where} {each}" for each in expected]

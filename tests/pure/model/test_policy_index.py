@@ -5,7 +5,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kilim.model.compile import compile_policy
+from kilim.model.compile import parts_as_written
 from kilim.model.facts import StateFacts
 from kilim.model.fold import fold_event
 from kilim.model.identity import Identity
@@ -20,7 +20,7 @@ from tests.pure.model.histories import identities, peers
 def rules_of(manifest_peers: list[dict[str, object]]) -> PolicyRules:
     rules = [{"from": [peer]} for peer in manifest_peers]
     manifest = json.dumps({"spec": {"podSelector": {}, "ingress": rules}})
-    return compile_policy(Policy("NetworkPolicy", "x", "p", manifest))[0]
+    return parts_as_written(Policy("NetworkPolicy", "x", "p", manifest))[0]
 
 
 some = st.lists(identities, min_size=6, max_size=14)

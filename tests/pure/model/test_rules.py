@@ -5,12 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilim.model.address import parse_cidr
-from kilim.model.compile import cidrs_of, compile_policy
+from kilim.model.compile import cidrs_of, parts_as_written
 from kilim.model.identity import FIRST_CIDR, RESERVED, Identity, cidr_labels, membership_label
 from kilim.model.labels import label_map, security_labels
 from kilim.model.nouns import Policy
 from kilim.model.resource import parse_manifest
 from kilim.model.rules import CidrPeer, PolicyRules, peer_matches, port_prefixes
+from kilim.model.service_index import Services
+from kilim.model.state import State
+
+NO_SERVICES = Services(State())
 
 
 def policy(spec: object, namespace: str = "x") -> Policy:
@@ -23,7 +27,7 @@ def policy(spec: object, namespace: str = "x") -> Policy:
 
 
 def compiled(spec: object) -> PolicyRules:
-    return compile_policy(policy(spec))[0]
+    return parts_as_written(policy(spec))[0]
 
 
 def pod(namespace: str, team: str, **labels: str) -> Identity:
@@ -88,17 +92,17 @@ def test_a_pod_cannot_claim_another_namespace() -> None:
 def test_prefixes_to_allocate() -> None:
     block = {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}
     spec = {"ingress": [{"from": [block, block, {"ipBlock": {"cidr": "9.0.0.0/8"}}]}], "egress": [{"to": [block]}]}
-    assert [str(cidr) for cidr in cidrs_of(policy(spec))] == ["9.0.0.0/8", "10.0.0.0/8", "10.1.0.0/16"]
-    assert cidrs_of(policy({"policyTypes": ["Egress"], "ingress": [{"from": [block]}]})) == ()
+    assert [str(cidr) for cidr in cidrs_of(policy(spec), NO_SERVICES)] == ["9.0.0.0/8", "10.0.0.0/8", "10.1.0.0/16"]
+    assert cidrs_of(policy({"policyTypes": ["Egress"], "ingress": [{"from": [block]}]}), NO_SERVICES) == ()
 
 
 @pytest.mark.parametrize("manifest", ["", "7", "{", '{"spec":{"podSelector":[]}}', "[" * 100_000])
 def test_what_cannot_be_read_closes_its_namespace(manifest: str) -> None:
-    (rules,) = compile_policy(Policy("NetworkPolicy", "x", "p", manifest))
+    (rules,) = parts_as_written(Policy("NetworkPolicy", "x", "p", manifest))
     assert (rules.flags, rules.rules) == (3, ())
     assert rules.subjects.matches(label_map(pod("x", "a").labels))
     assert not rules.subjects.matches(label_map(pod("y", "a").labels))
-    assert compile_policy(Policy("New", "", "p", manifest))[0].subjects.matches(label_map(pod("y", "a").labels))
+    assert parts_as_written(Policy("New", "", "p", manifest))[0].subjects.matches(label_map(pod("y", "a").labels))
 
 
 @given(st.integers(0, 65535), st.integers(0, 65535))
