@@ -44,6 +44,11 @@ class PolicyParts:
         self._by_name: dict[str, set[ServiceReference]] = {}  # of those that name a service
         self._others: set[ServiceReference] = set()
 
+    @property
+    def any_refers(self) -> bool:
+        """Whether there is a policy that refers to services."""
+        return bool(self._referring)
+
     def services(self, state: State) -> Services:
         if self._services is None:
             self._services = Services(state)

@@ -31,15 +31,18 @@ from kilim.controlplane.decide.policy import (
 )
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.controlplane.decide.service import (
+    as_if,
     decide_endpoint_slice,
     decide_remove_endpoint_slice,
     decide_remove_service,
     decide_service,
+    entry_of,
 )
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import CIDR_GROUP
 from kilim.model.nouns import EndpointSlice, Namespace, Pod, Policy, Service
 from kilim.model.service import ENDPOINT_SLICE, SERVICE
+from kilim.model.state import policy_key
 
 DELETABLE_KINDS = (*POLICY_KINDS, CIDR_GROUP, SERVICE, ENDPOINT_SLICE, "Namespace", "Pod", "Node")
 
@@ -63,7 +66,18 @@ def decide_prepare(draft: Draft, command: PreparePolicies) -> Accepted:
 
 
 def _prepare(draft: Draft, documents: Iterable[Document]) -> None:
-    announced = [(each, announce_policy(draft, each.object)) for each in documents if isinstance(each.object, Policy)]
+    """For policies that come, and for those that say something else with the services that come."""
+    wanted = [(each, each.object) for each in documents if isinstance(each.object, Policy)]
+    replaced = {policy_key(*object_names(policy)) for _, policy in wanted}
+    services = [(each, each.object) for each in documents if isinstance(each.object, Service | EndpointSlice)]
+    with as_if(draft.view, (entry_of(noun) for _, noun in services)) as changed:
+        touched = {
+            change.key: (document, change.new)
+            for (document, _), changes in zip(services, changed, strict=True)
+            for change in changes
+            if change.new is not None and change.key not in replaced
+        }
+        announced = [(each, announce_policy(draft, policy)) for each, policy in (*touched.values(), *wanted)]
     for document, terms in announced:
         with _about(draft, document):
             prepare_policy(draft, terms)
@@ -132,9 +146,9 @@ def _apply(draft: Draft, noun: Object) -> tuple[str, Iterable[Cidr]]:
         case Pod():
             return decide_pod(draft, noun), ()
         case Service():
-            return decide_service(draft, noun), ()
+            return decide_service(draft, noun)
         case EndpointSlice():
-            return decide_endpoint_slice(draft, noun), ()
+            return decide_endpoint_slice(draft, noun)
 
 
 def _delete(draft: Draft, ref: Ref) -> tuple[bool, Iterable[Cidr]]:
@@ -146,9 +160,9 @@ def _delete(draft: Draft, ref: Ref) -> tuple[bool, Iterable[Cidr]]:
         case "Node":
             return decide_remove_node(draft, ref.name), ()
         case "Service":
-            return decide_remove_service(draft, ref.namespace, ref.name), ()
+            return decide_remove_service(draft, ref.namespace, ref.name)
         case "EndpointSlice":
-            return decide_remove_endpoint_slice(draft, ref.namespace, ref.name), ()
+            return decide_remove_endpoint_slice(draft, ref.namespace, ref.name)
         case kind if kind == CIDR_GROUP:
             return decide_remove_cidr_group(draft, ref.name)
         case kind if kind in POLICY_KINDS:

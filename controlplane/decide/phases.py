@@ -17,6 +17,7 @@ from kilim.controlplane.decide.command import (
     ApplyObjects,
     Command,
     DeleteObjects,
+    Object,
     PreparePolicies,
     RegisterEndpoint,
     WithdrawMemberships,
@@ -27,8 +28,10 @@ from kilim.controlplane.decide.node_terms import terms_of
 from kilim.controlplane.decide.policy import POLICY_KINDS
 from kilim.controlplane.decide.prefixes import pod_prefixes
 from kilim.controlplane.decide.view import View
+from kilim.model.compile import references_of
 from kilim.model.identity import is_shared
-from kilim.model.nouns import Policy
+from kilim.model.nouns import EndpointSlice, Policy, Service
+from kilim.model.service import ENDPOINT_SLICE, SERVICE
 from kilim.v1 import events_pb2 as pb
 
 
@@ -45,7 +48,7 @@ NOTHING = Before()
 
 def before(view: View, command: Command) -> Before:
     """The next of what must be before; nothing too where the command would be refused."""
-    needed = view.moves_seq if _changes_policy(command) else 0
+    needed = view.moves_seq if _changes_policy(view, command) else 0
     if not _moves_endpoints(view, command):
         return Before(None, needed)
     outcome = decide_batch(view, [command])[0]
@@ -94,12 +97,16 @@ def _known_since(view: View, event: pb.Event) -> int:
     return 0
 
 
-def _changes_policy(command: Command) -> bool:
+def _changes_policy(view: View, command: Command) -> bool:
+    """Services and slices may, where policies refer to some."""
+    services = view.policy_parts.any_refers
     match command:
         case ApplyObjects(documents=documents):
-            return any(isinstance(each.object, Policy) for each in documents)
+            nouns = (Policy, Service, EndpointSlice) if services else Policy
+            return any(isinstance(each.object, nouns) for each in documents)
         case DeleteObjects(refs=refs):
-            return any(each.kind in POLICY_KINDS for each in refs)
+            kinds = (*POLICY_KINDS, SERVICE, ENDPOINT_SLICE) if services else POLICY_KINDS
+            return any(each.kind in kinds for each in refs)
     return False
 
 
@@ -110,12 +117,16 @@ def _moves_endpoints(view: View, command: Command) -> bool:
         case RegisterEndpoint() | WithdrawMemberships() | PreparePolicies():
             return True
         case ApplyObjects(documents=documents):
-            return any(not isinstance(each.object, Policy) or _tells_apart(view, each.object) for each in documents)
+            return any(_tells_apart(view, each.object) for each in documents)
         case DeleteObjects(refs=refs):
             return any(each.kind == "Namespace" for each in refs)
     return False
 
 
-def _tells_apart(view: View, policy: Policy) -> bool:
-    parts = view.parts_of(policy)
-    return bool(pod_prefixes(parts)) or any(terms_of(parts))
+def _tells_apart(view: View, noun: Object) -> bool:
+    if isinstance(noun, Service | EndpointSlice):
+        return view.policy_parts.any_refers
+    if not isinstance(noun, Policy):
+        return True
+    parts = view.parts_of(noun)
+    return bool(references_of(noun) or pod_prefixes(parts)) or any(terms_of(parts))

@@ -87,7 +87,8 @@ class View:
         # Only since this process follows the log: what nodes have to know before more happens (`phases.py`).
         self.allocated_at: dict[int, int] = {}  # identity of endpoints -> seq
         self.moves_seq = 0  # of the last event that gave an endpoint another identity
-        self.policies_seq = 0  # of the last policy that came or went
+        self.policies_seq = 0  # of the last policy that came or went, or says something else now
+        self._policies_changed = False  # with the last change of `TABLES_OF_POLICIES`
         self.foretold = Foretold()
         self.policy_parts = PolicyParts()
         self.bounds = PolicyBounds(state, defaults.limits.policy, defaults.limits.subjects)
@@ -129,8 +130,8 @@ class View:
         return changes
 
     def _note(self, seq: int, change: Change) -> None:
-        if change.table == "policy":
-            self.policies_seq = seq
+        if change.table in TABLES_OF_POLICIES:
+            self.policies_seq = seq if self._policies_changed else self.policies_seq
         elif change.table == "identity" and is_shared(int(change.key)):
             self.allocated_at.pop(int(change.key), None)
             if change.new is not None:
@@ -191,7 +192,9 @@ class View:
                 self.nodes_of_identity.setdefault(node.identity, set()).add(key)
 
     def _follow_policies(self, change: Change) -> None:
-        for each in self.policy_parts.follow(self.state, change):
+        changed = self.policy_parts.follow(self.state, change)
+        self._policies_changed = bool(changed)
+        for each in changed:
             self._count_policy(each.old, each.old_parts, -1)
             self._count_policy(each.new, each.new_parts, 1)
             self.bounds.change_policy(each)
