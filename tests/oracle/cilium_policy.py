@@ -59,11 +59,11 @@ def matches(
 def is_l4(entry: Rule, direction: str, receiver: End, probe: Probe) -> bool:
     # "If no layer 4 policy is specified for an endpoint, the endpoint is allowed to send and receive on all layer 4
     # ports and protocols including ICMP. If any layer 4 policy is specified, then ICMP will be blocked"; "If any ICMP
-    # policy is specified, layer 4 and ICMP communication will be blocked"
-    ports = [port for each in entry.get("toPorts") or [] for port in each.get("ports") or []]
-    types = [field for each in entry.get("icmps") or [] for field in each.get("fields") or []]
-    if not ports and not types:
+    # policy is specified, layer 4 and ICMP communication will be blocked"; so an entry that lists no port allows none
+    if not entry.get("toPorts") and not entry.get("icmps"):
         return True
+    ports = [port for each in entry.get("toPorts") or [] for port in (each or {}).get("ports") or []]
+    types = [field for each in entry.get("icmps") or [] for field in each.get("fields") or []]
     return any(is_port(port, receiver, probe) for port in ports) or any(is_icmp(each, probe) for each in types)
 
 
@@ -77,7 +77,7 @@ def is_peer(entry: Rule, policy: Policy, cluster: Cluster, direction: str, subje
         return bool(entry.get("toPorts") or entry.get("icmps"))
     endpoints, entities, cidrs, cidr_sets, nodes = (entry.get(name) or [] for name in names)
     return (
-        any(is_endpoint(each or {}, policy, cluster, peer) for each in endpoints)
+        any(is_endpoint(each or {}, policy, cluster, subject, peer) for each in endpoints)
         or any(is_entity(each, subject, peer) for each in entities)
         or any(is_outside(peer) and in_cidr(peer, each) for each in cidrs)
         or any(is_in_set(each, cluster, peer) for each in cidr_sets)
@@ -92,16 +92,25 @@ def is_selected_node(selector: dict[str, Any], cluster: Cluster, subject: End, p
     return selects(plain(selector), cluster["nodes"][peer["node"]]["labels"])
 
 
-def is_endpoint(selector: dict[str, Any], policy: Policy, cluster: Cluster, peer: End) -> bool:
-    """A policy of a namespace selects in its namespace unless the selector speaks of namespaces itself."""
+def is_endpoint(selector: dict[str, Any], policy: Policy, cluster: Cluster, subject: End, peer: End) -> bool:
+    """A policy of a namespace selects in its namespace unless the selector speaks of namespaces itself, or of labels
+    of the source `reserved`, by which the host, other nodes and the world are known."""
     selector, pod, namespace = plain(selector), peer["pod"], namespace_of(policy)
+    keys = [each["key"] for each in selector["matchExpressions"]]
+    if any(key.startswith("reserved:") for key in keys):
+        return selects(selector, reserved_label(subject, peer) if pod is None else security_labels(cluster, pod))
     if pod is None:
         return False
-    keys = [each["key"] for each in selector["matchExpressions"]]
     if namespace is not None and not any(key == NAMESPACE or key.startswith(NAMESPACE_LABELS) for key in keys):
         if pod["ns"] != namespace:
             return False
     return selects(selector, security_labels(cluster, pod))
+
+
+def reserved_label(subject: End, peer: End) -> dict[str, str]:
+    if is_outside(peer):
+        return {"reserved:world": ""}
+    return {"reserved:host" if peer["node"] == subject["node"] else "reserved:remote-node": ""}
 
 
 def is_entity(entity: str, subject: End, peer: End) -> bool:

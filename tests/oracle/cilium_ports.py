@@ -30,8 +30,8 @@ def is_port(port: dict[str, Any], receiver: End, probe: Probe) -> bool:
     if probe["proto"] == "ICMP" or protocol not in ("ANY", probe["proto"]):
         return False
     number = str(port["port"])
-    if not number.isdigit():  # "EndPort is ignored if Port is a named port."
-        return has_named_port(receiver, number, probe)
+    if not number.isdigit():  # "EndPort is ignored if Port is a named port."; names are those of RFC 6335: in any case
+        return has_named_port(receiver, number.lower(), probe)
     first = int(number)
     if first == 0:
         return True

@@ -34,6 +34,7 @@ CILIUM_NODE_KEYS: dict[str, tuple[str, ...]] = {
     "k8s:zone": ("a", "b"),
 }
 ENTITIES = ("all", "world", "world-ipv4", "world-ipv6", "cluster", "host", "remote-node", "health", "init", "none")
+RESERVED = ("world", "host", "remote-node", "health", "init", "ingress")
 IPV4 = tuple(cidr for cidr in CIDRS if ":" not in cidr)
 GROUPS = ("g1", "g2")
 
@@ -87,7 +88,7 @@ def _entry(random: Random, ingress: bool, deny: bool) -> Value:
     entry: Value = {}
     match random.choice(("endpoints", "endpoints", "entities", "cidr", "set", "group", "nodes", "none", "nobody")):
         case "endpoints":
-            entry[word + "Endpoints"] = [selector(random, PEER_KEYS) for _ in range(random.randint(1, 2))]
+            entry[word + "Endpoints"] = [_endpoints(random) for _ in range(random.randint(1, 2))]
         case "entities":
             entry[word + "Entities"] = some(random, ENTITIES)
         case "cidr":
@@ -105,8 +106,20 @@ def _entry(random: Random, ingress: bool, deny: bool) -> Value:
     if maybe(random, 0.2):
         entry["icmps"] = [{"fields": [{"type": random.choice((8, 0, "EchoRequest", "8")), "family": "IPv4"}]}]
     elif maybe(random, 0.5):
-        entry["toPorts"] = [{"ports": [_port(random) for _ in range(random.randint(1, 2))]}]
+        entry["toPorts"] = [
+            {"ports": [_port(random) for _ in range(random.choice((0, 1, 1, 2, 2)))]}
+            for _ in range(random.choice((1, 1, 2)))
+        ]
     return entry
+
+
+def _endpoints(random: Random) -> Value:
+    if maybe(random, 0.9):
+        return selector(random, PEER_KEYS)
+    key = "reserved:" + random.choice(RESERVED)
+    if maybe(random, 0.5):
+        return {"matchLabels": {key: ""}}
+    return {"matchExpressions": [{"key": key, "operator": random.choice(("Exists", "DoesNotExist"))}]}
 
 
 def _port(random: Random) -> Value:

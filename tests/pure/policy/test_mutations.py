@@ -72,8 +72,8 @@ def fault_of(manifest: dict[str, Any], steps: Steps) -> str:
         line = str(error)
         if "\n" in line or len(line) > LONGEST_LINE or not error.rule:
             return f"no good line: {line[:200]!r}"
-        unbuilt = error.rule.startswith((NOT_YET, NOT_SUPPORTED))
-        return "" if unbuilt or is_about(error.path, steps) else f"about something else: {line[:200]}"
+        elsewhere = error.rule.startswith((NOT_YET, NOT_SUPPORTED)) or "combined" in error.rule
+        return "" if elsewhere or is_about(error.path, steps) else f"about something else: {line[:200]}"
     noun = resource.noun
     again = parse_manifest(json.loads(resource.manifest_json))
     if (again.noun, again.manifest_json) != (noun, resource.manifest_json):
