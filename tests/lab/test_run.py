@@ -15,6 +15,7 @@ from tests.pure.lab.test_cases import FILE
 
 SCENARIO = Path(__file__).parent / "everything.yaml"
 CILIUM = Path(__file__).parent / "cilium.yaml"
+SERVICES = Path(__file__).parent / "services.yaml"
 ENFORCEMENT = Path(__file__).parent / "enforcement.yaml"
 KILIM = Path(sys.executable).parent / "kilim"
 SAMPLE = 24  # of the 256 cases: every kind of rule, a few seconds
@@ -36,6 +37,13 @@ async def test_cilium_policies_as_packets_and_as_tables() -> None:
     for model in (False, True):
         (document,) = await played([CILIUM], model)
         assert matched(document), document
+
+
+async def test_services_as_packets_and_as_tables() -> None:
+    (packets,) = await played([SERVICES], model=False)
+    (tables,) = await played([SERVICES], model=True)
+    assert matched(packets), packets
+    assert packets == tables
 
 
 async def test_modes_of_enforcement_as_packets_and_as_tables() -> None:
