@@ -1,11 +1,12 @@
 """YAML text to values, as manifests and scenarios are read: strict, and harmless whatever is in it.
 
-1. A key given twice is an error, and a date stays the text that it is in Kubernetes.
+1. A key given twice is an error, and a date, or 12:30, stays the text that it is in Kubernetes.
 2. Nesting is limited while libyaml composes: it recurses in C, and a deep document would end the process.
 3. Aliases are counted for what they stand for, before anything (`<<`, JSON) writes them out.
 4. Most texts are plain, and read as such (`plain_yaml`); this is the slow way, for the rest and for what is wrong.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,8 +57,18 @@ class _Loader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _WithoutColon:
+    """Numbers of base 60 stay the text that they are in Kubernetes, whose decoder does not know them."""
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+
+    def match(self, text: str) -> re.Match[str] | None:
+        return None if ":" in text else self._pattern.match(text)
+
+
 _Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    letter: [(tag, _WithoutColon(pattern)) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for letter, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
 _RESOLVER = _Loader("")

@@ -1,8 +1,8 @@
 """Ports and ICMP types of cilium.io rules, as the inner form has them.
 
-A visitor would get wrong: a port is a string, `"0"` is every port, and a missing protocol is any protocol. A toPorts
-entry without ports lets nothing through, while no toPorts at all is no condition (None). Types of ICMPv6 are checked
-and then left out: the datapath is IPv4-only, so they match nothing yet.
+A visitor would get wrong: a port is a string, `"0"` is every port, a missing protocol is any protocol, and an endPort
+beside a name counts for nothing. A toPorts entry without ports lets nothing through, while no toPorts at all is no
+condition (None). Types of ICMPv6 are checked and then left out: the datapath is IPv4-only, so they match nothing yet.
 
 Protocol ANY: TCP, UDP and SCTP, on the ports given.
 """
@@ -109,14 +109,14 @@ def _parse_port(value: object, path: str) -> tuple[str, list[Port]]:
     port_path, end_path = child(path, "port"), child(path, "endPort")
     text = read_text(fields.get("port"), port_path)
     end = read_integer(fields["endPort"], end_path) if fields.get("endPort") is not None else 0
+    if not 0 <= end <= 65535:
+        raise invalid_value(end_path, end, "must be between 0 and 65535, inclusive")
     if not text:
         raise Invalid(port_path, "Required value: must be a number, as a string, or a name")
     if text[0] == "0" and len(text) > 1 and text.isdigit():
         raise invalid_value(port_path, text, "must be a decimal number without leading zeros")
     if not text.isascii() or not text.isdigit():
         name = _read_name(text, port_path)
-        if end:
-            raise invalid_value(end_path, end, "may not be specified when `port` is a name")
         return protocol, [PortName(number, name) for number in numbers if protocol != _NONE_IN_IPV4]
     first, last = _read_range(text, end, port_path, end_path)
     return protocol, [PortRange(number, first, last) for number in numbers if protocol != _NONE_IN_IPV4]
@@ -144,8 +144,6 @@ def _read_range(text: str, end: int, port_path: str, end_path: str) -> tuple[int
     first = int(text) if len(text) <= 5 else 65536
     if first > 65535:
         raise invalid_value(port_path, text, "must be between 0 and 65535, inclusive")
-    if not 0 <= end <= 65535:
-        raise invalid_value(end_path, end, "must be between 0 and 65535, inclusive")
     if first == 0:
         if end:
             raise invalid_value(end_path, end, "may not be specified when `port` is 0, which is every port")

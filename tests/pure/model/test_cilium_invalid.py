@@ -157,7 +157,7 @@ def expressions(*items: Any) -> dict[str, Any]:
         (port(port="80", endPort=65536), f"{P0}.endPort", "between 0 and 65535"),
         (port(port="80", endPort="90"), f"{P0}.endPort", "must be an integer"),
         (port(port="80", endPort=True), f"{P0}.endPort", "must be an integer"),
-        (port(port="http", endPort=90), f"{P0}.endPort", "when `port` is a name"),
+        (port(port="http", endPort=65536), f"{P0}.endPort", "must be between 0 and 65535"),
         (port(port="0", endPort=90), f"{P0}.endPort", "when `port` is 0"),
         (port(port="80", targetPort="81"), f"{P0}.targetPort", "unknown field"),
         (ingress(toPorts=[{"ports": [PORT] * 41}]), f"{I0}.toPorts[0].ports", "must have at most 40 items"),

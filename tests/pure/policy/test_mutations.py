@@ -17,7 +17,7 @@ from kilim.model.cilium_layer7 import NOT_YET
 from kilim.model.cilium_network_policy import CILIUM_KINDS, parse_cilium_specs
 from kilim.model.cilium_rule import NOT_SUPPORTED
 from kilim.model.cluster_network_policy import CLUSTER_NETWORK_POLICY, parse_cluster_network_policy_spec
-from kilim.model.compile import compile_policy
+from kilim.model.compile import parts_as_written
 from kilim.model.invalid import Invalid
 from kilim.model.nouns import Policy
 from kilim.model.resource import NETWORK_POLICY, parse_manifest
@@ -91,7 +91,7 @@ def fault_of(manifest: dict[str, Any], steps: Steps) -> str:
 def is_readable(policy: Policy) -> bool:
     """As many parts, with as many rules, as its own parser finds."""
     manifest = json.loads(policy.manifest_json)
-    found = [len(part.rules) for part in compile_policy(policy)]
+    found = [len(part.rules) for part in parts_as_written(policy)]
     if policy.kind in CILIUM_KINDS:
         return found == [len(spec.rules) for spec in parse_cilium_specs(manifest, policy.namespace)]
     if policy.kind == CLUSTER_NETWORK_POLICY:
