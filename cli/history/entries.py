@@ -18,7 +18,7 @@ from kilim.model.fold import fold_record
 from kilim.model.state import State
 from kilim.v1.events_pb2 import Event
 
-LINE = "{:>8}  {:<24}  {:<18}  {:<22}  {}"
+LINE = "{:>8}  {:<24}  {:<21}  {:<22}  {}"
 HEADING = LINE.format("SEQ", "TIME", "EVENT", "ACTOR", "WHAT")
 INDENT = " " * 10
 
