@@ -169,6 +169,31 @@ def pod_object(name: str, labels: dict[str, str]) -> Value:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [{"name": "app"}]}}
 
 
+def services(number: int, ips: Ips) -> list[Value]:
+    """The servers are behind one service, or behind one for each node; no policy is touched."""
+    together = {"app": "server"}
+    apart = [{"app": "server", "on": node} for node in NODES]
+    nobody = {"app": f"nobody{number}"}
+    selectors = [together, nobody, nobody] if number % 2 else [nobody, *apart]
+    return [service(f"servers{index}", selector) for index, selector in enumerate(selectors)]
+
+
+def service(name: str, selector: dict[str, str]) -> Value:
+    metadata = {"name": name, "namespace": NAMESPACE, "labels": {"of": "servers"}}
+    spec = {"selector": selector, "ports": [{"port": PORT}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+
+
+def clients_of_services(ips: Ips) -> list[Value]:
+    """Clients reach the servers by their services alone."""
+    chosen = {"k8sServiceSelector": {"selector": {"matchLabels": {"of": "servers"}}, "namespace": NAMESPACE}}
+    return [
+        *services(0, ips),
+        probe_policy(),
+        cilium_policy("clients", app("client"), egress=[{"toServices": [chosen]}]),
+    ]
+
+
 def closed_strangers(ips: Ips) -> list[Value]:
     return [network_policy("strangers", app("stranger"), ingress=[], egress=[])]
 
@@ -188,5 +213,6 @@ VARIANTS = (
         "namespace relabelled, servers the other way round", lambda ips: lists(*reversed(NODES)), namespace_relabelled
     ),
     Variant("pods relabelled", lambda ips: lists(*NODES), pods_relabelled),
+    Variant("services", clients_of_services, services),
     Variant("deleted and applied", closed_strangers, comes_and_goes),
 )
