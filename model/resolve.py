@@ -6,7 +6,7 @@ means everything passes, while no row in one that is enforced means nothing does
 What a subject gets:
 1. A direction is enforced as soon as one policy that selects the subject has it; rules of all of them add up. In other
    tiers the first rule that matches counts, which the rows say by their values.
-2. A subject that the log does not know is closed in both directions, without any row (I9).
+2. A subject that the log does not know is closed in both directions, without any row, in audit mode too (I9).
 3. A node and the pods on it reach each other ("traffic to and from the node where a Pod is running is always allowed",
    Kubernetes, Network Policies), in all tiers, but for what policies of Cilium say: where one denies it; and of the
    node, for pods whose egress Cilium's alone isolate, where none allows it. See docs/adr/0008-node-and-its-pods.md.
@@ -48,6 +48,7 @@ from kilim.model.tables import (
     PASS,
     TIERS,
     TOP_PRECEDENCE,
+    UNKNOWN_SUBJECT,
     PolicyKey,
     PolicyRows,
     row_value,
@@ -108,7 +109,7 @@ def wanted_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
     if facts.enforcement == NEVER:
         return 0, {}
     if not facts.knows(subject):
-        return CLOSED, {}
+        return CLOSED | UNKNOWN_SUBJECT, {}
     policies = facts.policies_of(subject)
     flags = enforced_flags(facts, policies)
     passing = passing_directions(facts, policies)

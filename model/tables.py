@@ -26,6 +26,7 @@ BASELINE = 2
 TIERS = (ADMIN, NORMAL, BASELINE)  # in the order in which they speak
 ENFORCE_INGRESS = 1
 ENFORCE_EGRESS = 2
+UNKNOWN_SUBJECT = 64  # of a subject's flags: the log does not know the identity, so nothing passes (I9)
 PASS = 0  # on to the next tier; in NORMAL no policy can say it, but resolve.py rule 7 does
 ALLOW = 1
 DENY = 2

@@ -7,7 +7,7 @@ sender's and of the receiver's node are different tables; None stands for an end
 2. Egress at the sender's node, then ingress at the receiver's; the first that drops decides.
 3. The sender's identity is that of its endpoint (it travels in the VNI between nodes), else what the receiver's ipcache
    says; the receiver's is what the sender's ipcache says; an address without a row is the world.
-4. A subject without a row is closed.
+4. A subject without a row is closed, and so is one that the log does not know.
    What the policy of an audited endpoint refuses passes all the same; the first refusal of the kind is told.
 5. Tiers speak one after the other, as far as the subject's flags name them for the direction. Of the rows for the peer
    the one with the longest match, and the same for any peer: the greater value counts.
@@ -27,6 +27,7 @@ from kilim.model.tables import (
     NORMAL,
     PASS,
     TIERS,
+    UNKNOWN_SUBJECT,
     EndpointValue,
     IpcacheKey,
     PolicyKey,
@@ -93,7 +94,7 @@ def verdict(
 
 
 def is_audited(endpoint: EndpointValue, reason: str) -> bool:
-    """Whether audit mode lets through what is refused for this reason; a subject without a row stays closed (I9)."""
+    """Whether audit mode lets through what is refused for this reason: the word of policy alone (I9)."""
     return bool(endpoint.flags & AUDITED) and reason in (POLICY_DENIED, POLICY_DENY)
 
 
@@ -114,7 +115,7 @@ def ipcache_match(tables: Tables, ip: int) -> IpcacheKey | None:
 
 def _judge(tables: Tables, subject: int, direction: int, peer: int, protocol: int, port: int) -> str:
     flags = tables.subjects.get(subject)
-    if flags is None:
+    if flags is None or flags & UNKNOWN_SUBJECT:
         return NO_SUBJECT
     return judge_rows(flags, tables.policy.get(subject, {}), direction, peer, protocol, port)
 

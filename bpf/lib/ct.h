@@ -108,7 +108,20 @@ static __always_inline bool ct_agrees(const struct ct_entry *entry, const struct
 				 verdict->revision == side->row.revision);
 }
 
-/* The same of an end whose peer's identity is not at hand, as routers on the way speak for themselves. */
+/* Whether the two hold the same consents and the same word of audit mode. */
+static __always_inline bool ct_same_verdicts(const struct ct_entry *one, const struct ct_entry *other)
+{
+	__u32 differs = one->audited ^ other->audited;
+
+	for (int direction = INGRESS; direction <= EGRESS; direction++) {
+		differs |= one->verdicts[direction].subject ^ other->verdicts[direction].subject;
+		differs |= one->verdicts[direction].peer ^ other->verdicts[direction].peer;
+		differs |= one->verdicts[direction].revision ^ other->verdicts[direction].revision;
+	}
+	return !differs;
+}
+
+/* ct_agrees of an end whose peer's identity is not at hand, as routers on the way speak for themselves. */
 static __always_inline bool ct_consented(const struct ct_entry *entry, __u32 subject, __u8 direction)
 {
 	const struct ct_verdict *verdict = &entry->verdicts[direction & 1];

@@ -20,6 +20,9 @@
 #define ACTION_ALLOW 1
 #define ACTION_DENY  2
 
+/* Of a subject's flags, above those of the tiers: the log does not know the identity, so nothing passes. */
+#define SUBJECT_UNKNOWN 64
+
 #define UNDECIDED 1 /* neither 0, allowed, nor a drop reason */
 
 struct subject_key {
@@ -29,7 +32,8 @@ struct subject_key {
 struct subject_value {
 	__u32 table;	/* where in `policy` its rows are */
 	__u32 revision; /* raised at every change that could take a verdict back */
-	__u32 flags;	/* bit by direction | tier << 1: the tier speaks there; of TIER_NORMAL: it is enforced */
+	__u32 flags;	/* bit by direction | tier << 1: the tier speaks there; of TIER_NORMAL: it is enforced;
+			 * SUBJECT_UNKNOWN */
 };
 
 /* key: identity of an endpoint of this node. value: how its policy is found.

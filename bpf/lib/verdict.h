@@ -49,7 +49,7 @@ static __always_inline bool find_side(struct side *side, __u32 subject, __u32 pe
 	if (!row)
 		return false;
 	side->row = *row;
-	return true;
+	return !(row->flags & SUBJECT_UNKNOWN);
 }
 
 /* Fills both sides; returns 0 or, with the packet's direction set to the failing side's, a drop reason. */
@@ -102,14 +102,40 @@ static __noinline void audit(struct __sk_buff *skb, struct packet *p, const stru
 	}
 }
 
-/* Rules 4 to 6. */
-static __noinline int judge(struct __sk_buff *skb, struct packet *p, struct decision *d)
+/* What policy calls the port of the connection that the packet belongs to. */
+static __always_inline __be16 policy_port(const struct packet *p, const struct decision *d)
 {
-	__be16 port = d->reply && p->protocol != IPPROTO_ICMP ? p->src_port : p->policy_port;
+	if (p->protocol != IPPROTO_ICMP)
+		return d->reply ? p->src_port : p->policy_port;
+	return d->fresh ? p->policy_port : bpf_htons(ICMP_ECHO); /* the connection is the request's */
+}
+
+/* The record of a connection that passes by policy from now on, as its first packet was: a reply may be what tells. */
+static __noinline int report_connection(struct __sk_buff *skb, const struct packet *p, bool reply, __be16 port)
+{
+	struct packet opened = *p;
+
+	if (reply) {
+		opened.src_ip = p->dst_ip;
+		opened.dst_ip = p->src_ip;
+		opened.src_port = p->dst_port;
+		opened.src_identity = p->dst_identity;
+		opened.dst_identity = p->src_identity;
+		opened.src_local = p->dst_local;
+		opened.dst_local = p->src_local;
+	}
+	opened.policy_port = port;
+	return report(skb, &opened, EVENT_CONNECTION, FORWARDED);
+}
+
+/* Rule 4, and 5 as far as it is about passing. */
+__noinline int judge(struct __sk_buff *skb, struct packet *p, struct decision *d, __be16 port)
+{
 	int reason;
 
-	if (!d->fresh && p->protocol == IPPROTO_ICMP) /* the connection is the request's */
-		port = bpf_htons(ICMP_ECHO);
+	if (!p || !d)
+		return DROP_NO_POLICY;
+
 	for (int direction = EGRESS; direction >= INGRESS; direction--) {
 		if (!d->sides[direction].judged)
 			continue;
@@ -125,28 +151,49 @@ static __noinline int judge(struct __sk_buff *skb, struct packet *p, struct deci
 	}
 	if (d->audited)
 		audit(skb, p, d);
+	return 0;
+}
+
+/* Rule 6. `held`: the entry in the map, if there is one. */
+__noinline int remember(struct __sk_buff *skb, struct packet *p, struct decision *d, struct ct_entry *held, __be16 port)
+{
+	bool opens;
+
+	if (!p || !d)
+		return DROP_NO_POLICY;
+	opens = d->fresh || d->entry.audited;
+
 	/* An echo reply that nobody asked for opens nothing. */
 	if (!p->tracked || (d->fresh && p->protocol == IPPROTO_ICMP && p->policy_port != bpf_htons(ICMP_ECHO)))
 		return 0;
 	consent(&d->entry.verdicts[EGRESS], &d->sides[EGRESS], d->audited >> EGRESS & 1);
 	consent(&d->entry.verdicts[INGRESS], &d->sides[INGRESS], d->audited >> INGRESS & 1);
 	d->entry.audited = d->audited;
+	/* In place where it can be: a copy would undo what another CPU notes in the entry meanwhile. */
+	if (held && !d->fresh && ct_same_verdicts(held, &d->entry)) {
+		ct_touch(held, p, d->reply, d->now);
+		return 0;
+	}
 	ct_touch(&d->entry, p, d->reply, d->now);
 	if (bpf_map_update_elem(&ct, &d->key, &d->entry, BPF_ANY))
 		return DROP_CT_INSERTION;
-	if (d->fresh && record_connections && !d->audited)
-		report(skb, p, EVENT_CONNECTION, FORWARDED);
+	if (opens && record_connections && !d->audited)
+		report_connection(skb, p, d->reply, port);
 	return 0;
 }
 
-/* Returns 0 or a drop reason; then p->direction is that of the side that refused. */
-static __always_inline int admit(struct __sk_buff *skb, struct packet *p)
+/* Returns 0 or a drop reason; then p->direction is that of the side that refused. Global, so that the verifier goes
+ * through it once, whatever the callers know. */
+__noinline int admit(struct __sk_buff *skb, struct packet *p)
 {
 	struct ct_entry *entry = NULL;
 	struct decision d = {};
 	__u8 sender;
 	int reason;
+	__be16 port;
 
+	if (!p)
+		return DROP_NO_POLICY;
 	if (p->icmp_error && ct_related(skb, p))
 		return 0;
 	d.now = clock_ticks();
@@ -160,12 +207,16 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *p)
 		return reason;
 	if (d.fresh || !entry) {
 		d.entry.initiator = sender;
-		return judge(skb, p, &d);
+	} else {
+		if (ct_agrees(entry, &d.sides[EGRESS]) && ct_agrees(entry, &d.sides[INGRESS])) {
+			ct_touch(entry, p, d.reply, d.now);
+			return 0;
+		}
+		d.entry = *entry;
 	}
-	if (ct_agrees(entry, &d.sides[EGRESS]) && ct_agrees(entry, &d.sides[INGRESS])) {
-		ct_touch(entry, p, d.reply, d.now);
-		return 0;
-	}
-	d.entry = *entry;
-	return judge(skb, p, &d);
+	port = policy_port(p, &d);
+	reason = judge(skb, p, &d, port);
+	if (reason)
+		return reason;
+	return remember(skb, p, &d, entry, port);
 }

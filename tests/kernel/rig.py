@@ -47,9 +47,9 @@ def row(direction: int, peer: int, protocol: int = 0, port: int = 0, port_prefix
 class Rig:
     def __init__(self, datapath: Datapath) -> None:
         self.datapath = datapath
-        for name in ("ipcache", "endpoints", "subjects", "policy", "ct"):
-            keys, _ = datapath.maps[name].read()
-            datapath.maps[name].delete(keys)
+        for name in ("ipcache", "endpoints", "subjects", "policy"):
+            self._empty(name)
+        self.forget_connections()
         datapath.events.read()
         self.tables = KernelTables(datapath.maps)
         self._counted_before = self._counters()
@@ -82,12 +82,23 @@ class Rig:
         rows = {end.ip: EndpointValue(end.endpoint_id, end.identity, flags[end.ip]) for end in (A, B)}
         self.write(TablesDelta(endpoints={**rows}))
 
+    def forget_connections(self) -> None:
+        self._empty("ct")
+
+    def _empty(self, name: str) -> None:
+        keys, _ = self.datapath.maps[name].read()
+        self.datapath.maps[name].delete(keys)
+
     def send(self, program: str, frame: bytes, repeat: int = 1) -> Outcome:
         self.datapath.events.read()
         result = syscall.run_program(self.datapath.program_fd(program), frame, repeat)
         records = list(decode_records(self.datapath.events.read()))
         reason = next((record.reason for record in records if record.type == DROP), 0)
         return Outcome(result.retval, reason, records, result.data)
+
+    def run(self, frame: bytes, repeat: int = 1) -> None:
+        """A pod sends; what becomes of it is not looked at, so that several threads may do it."""
+        syscall.run_program(self.datapath.program_fd("from_endpoint"), frame, repeat)
 
     def out(self, frame: bytes) -> Outcome:
         """A pod sends."""

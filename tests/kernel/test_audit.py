@@ -1,14 +1,16 @@
 """Audit mode: what policy refuses passes, is counted and recorded once; nothing of that outlives the mode."""
 
 import errno
+from threading import Thread
+from time import sleep
 
 import pytest
 
 from kilim.agent.bpf.maps import Map, Rows
-from kilim.agent.records import AUDITED
-from kilim.model.tables import ALLOW, DENY, EndpointValue, TablesDelta
+from kilim.agent.records import AUDITED, Record
+from kilim.model.tables import ALLOW, DENY, UNKNOWN_SUBJECT, EndpointValue, TablesDelta
 from kilim.model.tables import AUDITED as AUDIT_FLAG
-from tests.kernel.frames import ACK, FIN, OTHER_NODE, SYN, WORLD, A, B, End, icmp, icmp_error, tcp, udp
+from tests.kernel.frames import ACK, FIN, OTHER_NODE, RST, SYN, WORLD, A, B, End, icmp, icmp_error, tcp, udp
 from tests.kernel.rig import BOTH, EGRESS, INGRESS, Rig, row
 
 DENIED, DENY_RULE = 133, 181
@@ -80,6 +82,48 @@ def test_a_live_connection_that_policy_turns_against_is_recorded(rig: Rig) -> No
     assert rig.out(tcp(A, B, ACK)).passed, "consent, since policy allows it"
 
 
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        (tcp(A, B), tcp(A, B, ACK)),
+        (tcp(A, B), reply()),
+        (udp(A, B), udp(B, A, 53, 40000)),
+        (icmp(A, B), icmp(B, A, icmp_type=0)),
+    ],
+)
+def test_what_policy_comes_to_allow_is_reported_as_opened(rig: Rig, first: bytes, later: bytes) -> None:
+    """Once, and as its first packet was, though a reply be the one that tells."""
+    expected = ends_of(rig.out(first).records)
+    rig.set_policy(B, {}, 1)
+    rig.set_audit_mode(B)
+    rig.forget_connections()
+    assert rig.out(first).audits
+    rig.set_policy(B, {row(INGRESS, A.identity): ALLOW}, 1)
+    told = rig.out(later)
+    assert told.opened and ends_of(told.records) == expected
+    assert not rig.out(first).records and not rig.out(later).records
+
+
+def ends_of(records: list[Record]) -> list[tuple[object, ...]]:
+    names = "src_ip", "dst_ip", "src_port", "dst_port", "src_identity", "dst_identity", "flags"
+    return [tuple(getattr(record, name) for name in names) for record in records]
+
+
+def test_the_other_end_s_reset_is_not_undone(rig: Rig) -> None:
+    """Packets that pass by audit mode alone, on one CPU, while the answer comes on another."""
+    rig.set_policy(B, {}, 1)
+    rig.set_audit_mode(B)
+    for number in range(120):
+        ports = {"sport": 41000 + number}
+        assert rig.out(tcp(A, B, **ports)).passed
+        stream = Thread(target=rig.run, args=(tcp(A, B, ACK, **ports), 30_000))
+        stream.start()
+        sleep(0.002)
+        rig.run(tcp(B, A, RST | ACK, sport=80, dport=41000 + number))
+        stream.join()
+    assert [each["reply_flags"] for each in rig.connections()] == ["0x14"] * 120
+
+
 def test_a_connection_opened_anew_is_recorded_anew(rig: Rig) -> None:
     rig.set_policy(B, {}, 1)
     rig.set_audit_mode(B)
@@ -99,6 +143,8 @@ def test_only_what_policy_says_is_audited(rig: Rig) -> None:
     rig.set_audit_mode(A, B)
     rig.write(TablesDelta(subjects={B.identity: None}))
     assert rig.out(tcp(A, B)).reason == 165, "no policy in place stays closed"
+    rig.write(TablesDelta(subjects={B.identity: BOTH | UNKNOWN_SUBJECT}))
+    assert rig.out(tcp(A, B)).reason == 165, "nor does an identity open that the log does not know"
     assert rig.out(tcp(WORLD, B)).reason == 132, "a forged source"
 
 

@@ -13,7 +13,7 @@ from kilim.agent.bpf.objects import PROGRAMS, load_program, object_path
 from kilim.model.tables import TablesDelta
 
 # Instructions that the verifier walks through, the most over all settings; raise it knowingly.
-BUDGET = {"from_endpoint": 25_000, "to_endpoint": 15_000, "overlay": 15_000, "from_netdev": 15_000}
+BUDGET = {"from_endpoint": 8_000, "to_endpoint": 7_500, "overlay": 8_000, "from_netdev": 7_500}
 
 COMBINATIONS = [
     Settings(1, underlay, tunnel, port, record_connections=records, ct_max_entries=4096)

@@ -10,7 +10,22 @@ from kilim.model.desired import desired_tables
 from kilim.model.identity import HOST, REMOTE_NODE, WORLD
 from kilim.model.nouns import Endpoint, NamedPort, endpoint_to_pb
 from kilim.model.resolve import resolve, without_covered
-from kilim.model.tables import ALLOW, DENY, EGRESS, INGRESS, PASS, TIERS, PolicyKey, PolicyRows, Tables, row_value
+from kilim.model.tables import (
+    ALLOW,
+    AUDITED,
+    DENY,
+    EGRESS,
+    ENFORCE_EGRESS,
+    ENFORCE_INGRESS,
+    INGRESS,
+    PASS,
+    TIERS,
+    UNKNOWN_SUBJECT,
+    PolicyKey,
+    PolicyRows,
+    Tables,
+    row_value,
+)
 from kilim.model.verdict import Verdict, matching_key, verdict
 from kilim.v1 import events_pb2 as pb
 from tests.pure.model.cluster import Cluster
@@ -133,9 +148,12 @@ def test_what_the_log_does_not_know_is_closed() -> None:
     cluster.happen(endpoint_added=pb.EndpointAdded(endpoint=endpoint_to_pb(stranger)))
     tables = desired_tables(cluster.state, "n1")
     assert tables.ipcache[(stranger.ip, 32)] == (4000, 0)
-    assert (tables.subjects[4000], tables.policy.get(4000)) == (3, None)
-    assert resolve(cluster.state, 4000) == (3, {}, {})
-    assert verdict(tables, tables, stranger.ip, parse_ip(WEB), TCP, 80).direction == EGRESS
+    closed = ENFORCE_INGRESS | ENFORCE_EGRESS | UNKNOWN_SUBJECT
+    assert (tables.subjects[4000], tables.policy.get(4000)) == (closed, None)
+    assert resolve(cluster.state, 4000) == (closed, {}, {})
+    tables.endpoints[stranger.ip] = tables.endpoints[stranger.ip]._replace(flags=AUDITED)
+    found = verdict(tables, tables, stranger.ip, parse_ip(WEB), TCP, 80)
+    assert (found.allowed, found.direction, found.reason) == (False, EGRESS, "NO_SUBJECT"), "in audit mode too"
     assert verdict(None, tables, parse_ip("10.9.9.9"), stranger.ip, TCP, 80).source_identity == WORLD
     del tables.subjects[web]
     assert verdict(tables, tables, parse_ip(DB), parse_ip(WEB), TCP, 80).reason == "NO_SUBJECT"
