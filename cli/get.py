@@ -50,7 +50,8 @@ def get(
 
     "all" is every kind that has namespaces; with -A also those that have none, but no settings and no identities.
 
-    What -o yaml prints of policies, groups of CIDRs, services, endpointslices, namespaces and pods can be applied again.
+    What -o yaml prints of policies, groups of CIDRs, services, endpointslices, namespaces and pods can be applied
+    again.
     """
     if all_namespaces and (names or "/" in kind):
         raise BadUsage("-A: a NAME is in one namespace; give -n instead")

@@ -25,6 +25,8 @@ _NOUNS: dict[str, Any] = {
     "identity": pb.Identity,
     "endpoint": pb.Endpoint,
     "policy": pb.Policy,
+    "service": pb.Service,
+    "endpoint_slice": pb.EndpointSlice,
 }
 
 

@@ -177,6 +177,22 @@ def test_nodes_are_told_apart_before_a_slice_names_one_and_no_more_after(world: 
     assert reached(world) == [] and not any(each.identity for each in world.state.nodes.values())
 
 
+def test_a_node_that_joins_on_such_an_address_is_told_apart_at_once(world: World) -> None:
+    world.do(delete("Node", "node3"))
+    world.do(apply(TO_API_SERVERS, api_servers(NODES["node3"])))
+    world.do(node("node3", NODES["node3"], "10.244.2.0/24"))
+    assert world.bodies == ["identity_allocated", "node_joined"] and reached(world) == [NODES["node3"]]
+
+
+def test_a_thousand_endpoints_are_one_slice(world: World) -> None:
+    world.do(apply(service("s"), to_service("p")))
+    many = [f"198.51.{number // 250}.{number % 250 + 1}" for number in range(1000)]
+    world.do(apply(part("s-1", "s", *many)))
+    assert world.bodies == ["identity_allocated"] * 1000 + ["endpoint_slice_replaced"]
+    world.do(delete("EndpointSlice", "s-1", "shop"))
+    assert world.bodies == ["endpoint_slice_removed"] + ["identity_released"] * 1000
+
+
 @pytest.mark.parametrize("slice_first", [True, False])
 def test_a_policy_and_its_slice_may_come_in_one_command(world: World, slice_first: bool) -> None:
     objects: list[Object] = [api_servers(NODES["node2"]), TO_API_SERVERS]
