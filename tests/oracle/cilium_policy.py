@@ -7,6 +7,7 @@ from tests.oracle.cilium_ports import is_icmp, is_port
 from tests.oracle.ends import Cluster, End, Pod, Probe, in_cidr, is_node, is_outside
 from tests.oracle.network_policy import namespace_labels
 from tests.oracle.selectors import selects
+from tests.oracle.services import is_api_server, is_behind
 
 Policy = dict[str, Any]
 Rule = dict[str, Any]
@@ -72,16 +73,17 @@ def is_peer(entry: Rule, policy: Policy, cluster: Cluster, direction: str, subje
     selector if ToPorts are also specified." An entry that says nothing at all puts into default deny and allows none.
     """
     word = "from" if direction == "ingress" else "to"
-    names = [word + what for what in ("Endpoints", "Entities", "CIDR", "CIDRSet", "Nodes")]
-    if all(entry.get(name) is None for name in names):
+    names = [word + what for what in ("Endpoints", "Entities", "CIDR", "CIDRSet", "Nodes", "Services")]
+    if all(entry.get(name) is None for name in names[:-1]) and not entry.get("toServices"):
         return bool(entry.get("toPorts") or entry.get("icmps"))
-    endpoints, entities, cidrs, cidr_sets, nodes = (entry.get(name) or [] for name in names)
+    endpoints, entities, cidrs, cidr_sets, nodes, services = (entry.get(name) or [] for name in names)
     return (
         any(is_endpoint(each or {}, policy, cluster, subject, peer) for each in endpoints)
-        or any(is_entity(each, subject, peer) for each in entities)
+        or any(is_entity(each, cluster, subject, peer) for each in entities)
         or any(is_outside(peer) and in_cidr(peer, each) for each in cidrs)
         or any(is_in_set(each, cluster, peer) for each in cidr_sets)
         or any(is_selected_node(each or {}, cluster, subject, peer) for each in nodes)
+        or any(is_behind(each, cluster, peer) for each in services)
     )
 
 
@@ -113,19 +115,22 @@ def reserved_label(subject: End, peer: End) -> dict[str, str]:
     return {"reserved:host" if peer["node"] == subject["node"] else "reserved:remote-node": ""}
 
 
-def is_entity(entity: str, subject: End, peer: End) -> bool:
+def is_entity(entity: str, cluster: Cluster, subject: End, peer: End) -> bool:
     match entity:
         case "all":
             return True
         case "world" | "world-ipv4":  # "all endpoints outside of the cluster"
             return is_outside(peer)
         case "cluster":  # "all network endpoints inside of the local cluster", host and remote nodes among them
-            return not is_outside(peer)
+            # … and a "broader" entity than kube-apiserver, wherever that is
+            return not is_outside(peer) or is_api_server(cluster, subject, peer)
+        case "kube-apiserver":
+            return is_api_server(cluster, subject, peer)
         case "host":
             return is_node(peer) and peer["node"] == subject["node"]
         case "remote-node":
             return is_node(peer) and peer["node"] != subject["node"]
-    # kube-apiserver, health, init, ingress, unmanaged, world-ipv6 and none: there is nobody of them in these clusters
+    # health, init, ingress, unmanaged, world-ipv6 and none: there is nobody of them in these clusters
     return False
 
 

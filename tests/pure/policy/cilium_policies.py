@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from tests.pure.policy.selections import NODE_KEYS, POD_KEYS, block, selector
+from tests.pure.policy.services import reference
 from tests.pure.policy.worlds import CIDRS, NAMESPACES, PORT_NAMES, TEAMS, maybe, some
 
 Value = dict[str, Any]
@@ -33,7 +34,20 @@ CILIUM_NODE_KEYS: dict[str, tuple[str, ...]] = {
     "any:disk": ("ssd", "hdd"),
     "k8s:zone": ("a", "b"),
 }
-ENTITIES = ("all", "world", "world-ipv4", "world-ipv6", "cluster", "host", "remote-node", "health", "init", "none")
+ENTITIES = (
+    "all",
+    "world",
+    "world-ipv4",
+    "world-ipv6",
+    "cluster",
+    "host",
+    "remote-node",
+    "health",
+    "init",
+    "none",
+    "kube-apiserver",
+    "kube-apiserver",
+)
 RESERVED = ("world", "host", "remote-node", "health", "init", "ingress")
 IPV4 = tuple(cidr for cidr in CIDRS if ":" not in cidr)
 GROUPS = ("g1", "g2")
@@ -86,7 +100,10 @@ def _rule(random: Random, keys: dict[str, tuple[str, ...]]) -> Value:
 def _entry(random: Random, ingress: bool, deny: bool) -> Value:
     word = "from" if ingress else "to"
     entry: Value = {}
-    match random.choice(("endpoints", "endpoints", "entities", "cidr", "set", "group", "nodes", "none", "nobody")):
+    choices = ("endpoints", "endpoints", "entities", "cidr", "set", "group", "nodes", "none", "nobody")
+    match random.choice(choices if ingress else (*choices, "services", "services")):
+        case "services":
+            entry["toServices"] = [reference(random) for _ in range(random.randint(1, 2))]
         case "endpoints":
             entry[word + "Endpoints"] = [_endpoints(random) for _ in range(random.randint(1, 2))]
         case "entities":

@@ -15,6 +15,7 @@ from tests.oracle.scenarios import with_expectations
 from tests.pure.policy import worlds
 from tests.pure.policy.cilium_policies import cidr_group, cilium_network_policy, clusterwide_policy
 from tests.pure.policy.network_policies import cluster_network_policy, network_policy
+from tests.pure.policy.services import endpoint_slice, service
 
 Value = dict[str, Any]
 
@@ -25,6 +26,8 @@ ALL_KINDS = (
     "CiliumNetworkPolicy",
     "CiliumClusterwideNetworkPolicy",
     "CiliumCIDRGroup",
+    "Service",
+    "EndpointSlice",
 )
 
 
@@ -78,6 +81,10 @@ def _policy(random: Random, kinds: tuple[str, ...], used: set[int]) -> Value:
             return cilium_network_policy(random, name)
         case "CiliumClusterwideNetworkPolicy":
             return clusterwide_policy(random, name)
+        case "Service":
+            return service(random)
+        case "EndpointSlice":
+            return endpoint_slice(random)
     return cidr_group(random)
 
 

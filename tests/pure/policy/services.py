@@ -1,0 +1,56 @@
+"""Random Services and EndpointSlices, and references of policies to them. Few names, so that they meet."""
+
+from random import Random
+from typing import Any
+
+from tests.pure.policy.worlds import APPS, EXTERNALS, NAMESPACES, NODES, TEAMS, maybe, some
+
+Value = dict[str, Any]
+
+SERVICES = ("s1", "s2")
+API_SERVERS = {"name": "kubernetes", "namespace": "default"}
+ADDRESSES = (
+    *EXTERNALS.values(),
+    *(f"192.168.60.{101 + number}" for number in range(len(NODES))),
+    "10.61.1.2", "10.61.2.2", "198.51.100.11",
+)  # fmt: skip
+
+
+def service(random: Random) -> Value:
+    name, namespace = _key(random)
+    spec: Value = {"ports": [{"port": 80}]}
+    if maybe(random, 0.4):
+        spec["selector"] = {"app": random.choice(APPS)}
+    metadata = {"name": name, "namespace": namespace, "labels": {"team": random.choice(TEAMS)}}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+
+
+def endpoint_slice(random: Random) -> Value:
+    name, namespace = _key(random)
+    labels = {"kubernetes.io/service-name": name}
+    endpoints = [{"addresses": [ip]} for ip in some(random, ADDRESSES, 3)]
+    if maybe(random, 0.2):
+        endpoints[0]["conditions"] = {"ready": False, "serving": maybe(random, 0.5)}  # type: ignore[assignment]
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": f"{name}-{random.randint(1, 2)}", "namespace": namespace, "labels": labels},
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"port": 80}],
+    }
+
+
+def reference(random: Random) -> Value:
+    """An item of `toServices`."""
+    place = {"namespace": random.choice(NAMESPACES[:2])} if maybe(random, 0.7) else {}
+    if maybe(random, 0.7):
+        return {"k8sService": {"serviceName": random.choice(SERVICES), **place}}
+    selector = {"matchLabels": {"team": random.choice(TEAMS)}} if maybe(random, 0.8) else {}
+    return {"k8sServiceSelector": {"selector": selector, **place}}
+
+
+def _key(random: Random) -> tuple[str, str]:
+    if maybe(random, 0.3):
+        return API_SERVERS["name"], API_SERVERS["namespace"]
+    return random.choice(SERVICES), random.choice(NAMESPACES[:2])
