@@ -100,8 +100,10 @@ def _rule(random: Random, keys: dict[str, tuple[str, ...]]) -> Value:
 def _entry(random: Random, ingress: bool, deny: bool) -> Value:
     word = "from" if ingress else "to"
     entry: Value = {}
-    choices = ("endpoints", "endpoints", "entities", "cidr", "set", "group", "nodes", "none", "nobody")
+    choices = ("endpoints", "endpoints", "entities", "api servers", "cidr", "set", "group", "nodes", "none", "nobody")
     match random.choice(choices if ingress else (*choices, "services", "services")):
+        case "api servers":
+            entry[word + "Entities"] = ["kube-apiserver"]
         case "services":
             entry["toServices"] = [reference(random) for _ in range(random.randint(1, 2))]
         case "endpoints":

@@ -15,7 +15,7 @@ from tests.oracle.scenarios import with_expectations
 from tests.pure.policy import worlds
 from tests.pure.policy.cilium_policies import cidr_group, cilium_network_policy, clusterwide_policy
 from tests.pure.policy.network_policies import cluster_network_policy, network_policy
-from tests.pure.policy.services import endpoint_slice, service
+from tests.pure.policy.services import endpoint_slice, service, service_policy
 
 Value = dict[str, Any]
 
@@ -81,6 +81,8 @@ def _policy(random: Random, kinds: tuple[str, ...], used: set[int]) -> Value:
             return cilium_network_policy(random, name)
         case "CiliumClusterwideNetworkPolicy":
             return clusterwide_policy(random, name)
+        case "policy of services":
+            return service_policy(random, name)
         case "Service":
             return service(random)
         case "EndpointSlice":

@@ -43,11 +43,34 @@ def endpoint_slice(random: Random) -> Value:
 
 def reference(random: Random) -> Value:
     """An item of `toServices`."""
-    place = {"namespace": random.choice(NAMESPACES[:2])} if maybe(random, 0.7) else {}
-    if maybe(random, 0.7):
+    place = {"namespace": random.choice(NAMESPACES[:2])} if maybe(random, 0.6) else {}
+    if maybe(random, 0.5):
         return {"k8sService": {"serviceName": random.choice(SERVICES), **place}}
     selector = {"matchLabels": {"team": random.choice(TEAMS)}} if maybe(random, 0.8) else {}
     return {"k8sServiceSelector": {"selector": selector, **place}}
+
+
+def service_policy(random: Random, name: str) -> Value:
+    """A CiliumNetworkPolicy that speaks of services and API servers alone."""
+    deny = maybe(random, 0.3)
+    entries = [_egress(random) for _ in range(random.randint(1, 2))]
+    spec: Value = {"endpointSelector": {}, "egressDeny" if deny else "egress": entries}
+    if deny and maybe(random, 0.8):
+        spec["egress"] = [{"toEntities": ["all"]}]
+    if maybe(random, 0.4):
+        spec[random.choice(("ingress", "ingressDeny"))] = [{"fromEntities": ["kube-apiserver"]}]
+        spec["enableDefaultDeny"] = {"ingress": maybe(random, 0.5)}
+    metadata = {"name": name, "namespace": random.choice(NAMESPACES)}
+    return {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": metadata, "spec": spec}
+
+
+def _egress(random: Random) -> Value:
+    entry: Value = {"toServices": [reference(random) for _ in range(random.randint(1, 2))]}
+    if maybe(random, 0.4):
+        entry = {"toEntities": [random.choice(("kube-apiserver", "kube-apiserver", "cluster"))]}
+    if maybe(random, 0.3):
+        entry["toPorts"] = [{"ports": [{"port": "80", "protocol": "TCP"}]}]
+    return entry
 
 
 def _key(random: Random) -> tuple[str, str]:

@@ -24,6 +24,18 @@ async def test_every_random_probe_gets_what_the_oracle_says(capsys: pytest.Captu
     assert min(count.expected["allow"], count.expected["deny"]) > PROBES / 5
 
 
+async def test_services_and_api_servers(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing else, so that references meet what they refer to."""
+    count = Count()
+    kinds = ("policy of services", "Service", "EndpointSlice")
+    while count.probes < PROBES / 5:
+        await play(scenario(Random(SEED * 1_000_000 + count.scenarios), kinds), count)
+        assert count.wrong == []
+    with capsys.disabled():
+        print(f"\n{count}")
+    assert min(count.expected["allow"], count.expected["deny"]) > PROBES / 40
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False))
 async def test_what_hypothesis_thinks_of(random: Random) -> None:
