@@ -32,6 +32,10 @@ NOT_SUPPORTED = "not supported"
 _AUTHENTICATION = ("disabled", "required", "test-always-fail")
 _EVERYBODY = "all"
 _WITH_API_SERVERS = ("kube-apiserver", "cluster")
+_API_SERVER_SELECTORS = (
+    Selector((Requirement("reserved:kube-apiserver", EXISTS),)),
+    Selector((Requirement("reserved:kube-apiserver", IN, ("",)),)),
+)
 _ABSENT_WHERE_EMPTY = ("Groups", "Services", "FQDNs")
 _ENTITIES: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -130,7 +134,8 @@ def _check_authentication(fields: Object, path: str, refused: list[Invalid]) -> 
 
 
 def _endpoints(items: list[object], path: str, context: Context) -> _Peers:
-    return unique(parse_peer_selector(item, f"{path}[{i}]", context.namespace) for i, item in enumerate(items))
+    found = unique(parse_peer_selector(item, f"{path}[{i}]", context.namespace) for i, item in enumerate(items))
+    return (*found, ApiServers()) if any(each in _API_SERVER_SELECTORS for each in found) else found
 
 
 def _entities(items: list[object], path: str, _: Context) -> _Peers:

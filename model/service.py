@@ -20,7 +20,7 @@ SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
 class ServiceSpec(NamedTuple):
     labels: LabelPairs
-    selector: LabelPairs  # empty: it selects no pods, its slices say who is behind it
+    selector: LabelPairs  # empty: it selects no pods, its slices say who is behind it; ExternalName has none
 
 
 class SliceSpec(NamedTuple):
@@ -35,7 +35,8 @@ def service_of(service: Service) -> ServiceSpec:
     """A memo of a pure function."""
     try:
         manifest = read_any_object(json.loads(service.manifest_json), "")
-        selector = read_any_object(manifest.get("spec"), "spec").get("selector")
+        spec = read_any_object(manifest.get("spec"), "spec")
+        selector = None if spec.get("type") == "ExternalName" else spec.get("selector")
         return ServiceSpec(_labels(manifest), sorted_pairs(read_text_map(selector, "spec.selector")))
     except (ValueError, RecursionError):
         return ServiceSpec((), ())

@@ -9,7 +9,7 @@ import pytest
 from kilim.lab.run import matched, run_files
 from tests.truth.tables import truth_tables
 
-SAMPLE = 11  # every so many of the 248 tables: 23 of them, some 12,000 probes
+SAMPLE = 11  # every so many of the 262 tables: 24 of them, some 12,000 probes
 
 
 async def test_a_sample_of_the_truth_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

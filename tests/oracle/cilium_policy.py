@@ -100,7 +100,8 @@ def is_endpoint(selector: dict[str, Any], policy: Policy, cluster: Cluster, subj
     selector, pod, namespace = plain(selector), peer["pod"], namespace_of(policy)
     keys = [each["key"] for each in selector["matchExpressions"]]
     if any(key.startswith("reserved:") for key in keys):
-        return selects(selector, reserved_label(subject, peer) if pod is None else security_labels(cluster, pod))
+        labels = reserved_labels(cluster, subject, peer) if pod is None else security_labels(cluster, pod)
+        return selects(selector, labels)
     if pod is None:
         return False
     if namespace is not None and not any(key == NAMESPACE or key.startswith(NAMESPACE_LABELS) for key in keys):
@@ -109,10 +110,11 @@ def is_endpoint(selector: dict[str, Any], policy: Policy, cluster: Cluster, subj
     return selects(selector, security_labels(cluster, pod))
 
 
-def reserved_label(subject: End, peer: End) -> dict[str, str]:
+def reserved_labels(cluster: Cluster, subject: End, peer: End) -> dict[str, str]:
+    api_server = {"reserved:kube-apiserver": ""} if is_api_server(cluster, subject, peer) else {}
     if is_outside(peer):
-        return {"reserved:world": ""}
-    return {"reserved:host" if peer["node"] == subject["node"] else "reserved:remote-node": ""}
+        return {"reserved:world": "", **api_server}
+    return {"reserved:host" if peer["node"] == subject["node"] else "reserved:remote-node": "", **api_server}
 
 
 def is_entity(entity: str, cluster: Cluster, subject: End, peer: End) -> bool:

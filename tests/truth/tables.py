@@ -21,6 +21,8 @@ KINDS = {
     "group": ("cilium.io/v2", "CiliumCIDRGroup"),
     "admin": ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
     "baseline": ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+    "service": ("v1", "Service"),
+    "slice": ("discovery.k8s.io/v1", "EndpointSlice"),
 }
 
 
@@ -62,22 +64,32 @@ def _objects(entry: Value) -> Iterator[Value]:
         elif form in KINDS:
             for number, spec in enumerate(specs):
                 name = "g" if form == "group" else f"{form}{number}"
-                yield _object(form, name, namespace or "x", {"spec": _spec(form, number, spec)})
+                yield _object(form, name, namespace or "x", _body(form, number, spec))
 
 
-def _spec(form: str, number: int, spec: Any) -> Any:
+def _body(form: str, number: int, spec: Any) -> Value:
+    """Of a service: its selector. Of a slice: addresses by the name of the service; a list: service0's."""
     match form:
         case "group":
-            return {"externalCIDRs": spec}
+            return {"spec": {"externalCIDRs": spec}}
         case "admin" | "baseline":
-            return {"tier": form.capitalize(), "priority": 10 * number, **spec}
-    return spec
+            return {"spec": {"tier": form.capitalize(), "priority": 10 * number, **spec}}
+        case "service":
+            return {"labels": {"number": str(number)}, "spec": {"selector": spec, "ports": [{"port": 80}]}}
+        case "slice":
+            ((service, addresses),) = spec.items() if isinstance(spec, dict) else [("service0", spec)]
+            endpoints = [{"addresses": [each]} for each in addresses]
+            labels = {"kubernetes.io/service-name": service}
+            return {"labels": labels, "addressType": "IPv4", "endpoints": endpoints, "ports": [{"port": 80}]}
+    return {"spec": spec}
 
 
 def _object(form: str, name: str, namespace: str, body: Value) -> Value:
     api_version, kind = KINDS[form]
-    namespaced = form in ("knp", "cnp", "specs")
+    namespaced = form in ("knp", "cnp", "specs", "service", "slice")
     metadata = {"name": name, "namespace": namespace} if namespaced else {"name": name}
+    if "labels" in body:
+        metadata["labels"] = body.pop("labels")
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **body}
 
 

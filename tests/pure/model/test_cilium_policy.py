@@ -62,7 +62,10 @@ class Net:
         for each in policies:
             cluster.apply(each)
         self.cluster = cluster
-        self._tables = {name: desired_tables(cluster.state, name) for name in NODES}
+        self.make_tables()
+
+    def make_tables(self) -> None:
+        self._tables = {name: desired_tables(self.cluster.state, name) for name in NODES}
 
     def passes(self, source: str, destination: str, port: str = "tcp80") -> bool:
         (from_node, from_ip), (to_node, to_ip) = self._end(source), self._end(destination)

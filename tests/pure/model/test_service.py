@@ -41,6 +41,7 @@ def test_a_service_is_its_labels_and_its_selector() -> None:
     found = service(metadata={"labels": {"b": "2", "a": "1"}}, spec={"selector": {"app": "db"}})
     assert found == ServiceSpec((("a", "1"), ("b", "2")), (("app", "db"),))
     assert service(spec={}) == service() == service(spec={"selector": {}}) == ServiceSpec((), ())
+    assert service(spec={"type": "ExternalName", "selector": {"app": "db"}}).selector == ()
     assert service(spec={"selector": {"app": None}}).selector == (("app", ""),)
 
 

@@ -48,7 +48,8 @@ ENTITIES = (
     "kube-apiserver",
     "kube-apiserver",
 )
-RESERVED = ("world", "host", "remote-node", "health", "init", "ingress")
+RESERVED = ("world", "kube-apiserver", "host", "remote-node", "health", "init", "ingress")
+API_SERVERS = "reserved:kube-apiserver"  # enforced as a selector by itself, as the entity
 IPV4 = tuple(cidr for cidr in CIDRS if ":" not in cidr)
 GROUPS = ("g1", "g2")
 
@@ -138,7 +139,8 @@ def _endpoints(random: Random) -> Value:
     key = "reserved:" + random.choice(RESERVED)
     if maybe(random, 0.5):
         return {"matchLabels": {key: ""}}
-    return {"matchExpressions": [{"key": key, "operator": random.choice(("Exists", "DoesNotExist"))}]}
+    operators = ("Exists",) if key == API_SERVERS else ("Exists", "DoesNotExist")
+    return {"matchExpressions": [{"key": key, "operator": random.choice(operators)}]}
 
 
 def _port(random: Random) -> Value:
