@@ -7,20 +7,18 @@ memory is measured where they have all come.
 """
 
 import asyncio
-import json
-import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kilim.kvstore.client import EtcdClient
-from kilim.kvstore.transaction import put
 from kilim.lab.client import ControlPlane
 from kilim.lab.commands import replica_targets
 from kilim.lab.manifests import namespace_manifest
 from kilim.lab.pods import add_pods
 from kilim.lab.process import pid_of
 from kilim.lab.topology import Lab, Pod
-from tests.bench.measure import Result, percentile, publish, single
+from tests.bench.change import against_bare, apply_beside_bare
+from tests.bench.measure import Result, publish, single
 from tests.bench.memory import agent_kib, policy_maps_kib, policy_rows
 from tests.bench.plane import cpu_s
 from tests.bench.pods import NAMESPACE, port_policy
@@ -76,7 +74,7 @@ class _Changes:
     async def make(self, lab: Lab, plane: ControlPlane, etcd: EtcdClient) -> None:
         began = _cpu_ms(lab)
         for number in range(_WARM_UP + CHANGES):
-            answered, enforced, bare = await _change(plane, etcd, port_policy(1024 + number))
+            answered, enforced, bare = await apply_beside_bare(plane, etcd, port_policy(1024 + number))
             if number >= _WARM_UP:
                 self.answered.append(answered)
                 self.enforced.append(enforced)
@@ -86,8 +84,8 @@ class _Changes:
     def results(self, lab: Lab, present: int) -> list[Result]:
         name = f"{present}_present"
         return [
-            *(_against(f"answered_{name}", self.answered, self.bare, p) for p in (0.5, 0.99)),
-            *(_against(f"enforced_{name}", self.enforced, self.bare, p) for p in (0.5, 0.99)),
+            *(against_bare(f"answered_{name}", self.answered, self.bare, p) for p in (0.5, 0.99)),
+            *(against_bare(f"enforced_{name}", self.enforced, self.bare, p) for p in (0.5, 0.99)),
             single(f"cpu_of_replicas_{name}_ms", "ms CPU", [sum(self.cpu[each.name] for each in lab.replicas)]),
             single(f"cpu_of_an_agent_{name}_ms", "ms CPU", [self.cpu[each.name] for each in lab.nodes]),
         ]
@@ -98,26 +96,6 @@ def _cpu_ms(lab: Lab) -> dict[str, float]:
     names = [*(replica.name for replica in lab.replicas), *(node.name for node in lab.nodes)]
     pids = {name: pid_of(lab.name, name) for name in names}
     return {name: cpu_s(pid) * 1e3 for name, pid in pids.items() if pid is not None}
-
-
-async def _change(plane: ControlPlane, etcd: EtcdClient, body: dict[str, Any]) -> tuple[float, float, float]:
-    """Milliseconds until answered, until enforced, and of the bare transaction."""
-    began = time.perf_counter()
-    seq = await plane.apply([("bench", body)])
-    answered = time.perf_counter()
-    await plane.wait(seq)
-    enforced = time.perf_counter()
-    value = json.dumps(body).encode()
-    committing = time.perf_counter()
-    await etcd.transaction([], [put("/bench/log", value), put("/bench/head", value[:100])])
-    committed = time.perf_counter()
-    return (answered - began) * 1e3, (enforced - began) * 1e3, (committed - committing) * 1e3
-
-
-def _against(metric: str, values: list[float], bare: list[float], p: float) -> Result:
-    mine, theirs = percentile(values, p), percentile(bare, p)
-    name, ratio = f"{metric}_p{p * 100:g}_ms", round(mine / theirs, 3)
-    return Result(name, round(mine, 3), "ms", "bare etcd transaction", round(theirs, 3), ratio, None, len(values))
 
 
 async def _memory(lab: Lab) -> list[_Memory]:

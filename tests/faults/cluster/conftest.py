@@ -1,17 +1,17 @@
 """One lab for all tests of the folder; each test finds it calm, and leaves it so or fails."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import yaml
 
-from kilim.lab import api, cluster
+from kilim.lab import api
 from kilim.lab.client import ControlPlane
 from kilim.lab.commands import replica_targets
 from kilim.lab.demo.story import policy_files
 from kilim.lab.topology import Lab
 from tests.faults.cluster.stage import Stage
+from tests.faults.labs import lab_while_tested, mended_stage
 
 NODES, REPLICAS = 2, 3
 
@@ -19,12 +19,7 @@ NODES, REPLICAS = 2, 3
 @pytest.fixture(scope="session")
 def lab(name_prefix: str) -> Iterator[Lab]:
     """Two nodes, three replicas, one etcd; the shop runs under the demo's policies."""
-    cluster.check_machine()
-    name = f"{name_prefix}-x"
-    try:
-        yield asyncio.run(_shop(name))
-    finally:
-        api.down(name)
+    yield from lab_while_tested(f"{name_prefix}-x", _shop)
 
 
 async def _shop(name: str) -> Lab:
@@ -37,9 +32,5 @@ async def _shop(name: str) -> Lab:
 
 @pytest.fixture
 async def stage(lab: Lab) -> AsyncIterator[Stage]:
-    stage = Stage(lab)
-    try:
+    async with mended_stage(lab) as stage:
         yield stage
-        await stage.mend()
-    finally:
-        await stage.close()

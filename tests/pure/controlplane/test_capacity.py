@@ -8,14 +8,11 @@ from kilim.controlplane.decide.refusal import Code
 from kilim.model.desired import desired_tables
 from kilim.model.nouns import Policy
 from kilim.model.resource import parse_manifest
-from tests.pure.controlplane.worlds import World, apply, delete, endpoint, node
+from tests.pure.controlplane.worlds import World, apply, delete, endpoint, two_nodes
 
 
 def world_of(**limits: int) -> World:
-    world = World(limits=Limits(**limits))
-    world.do(node())
-    world.do(node("node2", "192.0.2.2"))
-    return world
+    return two_nodes(limits=Limits(**limits))
 
 
 def rows_of(world: World, name: str) -> int:

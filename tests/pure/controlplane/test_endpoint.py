@@ -10,15 +10,12 @@ from kilim.controlplane.decide.command import ConfigureEndpoint, EndpointRegiste
 from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.model.nouns import NamedPort, Namespace, Pod
-from tests.pure.controlplane.worlds import World, apply, delete, endpoint, node
+from tests.pure.controlplane.worlds import World, apply, delete, endpoint, node, two_nodes
 
 
 @pytest.fixture
 def world() -> World:
-    world = World()
-    world.do(node())
-    world.do(node("node2", "192.0.2.2"))
-    return world
+    return two_nodes()
 
 
 def test_identity_is_allocated_once_per_set_of_labels(world: World) -> None:

@@ -14,7 +14,7 @@ from kilim.model.desired import desired_tables
 from kilim.model.nouns import NamedPort, Namespace, Pod
 from kilim.model.resource import parse_manifest
 from kilim.model.verdict import verdict
-from tests.pure.controlplane.worlds import World, apply, delete, endpoint, node, policy
+from tests.pure.controlplane.worlds import World, apply, delete, endpoint, node, policy, two_nodes
 
 MODE = "policy-cidr-match-mode"
 BLOCK, INNER = "10.244.0.0/24", "10.244.0.4/31"
@@ -22,13 +22,9 @@ BLOCK, INNER = "10.244.0.0/24", "10.244.0.4/31"
 
 @pytest.fixture
 def world() -> World:
-    world = World()
-    world.do(node())
-    world.do(node("node2", "192.0.2.2"))
-    world.do(endpoint("a", "10.244.0.3", 1))
-    world.do(endpoint("b", "10.244.0.4", 2))
-    world.do(endpoint("c", "10.244.1.3", 1, "node2"))
-    return world
+    return two_nodes(
+        endpoint("a", "10.244.0.3", 1), endpoint("b", "10.244.0.4", 2), endpoint("c", "10.244.1.3", 1, "node2")
+    )
 
 
 def members(world: World) -> dict[str, list[str]]:

@@ -17,19 +17,14 @@ from kilim.controlplane.decide.phases import NOTHING, Before, before
 from kilim.controlplane.decide.view import View
 from kilim.model.address import parse_cidr
 from kilim.model.nouns import NamedPort, Namespace, Pod
-from tests.pure.controlplane.worlds import World, apply, delete, endpoint, node, policy
+from tests.pure.controlplane.worlds import World, apply, delete, endpoint, policy, two_nodes
 
 BLOCK = "10.244.0.0/24"
 
 
 @pytest.fixture
 def world() -> World:
-    world = World()
-    world.do(node())
-    world.do(node("node2", "192.0.2.2"))
-    world.do(endpoint("a", "10.244.0.3", 1))
-    world.do(endpoint("c", "10.244.1.3", 1, "node2"))
-    return world
+    return two_nodes(endpoint("a", "10.244.0.3", 1), endpoint("c", "10.244.1.3", 1, "node2"))
 
 
 def phases(world: World, command: Command) -> list[tuple[list[str], int]]:

@@ -5,15 +5,12 @@ import pytest
 from kilim.controlplane.decide.command import ChangeSetting
 from kilim.controlplane.decide.refusal import Code
 from kilim.model.settings import ENABLE_POLICY, audit_modes, audits
-from tests.pure.controlplane.worlds import World, node
+from tests.pure.controlplane.worlds import World, two_nodes
 
 
 @pytest.fixture
 def world() -> World:
-    world = World()
-    world.do(node())
-    world.do(node("node2", "192.0.2.2"))
-    return world
+    return two_nodes()
 
 
 def test_a_node_has_its_own_before_the_clusters(world: World) -> None:

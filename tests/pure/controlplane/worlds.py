@@ -83,6 +83,14 @@ def node(name: str = "node1", ip: str = "192.0.2.1", *cidrs: str) -> RegisterNod
     return RegisterNode(name, ip, cidrs)
 
 
+def two_nodes(*commands: Command, limits: Limits | None = None) -> World:
+    """And what comes upon them."""
+    world = World(limits=limits)
+    for command in (node(), node("node2", "192.0.2.2"), *commands):
+        world.do(command)
+    return world
+
+
 def endpoint(
     name: str = "db", ip: str = "10.244.0.3", number: int = 1, node: str = "node1", **labels: str
 ) -> RegisterEndpoint:
