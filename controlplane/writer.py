@@ -9,7 +9,7 @@ state too: they wait for the append of their batch, or where it has none for a f
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from kilim.controlplane.decide.batch import Outcome, decide_batch
 from kilim.controlplane.decide.command import Command, Result
 from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.refusal import Refusal
+from kilim.controlplane.decide.view import View
 from kilim.controlplane.packing import Part, check_size, pack
 from kilim.controlplane.replica import Replica
 from kilim.controlplane.store import FULL
@@ -33,6 +34,7 @@ _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 WAITING_MAX = 4096
 TOGETHER_MAX = 512
+_RECORDS_AT_ONCE = 512
 # Clients wait for 10 s; an etcd that is away must be said before that.
 HEAD_S = 4.0
 APPEND_S = 4.0
@@ -112,16 +114,6 @@ class Writer:
             raise Busy(f"{WAITING_MAX} commands wait already, try again later") from None
         return await waiting.answer
 
-    def preview(self, command: Command) -> Answer:
-        """What would be answered now; nothing happens. Raises Refusal."""
-        outcome = decide_batch(self._replica.view, [command])[0]
-        if isinstance(outcome, Refusal):
-            raise outcome
-        too_large = check_size(command, _records(outcome, ""), _preparations(outcome))
-        if too_large is not None:
-            raise too_large
-        return Answer(self._replica.seq, outcome.result)
-
     async def run(self) -> None:
         """For ever: one batch after the other."""
         while True:
@@ -157,7 +149,7 @@ class Writer:
             if not fresh:  # else the head was read before the others came
                 self._join(batch)
             begun_s = time.monotonic()
-            parts = self._decide(batch)
+            parts = await self._decide(batch)
             if not any(part.records for part in parts):
                 if fresh:
                     _give(self._replica.seq, (answer for part in parts for answer in part.answers))
@@ -218,13 +210,17 @@ class Writer:
             return head
         return applied
 
-    def _decide(self, batch: list[_Waiting]) -> list[Part[_Answered]]:
-        """Never awaits, so the state is the same before and after."""
+    async def _decide(self, batch: list[_Waiting]) -> list[Part[_Answered]]:
+        """Awaits only after it has decided: what has changed by then is seen by the append."""
         while True:
             outcomes = decide_batch(self._replica.view, [waiting.command for waiting in batch])
             decided: list[tuple[_Answered, list[bytes], int]] = []
             for waiting, outcome in zip(batch, outcomes, strict=True):
-                records = _records(outcome, waiting.actor)
+                records = []
+                for record in _stamped(outcome, waiting.actor):
+                    records.append(record)
+                    if len(records) % _RECORDS_AT_ONCE == 0:
+                        await asyncio.sleep(0)
                 preparations = _preparations(outcome)
                 too_large = check_size(waiting.command, records, preparations)
                 if too_large is not None and not waiting.answer.done():  # who asked may have given up
@@ -294,20 +290,32 @@ class Writer:
         _logger.warning("commands not appended", error=str(error), kind=type(error).__name__)
 
 
+def preview(view: View, command: Command, most_steps: int | None = None) -> Answer:
+    """What would be answered now; nothing happens. Raises Refusal, and NotAtOnce as `decide_batch`."""
+    outcome = decide_batch(view, [command], most_steps)[0]
+    if isinstance(outcome, Refusal):
+        raise outcome
+    if too_large := check_outcome(command, outcome):
+        raise too_large
+    return Answer(view.state.seq, outcome.result)
+
+
+def check_outcome(command: Command, outcome: Decided) -> Refusal | None:
+    """Why it cannot be appended, if it cannot."""
+    return check_size(command, list(_stamped(outcome, "")), outcome.preparations)
+
+
 def _preparations(outcome: Outcome) -> int:
     return outcome.preparations if isinstance(outcome, Decided) else 0
 
 
-def _records(outcome: Outcome, actor: str) -> list[bytes]:
-    if not isinstance(outcome, Decided):
-        return []
+def _stamped(outcome: Outcome, actor: str) -> Iterator[bytes]:
+    """The records of what is decided."""
     now_ns = time.time_ns()
-    records = []
-    for body in outcome.events:
+    for body in outcome.events if isinstance(outcome, Decided) else ():
         event = pb.Event(time_ns=now_ns, actor=actor)
         event.MergeFrom(body)
-        records.append(event.SerializeToString(deterministic=True))
-    return records
+        yield event.SerializeToString(deterministic=True)
 
 
 def _give(seq: int, answers: Iterable[_Answered]) -> None:

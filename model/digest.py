@@ -34,6 +34,11 @@ class Multiset:
     def __init__(self) -> None:
         self._sum = 0
 
+    def copy(self) -> "Multiset":
+        other = Multiset()
+        other._sum = self._sum
+        return other
+
     def add(self, entry_hash: int) -> None:
         self._sum = (self._sum + entry_hash) & _MODULUS_MASK
 

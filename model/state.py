@@ -187,6 +187,17 @@ class State:
         if not further:
             del self._further_identities[labels]
 
+    def copy(self) -> "State":
+        """Another one with the same entries."""
+        other = State()
+        other.seq = self.seq
+        for name, table in self._tables.items():
+            other._tables[name].data.update(table.data)  # type: ignore[arg-type]
+        other.identity_of_labels = dict(self.identity_of_labels)
+        other._further_identities = {labels: set(numbers) for labels, numbers in self._further_identities.items()}
+        other._multiset = self._multiset.copy()
+        return other
+
     def records(self) -> Iterator[tuple[str, bytes, bytes]]:
         """(table, key bytes, value bytes) in canonical order: the content of a snapshot."""
         for name in sorted(self._tables):

@@ -64,7 +64,7 @@ class Resources(rpc.ResourcesServicer):
     async def _do(self, command: Command, actor: str, dry_run: bool) -> Answer:
         if dry_run:
             self._check_loaded()
-            return self._writer.preview(command)
+            return await self._writer.preview(command)
         return await self._writer.submit(command, actor or "unknown")
 
     def _check_loaded(self) -> None:

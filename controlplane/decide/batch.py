@@ -38,8 +38,9 @@ from kilim.model.state import Change
 Outcome = Decided | Refusal
 
 
-def decide_batch(view: View, commands: Sequence[Command]) -> list[Outcome]:
-    """One outcome per command; refused ones leave no trace for the next."""
+def decide_batch(view: View, commands: Sequence[Command], most_steps: int | None = None) -> list[Outcome]:
+    """One outcome per command; refused ones leave no trace for the next. Raises NotAtOnce where one of them takes more
+    than `most_steps`."""
     outcomes: list[Outcome] = []
     changes: list[Change] = []
     try:
@@ -50,7 +51,7 @@ def decide_batch(view: View, commands: Sequence[Command]) -> list[Outcome]:
                 if number + 1 < len(commands):
                     changes += [change for event in known.events for change in view.try_event(event)]
                 continue
-            draft = Draft(view)
+            draft = Draft(view, most_steps=most_steps)
             view.bounds.touched.clear()
             try:
                 result = _decide(draft, command)

@@ -90,9 +90,11 @@ class AllocateIdentities:
 
 @dataclass(frozen=True, slots=True)
 class PreparePolicies:
-    """What means nothing before the policies stand that a command to come will bring."""
+    """What means nothing before the policies stand that a command to come will bring: all of it, or about `most` events
+    of what is still to be done."""
 
     documents: tuple[Document, ...]
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,4 +176,11 @@ class Accepted:
     """Nothing to say but that it is so now."""
 
 
-Result = NodeRegistered | EndpointRegistered | ObjectsChanged | Accepted
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """As much as was asked for; `is_all`: nothing is left."""
+
+    is_all: bool
+
+
+Result = NodeRegistered | EndpointRegistered | ObjectsChanged | Accepted | Prepared

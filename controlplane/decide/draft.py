@@ -14,12 +14,17 @@ _FIELD_OF_BODY: dict[str, str] = {
 }
 
 
+class NotAtOnce(Exception):
+    """The decision takes more steps than it was given."""
+
+
 class Draft:
     """`cause` goes into every event from now on; the writer adds time and actor."""
 
-    def __init__(self, view: View, cause: str = "") -> None:
+    def __init__(self, view: View, cause: str = "", most_steps: int | None = None) -> None:
         self.view = view
         self.cause = cause
+        self._steps_left = most_steps
         self.events: list[pb.Event] = []
         self.changes: list[Change] = []
         self.preparations = 0  # events at the beginning that mean nothing before the others stand
@@ -30,8 +35,16 @@ class Draft:
     def state(self) -> State:
         return self.view.state
 
+    def step(self) -> None:
+        """Counts what takes about as long as an event. Raises NotAtOnce."""
+        if self._steps_left is not None:
+            if not self._steps_left:
+                raise NotAtOnce
+            self._steps_left -= 1
+
     def emit(self, body: Message) -> None:
         """`body` is one of the messages of Event's oneof."""
+        self.step()
         event = pb.Event(cause=self.cause)
         getattr(event, _FIELD_OF_BODY[body.DESCRIPTOR.name]).CopyFrom(body)
         self.events.append(event)

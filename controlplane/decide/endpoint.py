@@ -101,6 +101,7 @@ def _key_of(endpoint: Endpoint) -> str:
 
 
 def _put(draft: Draft, wanted: Endpoint, before: Endpoint | None, labels_of_namespace: LabelPairs) -> int:
+    draft.step()
     pod = draft.state.pods.get(_key_of(wanted))
     if pod is not None:
         wanted = replace(

@@ -8,8 +8,10 @@ many events have happened as a phase has entries, all of which were other ones b
 wants them, then no other event has.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kilim.controlplane.decide.command import Command
 from kilim.controlplane.decide.decided import Decided
@@ -29,55 +31,73 @@ class _Told:
     outcome: Decided
 
 
+class Phase(NamedTuple):
+    """`command` comes to `outcome`; `after` is then what remains of the large one, None where nobody will ask."""
+
+    command: Command
+    outcome: Decided
+    after: Decided | None
+
+
 @dataclass(slots=True)
-class _Phase:
+class _Next:
+    told: _Told
+    after: _Told | None
+    end_seq: int
     entries: _Entries
-    told: _Told  # what holds after it
 
 
-@dataclass(slots=True)
 class Foretold:
     """One command at most."""
 
-    told: _Told | None = None
-    _before: _Told | None = None  # of the phase that comes before it
-    _next: _Phase | None = None
+    def __init__(self) -> None:
+        self.told: _Told | None = None
+        self._phases: deque[_Next] = deque()  # that come before it
+        self._last_seq = 0  # that anything is told of
 
     def outcome(self, state: State, command: Command) -> Decided | None:
         """None: it must be decided."""
         self._advance(state)
-        for each in (self.told, self._before):
-            if each is not None and each.command is command and each.seq == state.seq:
+        for each in (self.told, self._phases[0].told if self._phases else None):
+            if each is not None and each.seq == state.seq and each.command == command:
                 return each.outcome
         return None
 
     def tell(self, state: State, command: Command, outcome: Decided) -> None:
         if len(outcome.events) >= LARGE:
-            self.told, self._before, self._next = _Told(command, state.seq, outcome), None, None
+            self._phases.clear()
+            self.told, self._last_seq = _Told(command, state.seq, outcome), state.seq
 
-    def tell_phase(self, state: State, before: Command, phase: Decided, command: Command, after: Decided) -> None:
-        """`before` brings all events of `phase`, and then `after` is what remains of `command`."""
-        if self.told is None or self.told.command is not command or self.told.seq != state.seq:
+    def tell_phases(self, state: State, command: Command, phases: Sequence[Phase]) -> None:
+        """What comes before the command that is told, one after the other."""
+        if self.told is None or self.told.seq != state.seq or self.told.command != command:
             return
-        self._before = _Told(before, state.seq, phase)
-        entries = _entries(state, phase.events)
-        self._next = None
-        if entries is not None:
-            self._next = _Phase(entries, _Told(command, state.seq + len(entries), after))
+        self._phases.clear()
+        if _entries(state, [event for phase in phases for event in phase.outcome.events]) is None:
+            phases = ()
+        seq = state.seq
+        for phase in phases:
+            entries = _entries(state, phase.outcome.events) or {}
+            end_seq = seq + len(entries)
+            after = None if phase.after is None else _Told(command, end_seq, phase.after)
+            self._phases.append(_Next(_Told(phase.command, seq, phase.outcome), after, end_seq, entries))
+            seq = end_seq
+        self._last_seq = seq
 
     def forget_before(self, seq: int) -> None:
         """What was told of states that are past is of no use."""
-        last = max((each.seq for each in (self.told, self._next and self._next.told) if each), default=seq)
-        if last < seq:
-            self.told = self._before = self._next = None
+        if self._last_seq < seq and (self.told is not None or self._phases):
+            self.told = None
+            self._phases.clear()
 
     def _advance(self, state: State) -> None:
-        if self._next is None or self._next.told.seq != state.seq:
-            return
-        phase, self._next, self._before = self._next, None, None
         data = state.data()
-        as_wanted = all(data[table].get(key) == value for (table, key), value in phase.entries.items())
-        self.told = phase.told if as_wanted else None
+        while self._phases and self._phases[0].end_seq <= state.seq:
+            phase = self._phases.popleft()
+            self.told = phase.after
+            if any(data[table].get(key) != value for (table, key), value in phase.entries.items()):
+                self.told = None
+                self._phases.clear()
 
 
 def _entries(state: State, events: Sequence[pb.Event]) -> _Entries | None:

@@ -35,10 +35,21 @@ def announce_to_pods(draft: Draft, policy: Policy) -> list[Cidr]:
     return fresh
 
 
-def admit_pods(draft: Draft, announced: Iterable[Cidr]) -> None:
-    """Label the pods in them."""
-    for ip in sorted(set(_addresses_in(draft.view, announced))):
+def admit_pods(draft: Draft, announced: Iterable[Cidr], most: int | None = None) -> bool:
+    """Label the pods in them; no more where the draft has come to `most` events. Whether that was all."""
+    missing = {ip for prefix in announced for ip in _unlabelled(draft.view, prefix)}
+    for ip in sorted(missing):
+        if most is not None and len(draft.events) >= most:
+            return False
         _put(draft, draft.view.endpoint_at[ip])
+    return True
+
+
+def _unlabelled(view: View, prefix: Cidr) -> Iterator[int]:
+    """When the policy comes for which thousands were labelled, none is looked at again."""
+    users = view.state.endpoints_of_identity
+    labelled = set[str]().union(*(users.get(number, ()) for number in view.bearers.of(prefix)))
+    return (ip for ip in _addresses_in(view, prefix) if view.endpoint_at[ip] not in labelled)
 
 
 def let_go_of_pods(draft: Draft, prefixes: Iterable[Cidr]) -> None:
@@ -79,14 +90,9 @@ def _put(draft: Draft, key: str) -> None:
     relabel_endpoint(draft, endpoint, namespace_labels(draft.state, endpoint.namespace))
 
 
-def _addresses_in(view: View, prefixes: Iterable[Cidr]) -> Iterator[int]:
-    wide = []
-    for prefix in prefixes:
-        size = 1 << (32 - prefix.prefix_len)
-        if size > _FEW:
-            wide.append(prefix)
-        else:
-            yield from (ip for ip in range(prefix.ip, prefix.ip + size) if ip in view.endpoint_at)
-    for prefix in wide:
-        first, last = prefix.ip, prefix.ip | (0xFFFFFFFF >> prefix.prefix_len)
-        yield from (ip for ip in view.endpoint_at if first <= ip <= last)
+def _addresses_in(view: View, prefix: Cidr) -> Iterable[int]:
+    size = 1 << (32 - prefix.prefix_len)
+    inside = range(prefix.ip, prefix.ip + size)
+    if size > _FEW:
+        return (ip for ip in view.endpoint_at if ip in inside)
+    return (ip for ip in inside if ip in view.endpoint_at)

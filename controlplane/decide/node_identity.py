@@ -30,6 +30,7 @@ class NewTerms(NamedTuple):
 
 def put_node(draft: Draft, wanted: Node, every_label: bool | None = None) -> None:
     """Complete `wanted` with its identity, and emit what is new about it. `every_label`: of its labels all count."""
+    draft.step()
     every = _every_label(draft.state) if every_label is None else every_label
     labels = draft.view.node_terms.labels_of(wanted, every) | draft.node_terms_to_come.labels_of(wanted, False)
     named = identity_labels(labels)

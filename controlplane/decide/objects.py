@@ -5,13 +5,13 @@ from contextlib import contextmanager
 
 from kilim.controlplane.decide.cidr_groups import decide_cidr_group, decide_remove_cidr_group
 from kilim.controlplane.decide.command import (
-    Accepted,
     ApplyObjects,
     DeleteObjects,
     Document,
     Object,
     ObjectResult,
     ObjectsChanged,
+    Prepared,
     PreparePolicies,
     Ref,
 )
@@ -60,12 +60,11 @@ def decide_apply(draft: Draft, command: ApplyObjects) -> ObjectsChanged:
     return ObjectsChanged(tuple(results), _let_go(draft, dropped, command.keep_memberships))
 
 
-def decide_prepare(draft: Draft, command: PreparePolicies) -> Accepted:
-    _prepare(draft, command.documents)
-    return Accepted()
+def decide_prepare(draft: Draft, command: PreparePolicies) -> Prepared:
+    return Prepared(_prepare(draft, command.documents, command.most))
 
 
-def _prepare(draft: Draft, documents: Iterable[Document]) -> None:
+def _prepare(draft: Draft, documents: Iterable[Document], most: int | None = None) -> bool:
     """For policies that come, and for those that say something else with the services that come."""
     wanted = [(each, each.object) for each in documents if isinstance(each.object, Policy)]
     replaced = {policy_key(*object_names(policy)) for _, policy in wanted}
@@ -80,7 +79,9 @@ def _prepare(draft: Draft, documents: Iterable[Document]) -> None:
         announced = [(each, announce_policy(draft, policy)) for each, policy in (*touched.values(), *wanted)]
     for document, terms in announced:
         with _about(draft, document):
-            prepare_policy(draft, terms)
+            if not prepare_policy(draft, terms, most):
+                return False
+    return True
 
 
 @contextmanager

@@ -7,8 +7,7 @@ The sending node says in the tunnel whose packet it is, the receiving one judges
  3. a policy goes, and only when it is gone everywhere, endpoints lose the labels that it alone spoke of.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kilim.controlplane.decide.batch import decide_batch
 from kilim.controlplane.decide.command import (
@@ -18,12 +17,14 @@ from kilim.controlplane.decide.command import (
     Command,
     DeleteObjects,
     Object,
+    Prepared,
     PreparePolicies,
     RegisterEndpoint,
+    Result,
     WithdrawMemberships,
 )
 from kilim.controlplane.decide.decided import Decided
-from kilim.controlplane.decide.foretold import LARGE
+from kilim.controlplane.decide.foretold import LARGE, Phase
 from kilim.controlplane.decide.node_terms import terms_of
 from kilim.controlplane.decide.policy import POLICY_KINDS
 from kilim.controlplane.decide.prefixes import pod_prefixes
@@ -37,48 +38,71 @@ from kilim.v1 import events_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """`command`, if any, has to be in the log, and everything up to `seq` enforced."""
+    """`command`, if any, has to be in the log, and everything up to `seq` enforced. `later`: what may come next.
+    `outcome`: that of the command for which it was looked."""
 
     command: Command | None = None
     seq: int = 0
+    later: Command | None = None
+    outcome: Decided | None = field(default=None, compare=False, repr=False)
 
 
 NOTHING = Before()
+PIECE = 125  # of the events of a preparation that are decided and appended in one go
+
+_Phase = tuple[Command, Result, list[pb.Event]]
 
 
-def before(view: View, command: Command) -> Before:
-    """The next of what must be before; nothing too where the command would be refused."""
+def before(view: View, command: Command, most_steps: int | None = None) -> Before:
+    """The next of what must be before; nothing too where the command would be refused. Raises NotAtOnce as
+    `decide_batch`."""
     needed = view.moves_seq if _changes_policy(view, command) else 0
     if not _moves_endpoints(view, command):
         return Before(None, needed)
-    outcome = decide_batch(view, [command])[0]
+    outcome = decide_batch(view, [command], most_steps)[0]
     if not isinstance(outcome, Decided):
         return NOTHING
     view.foretold.tell(view.state, command, outcome)
     allocated = [event for event in outcome.events if _allocates(event)]
+    prepared = [event for event in outcome.events[: outcome.preparations] if not _allocates(event)]
+    preparation = None
+    if prepared and isinstance(command, ApplyObjects):
+        preparation = PreparePolicies(command.documents, None if len(prepared) <= PIECE else PIECE)
     if allocated:
         allocation = AllocateIdentities(
             tuple((tuple(each.identity_allocated.identity.labels), each.cause) for each in allocated)
         )
-        _foretell(view, command, outcome, allocation, allocated)
-        return Before(allocation, needed)
+        _foretell(view, command, outcome, [(allocation, Accepted(), allocated), *_pieces(preparation, prepared)])
+        return Before(allocation, needed, preparation, outcome)
     needed = max([needed, *(_known_since(view, event) for event in outcome.events)])
-    if outcome.preparations and isinstance(command, ApplyObjects):
-        preparation = PreparePolicies(command.documents)
-        _foretell(view, command, outcome, preparation, outcome.events[: outcome.preparations])
-        return Before(preparation, needed)
-    return Before(None, needed)
+    _foretell(view, command, outcome, _pieces(preparation, prepared))
+    return Before(preparation, needed, None, outcome)
 
 
-def _foretell(view: View, command: Command, outcome: Decided, before: Command, events: Sequence[pb.Event]) -> None:
-    """`before` brings these events of the outcome."""
+def _pieces(preparation: PreparePolicies | None, events: list[pb.Event]) -> list[_Phase]:
+    if preparation is None:
+        return []
+    starts = range(0, len(events), preparation.most or len(events))
+    return [
+        (preparation, Prepared(is_all=start == starts[-1]), events[start : start + starts.step]) for start in starts
+    ]
+
+
+def _foretell(view: View, command: Command, outcome: Decided, phases: list[_Phase]) -> None:
+    """That these come before, each with its result and with events of the outcome."""
     if len(outcome.events) < LARGE:
         return
-    gone = set(map(id, events))
-    preparations = sum(id(event) not in gone for event in outcome.events[: outcome.preparations])
-    remaining = tuple(event for event in outcome.events if id(event) not in gone)
-    after = Decided(outcome.result, remaining, preparations)
-    view.foretold.tell_phase(view.state, before, Decided(Accepted(), tuple(events)), command, after)
+    told: list[Phase] = []
+    gone: set[int] = set()
+    for before, result, events in phases:
+        gone.update(map(id, events))
+        after = None
+        if not isinstance(result, Prepared) or result.is_all:
+            preparations = sum(id(event) not in gone for event in outcome.events[: outcome.preparations])
+            remaining = tuple(event for event in outcome.events if id(event) not in gone)
+            after = Decided(outcome.result, remaining, preparations)
+        told.append(Phase(before, Decided(result, tuple(events)), after))
+    view.foretold.tell_phases(view.state, command, told)
 
 
 def _allocates(event: pb.Event) -> bool:

@@ -34,10 +34,12 @@ def announce_policy(draft: Draft, wanted: Policy) -> Announced:
     return Announced(announce_to_pods(draft, wanted), announce_to_nodes(draft, wanted))
 
 
-def prepare_policy(draft: Draft, announced: Announced) -> None:
-    """What means nothing before the policy stands."""
-    admit_pods(draft, announced.prefixes)
-    admit_nodes(draft, announced.node_terms)
+def prepare_policy(draft: Draft, announced: Announced, most: int | None = None) -> bool:
+    """What means nothing before the policy stands; as `admit_pods`."""
+    is_all = admit_pods(draft, announced.prefixes, most)
+    if is_all:
+        admit_nodes(draft, announced.node_terms)
+    return is_all
 
 
 def decide_policy(draft: Draft, wanted: Policy) -> tuple[str, Iterable[Cidr]]:

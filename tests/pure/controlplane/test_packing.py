@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kilim.controlplane.decide.refusal import Refusal
-from kilim.controlplane.packing import PART_BYTES_MAX, check_size, pack
+from kilim.controlplane.packing import PART_BYTES_MAX, SPREAD_RECORDS, check_size, pack
 from kilim.kvstore.commit import CHAIN_START, COMMIT_BYTES_MAX, COMMIT_RECORDS_MAX, encode_commit
 from kilim.model.nouns import Namespace
 from tests.pure.controlplane.worlds import apply, node, policy
@@ -28,10 +28,11 @@ def test_commands_stay_whole_where_they_fit() -> None:
 
 
 def test_what_fits_nowhere_is_spread_and_answered_at_its_end() -> None:
-    parts = pack([("a", [b"x"], 0), ("b", [b"y"] * (COMMIT_RECORDS_MAX * 2), 0), ("c", [b"z"], 0)])
-    assert [len(part.records) for part in parts] == [1, COMMIT_RECORDS_MAX, COMMIT_RECORDS_MAX, 1]
-    assert [part.answers for part in parts] == [["a"], [], ["b"], ["c"]]
-    assert [record for part in parts for record in part.records] == [b"x"] + [b"y"] * (COMMIT_RECORDS_MAX * 2) + [b"z"]
+    many = [b"y"] * (5 * SPREAD_RECORDS)
+    parts = pack([("a", [b"x"], 0), ("b", many, 0), ("c", [b"z"], 0)])
+    assert [len(part.records) for part in parts] == [1, *[SPREAD_RECORDS] * 4, SPREAD_RECORDS + 1]
+    assert [part.answers for part in parts] == [["a"], [], [], [], [], ["b", "c"]]
+    assert [record for part in parts for record in part.records] == [b"x", *many, b"z"]
 
 
 def test_only_one_object_at_a_time_may_be_torn() -> None:

@@ -20,6 +20,6 @@ async def test_who_gave_up_on_what_is_too_large_does_not_fail_the_others(monkeyp
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         batch.append(_Waiting(ChangeSetting(name, ""), "test", answer))
     batch[0].answer.cancel()
-    parts = writer._decide(batch)
+    parts = await writer._decide(batch)
     assert batch[1].answer.exception() is refusal
     assert [waiting for part in parts for waiting, _ in part.answers] == [batch[2]]
