@@ -9,15 +9,17 @@ from kilim.controlplane.decide.command import (
     Command,
     DeleteObjects,
     ObjectsChanged,
+    Prepared,
     PreparePolicies,
     WithdrawMemberships,
 )
 from kilim.controlplane.decide.decided import Decided
+from kilim.controlplane.decide.draft import NotAtOnce
 from kilim.controlplane.decide.phases import NOTHING, Before, before
 from kilim.controlplane.decide.view import View
 from kilim.model.address import parse_cidr
 from kilim.model.nouns import NamedPort, Namespace, Pod
-from tests.pure.controlplane.worlds import World, apply, delete, endpoint, policy, two_nodes
+from tests.pure.controlplane.worlds import World, apply, delete, endpoint, look_ups, policy, two_nodes
 
 BLOCK = "10.244.0.0/24"
 
@@ -211,3 +213,55 @@ def test_others_are_decided_on_what_is_foretold(large_world: World) -> None:
     together = world.decide(command, later)
     assert together == decide_batch(View(world.state, world.view.defaults), [command, later])
     assert world.decide(later, command) == decide_batch(View(world.state, world.view.defaults), [later, command])
+
+
+@pytest.mark.parametrize("others_come", [False, True])
+@pytest.mark.parametrize("command", LARGE_COMMANDS[1:4], ids=range(3))
+def test_a_large_preparation_in_pieces_is_as_in_one(
+    large_world: World, command: Command, others_come: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kilim.controlplane.decide.phases.PIECE", 50)
+    world = large_world
+    wanted = [event for event in anew(world, command).events if event.WhichOneof("body") == "endpoint_updated"]
+    first = before(world.view, command)
+    assert isinstance(first.command, AllocateIdentities) and isinstance(first.later, PreparePolicies)
+    world.do(first.command)
+    updates: list[object] = []
+    is_all = False
+    while not is_all:
+        if others_come:
+            world.do(apply(Namespace(f"n{len(updates)}")))
+        assert is_foretold(world, first.later) != others_come
+        outcome = world.decide(first.later)[0]
+        assert isinstance(outcome, Decided) and len(outcome.events) <= 50
+        if others_come:
+            assert outcome == anew(world, first.later)
+        result = world.happen(outcome)
+        assert isinstance(result, Prepared)
+        is_all = result.is_all
+        updates += outcome.events
+    assert updates == wanted
+    assert is_foretold(world, command) != others_come
+    assert world.decide(command) == [anew(world, command)]
+    assert not any(event.WhichOneof("body") == "endpoint_updated" for event in anew(world, command).events)
+
+
+def test_what_takes_too_many_steps_leaves_no_trace(large_world: World) -> None:
+    world = large_world
+    for command in LARGE_COMMANDS:
+        trace = world.state.digest, look_ups(world.view)
+        with pytest.raises(NotAtOnce):
+            decide_batch(world.view, [endpoint("x", "10.244.0.250", 250), command], 50)
+        assert (world.state.digest, look_ups(world.view)) == trace
+        assert decide_batch(world.view, [command], 1000) == [anew(world, command)]
+
+
+def test_a_copy_of_a_state_goes_its_own_way(large_world: World) -> None:
+    state = large_world.state
+    digest, copy = state.digest, state.copy()
+    assert (copy.seq, copy.digest, list(copy.records())) == (state.seq, digest, list(state.records()))
+    world = World()
+    world.view = View(copy, world.view.defaults)
+    world.do(apply(Namespace("shop", (("team", "x"),))))
+    assert state.digest == digest != copy.digest
+    assert copy.identity_of_labels != state.identity_of_labels
