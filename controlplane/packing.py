@@ -39,8 +39,8 @@ class Part(Generic[T]):
     answers: list[T] = field(default_factory=list)
     size: int = 0
 
-    def fits(self, size: int, count: int, most: int = COMMIT_RECORDS_MAX) -> bool:
-        return self.size + size <= PART_BYTES_MAX and len(self.records) + count <= most
+    def fits(self, size: int, count: int) -> bool:
+        return self.size + size <= PART_BYTES_MAX and len(self.records) + count <= COMMIT_RECORDS_MAX
 
     def add(self, records: Iterable[bytes], size: int) -> None:
         self.records += records
@@ -105,6 +105,6 @@ def _add_whole(parts: list[Part[T]], records: list[bytes]) -> bool:
 def _spread(parts: list[Part[T]], records: list[bytes]) -> None:
     for record in records:
         size = cost_of((record,))
-        if not parts[-1].fits(size, 1, SPREAD_RECORDS):
+        if len(parts[-1].records) >= SPREAD_RECORDS or not parts[-1].fits(size, 1):
             parts.append(Part())
         parts[-1].add((record,), size)
