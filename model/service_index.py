@@ -1,8 +1,8 @@
 """Services and their addresses as policies ask for them: by name, by label, by the slices of one.
 
-A visitor would get wrong: nothing is read before somebody asks, so that where no policy refers to services they cost
-nothing; from then on `follow` is told every change. It is right whatever the order in which changes come, also of
-changes that the state held already when it was read.
+A visitor would get wrong: a namespace is not read before somebody asks for one of its services, so that where no policy
+refers to services they cost nothing; from then on `follow` is told every change. It is right whatever the order in
+which changes come, also of changes that the state held already when it was read.
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ from kilim.model.service_reference import (
 )
 from kilim.model.state import Change, State, endpoint_key
 
+ALL = ""  # namespaces, in a reference
 _KUBERNETES = "k8s:"
 
 
@@ -30,7 +31,7 @@ class Services:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._is_read = False
+        self._namespaces: set[str] = set()  # those that are read; ALL: all of them
         self._services: dict[str, ServiceSpec] = {}
         self._slices: dict[str, SliceSpec] = {}
         self._slices_of: dict[str, set[str]] = {}  # key of a service, whether or not there is one
@@ -40,10 +41,11 @@ class Services:
 
     def peers_of(self, reference: ServiceReference) -> Iterator[Peer]:
         """May repeat itself; always in the same order."""
-        self._read()
         if isinstance(reference, ApiServers):
+            self._read(_namespace(API_SERVERS_SERVICE))
             yield from self._addresses(API_SERVERS_SERVICE, nodes=True)
             return
+        self._read(reference.namespace)
         for key in sorted(self._chosen(reference)):
             spec = self._services[key]
             if not spec.selector:
@@ -69,23 +71,29 @@ class Services:
 
     def follow(self, change: Change) -> list[tuple[str, ServiceSpec | None, ServiceSpec | None]]:
         """The services that a change is of, or a change of their slices: key, before, after; nothing where nobody has
-        asked for any yet."""
-        if not self._is_read:
-            return []
+        asked for any of the namespace yet."""
         key = str(change.key)
+        if not self._follows(_namespace(key)):
+            return []
         if change.table == "service":
             return [(key, *self._set_service(key, change.new))]
         touched = self._set_slice(key, change.new)
         return [(each, self._services.get(each), self._services.get(each)) for each in sorted(touched)]
 
-    def _read(self) -> None:
-        if self._is_read:
+    def _follows(self, namespace: str) -> bool:
+        return namespace in self._namespaces or ALL in self._namespaces
+
+    def _read(self, namespace: str) -> None:
+        """Once: what is followed already may be behind the state, and those who use it have to be told the change."""
+        if self._follows(namespace):
             return
-        self._is_read = True
         for key, data in self._state.services.data.items():
-            self._set_service(key, data)
+            if namespace in (ALL, _namespace(key)) and not self._follows(_namespace(key)):
+                self._set_service(key, data)
         for key, data in self._state.endpoint_slices.data.items():
-            self._set_slice(key, data)
+            if namespace in (ALL, _namespace(key)) and not self._follows(_namespace(key)):
+                self._set_slice(key, data)
+        self._namespaces.add(namespace)
 
     def _set_service(self, key: str, data: bytes | None) -> tuple[ServiceSpec | None, ServiceSpec | None]:
         old, new = self._services.pop(key, None), None if data is None else service_of(decode_service(data))
@@ -116,7 +124,7 @@ def is_of_api_servers(reference: ServiceReference, key: str) -> bool:
 def selects(reference: ServiceReference, key: str, spec: ServiceSpec) -> bool:
     """Whether `toServices` is about a service that there is."""
     namespace, _, name = key.partition("/")
-    if isinstance(reference, ApiServers) or reference.namespace not in ("", namespace):
+    if isinstance(reference, ApiServers) or reference.namespace not in (ALL, namespace):
         return False
     if isinstance(reference, ServicesNamed):
         return reference.name == name

@@ -6,12 +6,14 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from kilim.model import policy_parts
+from kilim.model import policy_parts, service_index
 from kilim.model.compile import compile_policy, part_key
 from kilim.model.fold import fold_event
-from kilim.model.nouns import Policy
+from kilim.model.nouns import EndpointSlice, Policy, policy_to_pb
 from kilim.model.policy_parts import TABLES_OF_POLICIES, PolicyParts
+from kilim.model.resource import parse_manifest
 from kilim.model.rules import PolicyRules
+from kilim.model.service import SliceSpec, slice_of
 from kilim.model.service_index import Services
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
@@ -126,8 +128,35 @@ def test_a_change_of_a_service_compiles_the_policies_that_refer_to_it_alone(monk
 
 def test_where_no_policy_refers_to_services_they_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, parts = Cluster(), PolicyParts()
-    monkeypatch.setattr(Services, "_read", lambda _: pytest.fail("read"))
+    monkeypatch.setattr(Services, "_read", lambda *_: pytest.fail("read"))
     cluster.apply(cilium("plain", toEntities=["world"]))
     cluster.service("x/s", {"app": "web"})
     for change in cluster.changes:
         parts.follow(cluster.state, change)
+
+
+def test_of_services_only_the_namespaces_asked_for_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, parts, read = Cluster(), PolicyParts(), list[str]()
+
+    def read_and_note(part: EndpointSlice) -> SliceSpec:
+        read.append(f"{part.namespace}/{part.name}")
+        return slice_of(part)
+
+    monkeypatch.setattr(service_index, "slice_of", read_and_note)
+    for namespace in ("default", "x", "y"):
+        cluster.slice(f"{namespace}/kubernetes-1", "kubernetes", "192.0.2.1")
+    read.clear()
+    for rule, expected in (
+        ({"toEntities": ["cluster"]}, ["default/kubernetes-1"]),
+        ({"toServices": [{"k8sService": {"serviceName": "kubernetes", "namespace": "x"}}]}, ["x/kubernetes-1"]),
+        ({"toServices": [{"k8sService": {"serviceName": "kubernetes"}}]}, ["y/kubernetes-1"]),
+    ):
+        before = len(cluster.changes)
+        manifest = cilium("p", **rule)
+        noun = parse_manifest(manifest).noun
+        assert isinstance(noun, Policy)
+        cluster.happen(policy_replaced=pb.PolicyReplaced(policy=policy_to_pb(noun)))
+        for change in cluster.changes[before:]:
+            parts.follow(cluster.state, change)
+        assert read == expected
+        read.clear()
