@@ -59,8 +59,8 @@ class Replica:
         """Several as one, in the steps in which they are to be written. After a LogBroken the tables still follow what
         was folded.
 
-        A step ends before a policy that comes after an endpoint has changed its identity: the policy may speak of the
-        new one, and in one step would be enforced while the endpoint is still known by the old.
+        A step ends before a policy, or a service, that comes after an endpoint has changed its identity: the policy may
+        speak of the new one, and in one step would be enforced while the endpoint is still known by the old.
         """
         deltas: list[TablesDelta] = []
         changes: list[Change] = []

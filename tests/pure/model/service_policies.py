@@ -36,7 +36,7 @@ _service_specs = st.fixed_dictionaries(
     },
 )
 service_policies = st.builds(
-    lambda where, name, spec, nodes: Policy(*where, name, json.dumps({"specs": spec}), cidrs_include_nodes=nodes),
+    lambda where, name, specs, nodes: Policy(where[0], where[1], name, json.dumps({"specs": specs}), False, nodes),
     st.sampled_from(
         (("CiliumNetworkPolicy", "x"), ("CiliumNetworkPolicy", "y"), ("CiliumClusterwideNetworkPolicy", ""))
     ),
