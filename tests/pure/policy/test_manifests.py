@@ -75,6 +75,33 @@ def test_there_are_more_than_a_hundred_of_them() -> None:
     assert len(everything) == len(set(everything)) > 200
 
 
+LABELLED = (
+    HEAD + "spec: {podSelector: {matchLabels: {app: a}}, ingress: [{from: [{podSelector: {matchLabels: {app: a}}}]}]}\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LABELLED,
+        LABELLED.replace("\n", "\r\n"),
+        "\ufeff" + LABELLED,
+        "---\n# nothing\n---\n" + LABELLED + "---\nnull\n",
+        "%YAML 1.1\n---\n" + LABELLED,
+        HEAD + "spec: {podSelector: &s {matchLabels: {app: a}}, ingress: [{from: [{podSelector: *s}]}]}\n",
+        HEAD + "spec: {podSelector: {matchLabels: &l {app: a}}, ingress: [{from: [{podSelector: {matchLabels: *l}}]}]}",
+        LABELLED.replace(
+            "{podSelector: {matchLabels: {app: a}},",
+            "{podSelector: {<<: {matchLabels: {app: b}}, matchLabels: {app: a}},",
+        ),
+        "kind: List\nitems:\n- " + LABELLED.replace("\n", "\n  "),
+    ],
+)
+def test_what_yaml_can_say_in_other_words_is_the_same(text: str) -> None:
+    (written,), (wanted,) = (list(parse_documents(each, "f.yaml")) for each in (text, LABELLED))
+    assert parse_manifest(json.loads(written.json)) == parse_manifest(json.loads(wanted.json))
+
+
 @pytest.mark.parametrize("body", [body for body in valid_objects() if known(body)], ids=json.dumps)
 def test_what_their_own_validation_accepts_is_accepted(body: dict[str, Any]) -> None:
     assert said(json.dumps(body)) == ""
