@@ -21,6 +21,7 @@ from kilim.model.policy_index import PolicyIndex
 from kilim.model.policy_parts import PolicyChange
 from kilim.model.resolve import HOST_ROWS
 from kilim.model.rules import Peer
+from kilim.model.settings import DEFAULT, NEVER
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
 
@@ -46,6 +47,7 @@ class PolicyBounds:
         self._watch_from = watch_from
         self._subjects_from = subjects_from
         self._index = PolicyIndex(self._follow_reselected)
+        self._enforcement = self._index.enforcement
         self.counts = RowCounts(self._index)
         self._nodes: dict[str, _Node] = {}
         self._nodes_of: dict[int, set[str]] = {}
@@ -74,10 +76,12 @@ class PolicyBounds:
     # --- changes
 
     def change_enforcement(self, enforcement: str) -> None:
-        """The bounds hold in every mode; what was counted in another one says nothing of this."""
-        if enforcement == self._index.enforcement:
+        """The bounds hold in every mode; what was counted in another one says nothing of this. Where no policy is
+        enforced those count that would be by default, so that there is always a way back."""
+        if enforcement == self._enforcement:
             return
-        self._index.enforcement = enforcement
+        self._enforcement = enforcement
+        self._index.enforcement = DEFAULT if enforcement == NEVER else enforcement
         for name, node in self._nodes.items():
             node.counted = None
             self._add(name, 0)

@@ -32,7 +32,6 @@ from kilim.model.resolve import (
     value_of,
 )
 from kilim.model.rules import PolicyRules, PortName, Rule
-from kilim.model.settings import NEVER
 from kilim.model.tables import EGRESS, INGRESS, NORMAL, PolicyKey, tier_flag
 
 _Values = dict[L4, int]
@@ -124,7 +123,7 @@ class RowCounts:
                     )
                 )
             )
-        return Count(total.wanted, 0) if index.enforcement == NEVER else total
+        return total
 
     def _of(self, part: _Part) -> Count:
         if not part.policies:

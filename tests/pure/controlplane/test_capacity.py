@@ -99,19 +99,28 @@ def test_rows_count_in_the_mode_that_holds() -> None:
     world = world_of(policy=9)
     world.do(endpoint("web", "10.244.0.3", 1, app="web"))
     world.do(endpoint("a", "10.244.1.3", 1, "node2", group="x", own="a"))
-    too_many = apply(pods("p", "web", "x", *range(80, 92)))
-    expected = "table policy of node node1 holds 9 rows, at least 13 would be needed"
-    assert world.refusal(too_many).message == expected
-    world.do(ChangeSetting("enable-policy", "never"))
-    world.do(too_many)
-    assert rows_of(world, "node1") == 0
-    for mode in ("default", "always", ""):
-        refusal = world.refusal(ChangeSetting("enable-policy", mode))
-        assert refusal.code is Code.EXHAUSTED and refusal.message.startswith("table policy of node node1 holds 9 rows")
-    world.do(apply(pods("p", "web", "x", *range(80, 85))))
+    world.do(apply(pods("p", "web", "x", *range(80, 86))))
     world.do(ChangeSetting("enable-policy", "always"))
-    assert rows_of(world, "node1") == 7  # 5 ports, and the node itself both ways
-    assert world.refusal(too_many).code is Code.EXHAUSTED
+    assert rows_of(world, "node1") == 8  # 6 ports, and the node itself both ways
+    fits_by_default = apply(pods("p", "web", "x", *range(80, 88)))
+    assert world.refusal(fits_by_default).message.startswith("table policy of node node1 holds 9 rows")
+    world.do(ChangeSetting("enable-policy", "default"))
+    world.do(fits_by_default)
+    refusal = world.refusal(ChangeSetting("enable-policy", "always"))
+    assert refusal.code is Code.EXHAUSTED and refusal.message.startswith("table policy of node node1 holds 9 rows")
+
+
+def test_where_nothing_is_enforced_there_is_a_way_back() -> None:
+    world = world_of(policy=9)
+    world.do(endpoint("web", "10.244.0.3", 1, app="web"))
+    world.do(endpoint("a", "10.244.1.3", 1, "node2", group="x", own="a"))
+    world.do(ChangeSetting("enable-policy", "never"))
+    expected = "table policy of node node1 holds 9 rows, at least 13 would be needed"
+    assert world.refusal(apply(pods("p", "web", "x", *range(80, 92)))).message == expected
+    world.do(apply(pods("p", "web", "x", *range(80, 88))))
+    assert rows_of(world, "node1") == 0
+    world.do(ChangeSetting("enable-policy", "default"))
+    assert rows_of(world, "node1") == 9
 
 
 def test_rows_that_are_covered_do_not_count() -> None:
