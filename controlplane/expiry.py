@@ -32,6 +32,7 @@ T = TypeVar("T", bound=Hashable)
 
 LOOK_EVERY_S = 10.0
 RELEASE_AT_ONCE = 1000
+WITHDRAWALS_MAX = 100  # of some hundred endpoints each; the rest has its turn after the next look
 
 
 class Unused(Generic[T]):
@@ -71,7 +72,9 @@ async def run_expiry(
             try:
                 if numbers:
                     await _release(writer, numbers[:RELEASE_AT_ONCE], actor)
-                while unneeded or told_apart:
+                for _ in range(WITHDRAWALS_MAX):
+                    if not unneeded and not told_apart:
+                        break
                     await writer.submit(WithdrawMemberships(unneeded), actor)
                     unneeded = tuple(each for each in unneeded_prefixes(replica.view) if each in unneeded)
                     told_apart = tuple(set(told_apart) & set(unneeded_node_identities(replica.view)))

@@ -39,6 +39,7 @@ _RECORDS_AT_ONCE = 512
 HEAD_S = 4.0
 APPEND_S = 4.0
 UNKNOWN_WAIT_S = 3.0
+TRIES_MAX = 10 * LOST_MAX  # of one batch: by then it has asked for the turn nine times
 
 
 class Answer(NamedTuple):
@@ -161,6 +162,8 @@ class Writer:
                 self._counters.append_conflicts.inc()
                 fresh = False
                 lost += 1
+                if lost == TRIES_MAX:
+                    raise Unavailable(f"other replicas were faster {lost} times, try again later") from None
                 if lost % LOST_MAX == 0:
                     with contextlib.suppress(KvError):
                         await self._log.ask_turn(asked_slot_s(time.monotonic() - begun_s))
@@ -282,7 +285,7 @@ class Writer:
         commit = self._replica.history.commit_with(first_seq)
         if commit is None:
             raise error
-        if commit.records == tuple(part.records):
+        if commit.append_id == self._log.append_id:
             _give(self._replica.seq, part.answers)
 
     def _note(self, error: KvError) -> None:

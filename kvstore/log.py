@@ -43,6 +43,7 @@ class EventLog:
         self._keys = Keys(cluster)
         self.writer = secrets.token_hex(8)
         self._appends = itertools.count(1)
+        self.append_id = ""  # of our last append: who has not heard of its outcome knows its commit by that
         self.asked: Asked | None = None  # who asked for the turn, as of our last append (`ask_turn`)
         self._asks = False
 
@@ -103,8 +104,8 @@ class EventLog:
     def _encode(self, after: LogHead, records: Sequence[bytes]) -> Commit:
         if len(records) > COMMIT_RECORDS_MAX:
             raise TooLarge(f"{len(records)} records; a commit holds at most {COMMIT_RECORDS_MAX}")
-        append_id = f"{self.writer}-{next(self._appends)}"
-        commit = encode_commit(after.next_seq, after.chain, records, append_id)
+        self.append_id = f"{self.writer}-{next(self._appends)}"
+        commit = encode_commit(after.next_seq, after.chain, records, self.append_id)
         if len(commit.encoded) >= COMMIT_BYTES_MAX:
             raise TooLarge(f"a commit of {len(commit.encoded)} bytes; it must be under {COMMIT_BYTES_MAX}")
         return commit

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import pytest
 
 from kilim.controlplane.counters import Counters
-from kilim.controlplane.decide.command import ApplyObjects, Command, DeleteObjects, Document, Ref
+from kilim.controlplane.decide.command import ApplyObjects, Command, DeleteObjects, Document, ObjectsChanged, Ref
 from kilim.controlplane.decide.view import Defaults
 from kilim.controlplane.replica import Replica
-from kilim.controlplane.writer import Answer, Writer
+from kilim.controlplane.writer import TRIES_MAX, Answer, Writer
 from kilim.kvstore.client import EtcdClient
 from kilim.kvstore.commit import CHAIN_START, Commit, verify_commit
 from kilim.kvstore.embedded import EmbeddedEtcd
+from kilim.kvstore.errors import OutcomeUnknown, Unavailable
 from kilim.kvstore.head import LogHead, head_after
 from kilim.kvstore.keys import Keys
 from kilim.kvstore.log import EventLog
@@ -194,3 +195,34 @@ async def test_decisions_that_take_longer_than_others_appends_get_their_turn(
             assert await client_of_etcd.get(Keys(cluster).turn) is None, "it was taken back"
         finally:
             await client_of_etcd.close()
+
+
+async def test_who_always_loses_is_told_so(etcd: EmbeddedEtcd, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with appender(etcd.endpoints, cluster) as one, appender(etcd.endpoints, cluster) as other:
+        append = one.log.append
+
+        async def append_second(after: LogHead, records: Sequence[bytes], **more: float) -> tuple[Commit, LogHead]:
+            await other.log.append(await other.log.head(), [b"sooner"])
+            return await append(after, records, **more)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(one.log, "append", append_second)
+            with pytest.raises(Unavailable, match=f"other replicas were faster {TRIES_MAX} times"):
+                async with asyncio.timeout(PATIENCE_S):
+                    await one.writer.submit(namespace("late"), "test")
+        assert one.conflicts == TRIES_MAX
+        await one.writer.submit(namespace("late"), "test")
+
+
+async def test_the_same_records_of_somebody_else_are_not_our_commit(
+    etcd: EmbeddedEtcd, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with appender(etcd.endpoints, cluster) as one, appender(etcd.endpoints, cluster) as other:
+
+        async def lost(after: LogHead, records: Sequence[bytes], **more: float) -> tuple[Commit, LogHead]:
+            await other.log.append(after, records)
+            raise OutcomeUnknown("no answer")
+
+        monkeypatch.setattr(one.log, "append", lost)
+        answer = await one.writer.submit(namespace("a"), "test")
+        assert isinstance(answer.result, ObjectsChanged) and answer.result.results[0].action == "unchanged"
