@@ -56,6 +56,7 @@ class Comparison:
         self.new = Reach(after, self.old)
         self.ends = [*_pods(before, after), *_prefixes(before, after), *_nodes(before, after)]
         self.changed_policies = _differing(before.policies.data, after.policies.data)
+        self.changed_policies |= _saying_another_thing(self.old.facts, self.new.facts)
         self._stale = _stale_subjects(before, after, self.old.facts, self.new.facts, self.changed_policies)
 
     def pairs(self) -> list[Pair]:
@@ -165,6 +166,12 @@ def _differing(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
     return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
 
+def _saying_another_thing(old: StateRules, new: StateRules) -> set[str]:
+    """Keys of policies, those among them that are as before and refer to services that are not."""
+    parts = old.policies.keys() | new.policies.keys()
+    return {object_key(part) for part in parts if old.policies.get(part) != new.policies.get(part)}
+
+
 def _stale_subjects(before: State, after: State, old: StateRules, new: StateRules, changed: set[str]) -> set[int]:
     """Whose rows may differ; a few too many is right."""
     identities = {
@@ -173,8 +180,6 @@ def _stale_subjects(before: State, after: State, old: StateRules, new: StateRule
         if before.identities.data.get(number) != after.identities.data.get(number)
     }
     parts = [(object_key(part), rules) for side in (old, new) for part, rules in side.policies.items()]
-    every = old.policies.keys() | new.policies.keys()
-    changed = changed | {object_key(part) for part in every if old.policies.get(part) != new.policies.get(part)}
     hit = [rules for key, rules in parts if key in changed]
     others = [rules for key, rules in parts if key not in changed]
     hit += [rules for rules in others if _speaks_of(rules, identities, before, after)]

@@ -1,7 +1,7 @@
 """Comparison of two states against brute force: all pairs, all ports that matter, by the tables of every node."""
 
 import json
-from itertools import product
+from itertools import pairwise, product
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,6 +28,7 @@ from kilim.model.service_index import Services
 from kilim.model.state import State
 from kilim.model.tables import ALLOW, DENY, ENFORCE_INGRESS, INGRESS, PolicyKey, PolicyRows
 from kilim.model.verdict import ALLOWED, judge_rows, verdict
+from tests.pure.model.cluster import Cluster
 from tests.pure.model.histories import LABELS, specs
 
 HTTP, DNS = NamedPort("http", 80, 6), NamedPort("dns", 53, 17)
@@ -225,3 +226,32 @@ def test_nodes_that_are_told_apart_and_the_own_one() -> None:
     closed = {names[pair.destination] for pair in comparison.pairs()}
     assert {(OWN_NODE,), (OTHER_NODES,)} <= closed
     assert ("node:n1",) in names and ("node:n1",) not in closed
+
+
+def test_services_alone_change_what_policies_say() -> None:
+    spec = {"endpointSelector": {}, "egress": [{"toServices": [{"k8sServiceSelector": {"selector": {}}}]}]}
+    metadata = {"name": "p", "namespace": "x"}
+    policy = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": metadata, "spec": spec}
+    steps = [
+        ("y/s", {"app": "web"}, ()),
+        ("y/s", {"app": "db"}, ()),
+        ("y/s", None, ("198.51.100.1",)),
+        ("y/s", None, ("172.16.0.9", "10.0.2.77")),
+    ]
+    states = []
+    for number in range(len(steps)):
+        cluster = Cluster()
+        for node in (1, 2):
+            cluster.node(f"n{node}", f"172.16.0.{node}")
+        cluster.pod("x", "a", "n1", "10.0.1.1", {"app": "web"})
+        cluster.pod("y", "b", "n2", "10.0.2.2", {"app": "web"})
+        cluster.pod("y", "c", "n1", "10.0.1.3", {"app": "db"})
+        cluster.apply(policy)
+        for key, selector, addresses in steps[: number + 1]:
+            cluster.service(key, selector)
+            cluster.slice("y/s-1", "s", *addresses)
+        states.append(cluster.state)
+    for before, after in pairwise(states):
+        assert check(before, after) > 0
+        groups = flip_groups(Comparison(before, after))
+        assert "CiliumNetworkPolicy x/p" in {cause.partition(" egress")[0] for each in groups for cause in each.causes}
