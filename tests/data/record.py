@@ -65,6 +65,13 @@ PORTS: tuple[dict[str, Any], ...] = (
     {"port": "http"},
     {"protocol": "SCTP"},
 )
+CILIUM_RULES: tuple[dict[str, Any], ...] = (
+    {"toServices": [{"k8sService": {"serviceName": "a", "namespace": "shop"}}]},
+    {"toServices": [{"k8sServiceSelector": {"selector": {"matchLabels": {"tier": "back"}}, "namespace": ""}}]},
+    {"toEntities": ["kube-apiserver"], "toPorts": [{"ports": [{"port": "6443", "protocol": "TCP"}]}]},
+    {"toCIDRSet": [{"cidr": "192.0.2.0/24", "except": ["192.0.2.2/32"]}]},
+    {"toEndpoints": [{"matchLabels": {"app": "db"}}], "icmps": [{"fields": [{"type": 8}]}]},
+)
 SETTINGS = (("identity-release-grace-s", "0"), ("identity-release-grace-s", "600"), ("read-back-interval-s", "10"))
 
 
@@ -79,7 +86,7 @@ class Recorder:
     async def act(self) -> None:
         actions: dict[Callable[[], Awaitable[Any]], int] = {
             self.pod: 5, self.endpoint: 8, self.endpoint_gone: 4, self.policy: 6, self.gone: 5,
-            self.namespace: 3, self.node: 5, self.setting: 1, self.service: 2, self.slice: 2,
+            self.namespace: 3, self.node: 5, self.setting: 1, self.service: 3, self.slice: 4, self.cilium: 4,
         }  # fmt: skip
         chosen = self.random.choices(list(actions), list(actions.values()))[0]
         with contextlib.suppress(grpc.aio.AioRpcError):
@@ -93,7 +100,9 @@ class Recorder:
         await self.replica.resources.Apply(request, timeout=PATIENCE_S)
 
     async def gone(self) -> None:
-        kind = self.random.choice(("Pod", "NetworkPolicy", "NetworkPolicy", "Namespace", "Service", "EndpointSlice"))
+        kind = self.random.choice(
+            ("Pod", "NetworkPolicy", "CiliumNetworkPolicy", "Namespace", "Service", "EndpointSlice")
+        )
         namespace = self.random.choice(NAMESPACES)
         name = namespace if kind == "Namespace" else self.random.choice("abcd")
         await self.delete(kind, "" if kind == "Namespace" else namespace, name)
@@ -133,16 +142,27 @@ class Recorder:
     async def service(self) -> None:
         selector = self.random.choice(({}, {"app": "db"}, {"app": "api"}))
         spec = {"selector": selector, "ports": [{"port": self.random.choice((80, 5432))}]}
-        await self.apply("Service", "v1", self.random.choice("abcd"), self.random.choice(NAMESPACES), spec=spec)
+        labels = self.random.choice(({}, {"tier": "back"}))
+        await self.apply(
+            "Service", "v1", self.random.choice("aab"), self.random.choice(NAMESPACES), spec=spec, labels=labels
+        )
 
     async def slice(self) -> None:
         choose = self.random.choice
-        endpoints = [{"addresses": [f"192.0.2.{choose(range(1, 5))}"]} for _ in range(choose((0, 1, 3)))]
+        ips = [*(f"192.0.2.{number}" for number in range(1, 5)), "198.51.100.1", "198.51.100.2"]
+        endpoints = [{"addresses": [choose(ips)]} for _ in range(choose((0, 1, 3)))]
         body = {"addressType": "IPv4", "endpoints": endpoints, "ports": [{"port": 80}]}
-        labels = {"kubernetes.io/service-name": choose("abcd")}
-        await self.apply(
-            "EndpointSlice", "discovery.k8s.io/v1", choose("abcd"), choose(NAMESPACES), labels=labels, **body
-        )
+        namespace = choose((*NAMESPACES, "default"))
+        service = "kubernetes" if namespace == "default" else choose("aab")
+        labels = {"kubernetes.io/service-name": service}
+        await self.apply("EndpointSlice", "discovery.k8s.io/v1", choose("abcd"), namespace, labels=labels, **body)
+
+    async def cilium(self) -> None:
+        section = self.random.choice(("egress", "egress", "egressDeny"))
+        rules = self.random.sample(CILIUM_RULES, self.random.choice((1, 2)))
+        spec = {"endpointSelector": {"matchLabels": self.random.choice(({}, {"app": "api"}))}, section: rules}
+        name, namespace = self.random.choice("abc"), self.random.choice(NAMESPACES)
+        await self.apply("CiliumNetworkPolicy", "cilium.io/v2", name, namespace, spec=spec)
 
     async def endpoint(self) -> None:
         node, namespace, name = (self.random.choice(names) for names in (NODES, NAMESPACES, "abcd"))
