@@ -14,7 +14,7 @@ import structlog
 from kilim.agent.backoff import Backoff
 from kilim.agent.read_back import Moment, NotInSync, ReadBack
 from kilim.agent.servers import Renewed, Server, renewable
-from kilim.model.tables import ROW_BYTES
+from kilim.model.tables import ROW_BYTES, ROW_FORMAT
 from kilim.v1 import controlplane_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -69,7 +69,15 @@ def table_parts(moment: Moment, part_bytes: int = _PART_BYTES) -> Iterator[pb.Ta
     for table, rows in moment.rows.items():
         size = part_bytes - part_bytes % ROW_BYTES[table]
         for start in range(0, len(rows), size):
-            yield pb.TablesPart(seq=seq, table_digest=digest, table=table, rows=rows[start : start + size])
+            packed = rows[start : start + size]
+            yield pb.TablesPart(seq=seq, table_digest=digest, table=table, rows=packed, row_format=ROW_FORMAT)
     drift = [str(row) for row in moment.local_drift[:_NAMED_MAX]]
     waiting = sorted(moment.held_endpoints)
-    yield pb.TablesPart(seq=seq, table_digest=digest, local_drift=drift, held_endpoints=waiting, last=True)
+    yield pb.TablesPart(
+        seq=seq,
+        table_digest=digest,
+        local_drift=drift,
+        held_endpoints=waiting,
+        last=True,
+        row_format=ROW_FORMAT,
+    )

@@ -163,6 +163,7 @@ _FLAGLESS = b"\0"
 # versions on either side agree on it: key without tier, value of one byte.
 _PLAIN_ENTRY = b"policy\0\0\0\x0d"
 _PLAIN = b"\0\0\0\0"  # tier and the upper bytes of the value
+ROW_FORMAT = 1  # of what is packed so; another number with every change of _PACKING
 ROW_BYTES = {table: packing.size for table, packing in _PACKING.items()}
 
 # Both in one go.

@@ -22,7 +22,7 @@ from kilim.cli.table import table as text_table
 from kilim.model.cluster_tables import ClusterTables
 from kilim.model.digest import Multiset
 from kilim.model.rows import KEY_CELLS, TABLES, RowChange, RowKey, RowValue, cells, differences
-from kilim.model.tables import ROW_BYTES, Tables, hash_rows, unpack_rows
+from kilim.model.tables import ROW_BYTES, ROW_FORMAT, Tables, hash_rows, unpack_rows
 from kilim.v1 import controlplane_pb2 as pb
 from kilim.v1.events_pb2 import Event
 
@@ -110,6 +110,9 @@ def read_held(client: Client, node: str) -> Held:
     for part in client.cluster_parts("ReadTables", pb.ReadTablesRequest(node=node), READ_S):
         if part.error:
             raise Failure(f"its kernel could not be read: {part.error}")
+        if part.row_format != ROW_FORMAT:
+            formats = f"it packs rows in format {part.row_format}, this kilim reads {ROW_FORMAT}"
+            raise Failure(f"its agent is of another version: {formats}")
         if part.table:
             if part.table not in packed or len(part.rows) % ROW_BYTES[part.table]:
                 raise Failure(f'it sent what are no rows: {len(part.rows)} bytes of table "{part.table}"')

@@ -1499,6 +1499,7 @@ class TablesPart(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     LOCAL_DRIFT_FIELD_NUMBER: _builtins.int
     HELD_ENDPOINTS_FIELD_NUMBER: _builtins.int
+    ROW_FORMAT_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """enforced when they were read"""
     table_digest: _builtins.bytes
@@ -1510,6 +1511,10 @@ class TablesPart(_message.Message):
     last: _builtins.bool
     error: _builtins.str
     """the kernel could not be read"""
+    row_format: _builtins.int
+    """In every part but one with an error:
+    how rows are packed: ROW_FORMAT of model/tables.py; 0 before there were formats
+    """
     @_builtins.property
     def local_drift(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """In the last part:
@@ -1531,10 +1536,11 @@ class TablesPart(_message.Message):
         error: _builtins.str = ...,
         local_drift: _abc.Iterable[_builtins.str] | None = ...,
         held_endpoints: _abc.Iterable[_builtins.int] | None = ...,
+        row_format: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "held_endpoints", b"held_endpoints", "last", b"last", "local_drift", b"local_drift", "rows", b"rows", "seq", b"seq", "table", b"table", "table_digest", b"table_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "held_endpoints", b"held_endpoints", "last", b"last", "local_drift", b"local_drift", "row_format", b"row_format", "rows", b"rows", "seq", b"seq", "table", b"table", "table_digest", b"table_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kilim.agent import memory_tables
+from kilim.agent import memory_tables, table_answers
 from kilim.agent.memory_tables import MemoryTables
 from kilim.kvstore.embedded import EmbeddedEtcd
 from kilim.model.address import parse_ip
@@ -105,3 +105,16 @@ async def test_an_agent_that_wants_what_the_log_does_not_is_named(
             await r.until(lambda status: any(node.up and node.seq >= head for node in status.nodes))
             status, out, _ = await kilim("verify", "--server", r.address, "--node", "node1")
             assert status == 1 and "the agent wants other rows than the log: its table digest is 0707" in out
+
+
+async def test_rows_in_another_format_are_not_guessed_at(
+    etcd: EmbeddedEtcd, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_answers, "ROW_FORMAT", 99)
+    async with replica(etcd.endpoints, cluster) as r:
+        await shop(r)
+        async with agents(r.address, tmp_path, "node1"):
+            await r.until(lambda status: any(node.up for node in status.nodes))
+            status, out, _ = await kilim("verify", "--server", r.address)
+            assert status == 1
+            assert "its agent is of another version: it packs rows in format 99, this kilim reads 1" in out
