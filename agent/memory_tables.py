@@ -25,14 +25,14 @@ class MemoryTables:
         self.rows = Tables()
 
     def read_rows(self) -> Tables:
-        return _copy(self.rows)
+        return self.rows.copy()
 
     def has_endpoint(self, ip: int) -> bool:
         endpoint = self.rows.endpoints.get(ip)
         return endpoint is not None and endpoint[1] in self.rows.subjects
 
     def write(self, delta: TablesDelta, seq: int, ifindex_of: Mapping[int, int], *, allow_delete: bool = True) -> None:
-        _copy_policy(delta if allow_delete else _without_removals(delta)).apply_to(self.rows)
+        (delta if allow_delete else _without_removals(delta)).apply_to(self.rows)
 
     def sweep(self, min_age_s: float = 0.0) -> int:
         return 0
@@ -106,16 +106,6 @@ class _NoRecords:
         return np.zeros(0, EVENT)
 
 
-def _copy(rows: Tables) -> Tables:
-    policy = {subject: dict(policy) for subject, policy in rows.policy.items()}
-    return Tables(dict(rows.ipcache), dict(rows.endpoints), dict(rows.subjects), policy)
-
-
-def _copy_policy(delta: TablesDelta) -> TablesDelta:
-    policy = {subject: dict(rows) if rows else None for subject, rows in delta.policy.items()}
-    return TablesDelta(delta.ipcache, delta.endpoints, delta.subjects, policy)
-
-
 def _without_removals(delta: TablesDelta) -> TablesDelta:
     """As long as nothing may be deleted (I6): a subject that goes keeps its rows, another gets its own whole."""
     return TablesDelta(
@@ -123,4 +113,5 @@ def _without_removals(delta: TablesDelta) -> TablesDelta:
         {key: value for key, value in delta.endpoints.items() if value is not None},
         {key: value for key, value in delta.subjects.items() if value is not None},
         {subject: rows for subject, rows in delta.policy.items() if delta.subjects.get(subject, 0) is not None},
+        delta.rows,
     )

@@ -8,30 +8,33 @@ What a change touches:
    change, the subjects whose policies name ports that it offers.
 2. An identity: its prefix; itself as a subject; of the subjects whose policies' peers begin or cease to select it the
    rows of that peer (`peer_rows.py`), not the others.
-3. A policy: the subjects that it selects or selected. A service or a slice of one: the policies that refer to it, where
-   what they come to is another thing now.
+3. A policy: of the subjects that it selects or selected the rows of the peers of its rules; all rows of a subject whose
+   enforced directions or rows for any peer differ then. A service or a slice of one: the policies that refer to it,
+   where what they come to is another thing now.
 4. A node: its address, old and new, and the rows of its endpoints; its identity, its address.
 5. The setting `enable-policy`: all subjects; `policy-audit-mode`: the endpoints of this node.
 6. A namespace, pod or other setting: nothing; they act through identities and endpoints, which events of their own
    change.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 from kilim.model import nouns
 from kilim.model.addresses import Addresses
 from kilim.model.identity import RESERVED
 from kilim.model.nouns import ports_of
-from kilim.model.peer_rows import RowChanges, changed_rows
-from kilim.model.policy_index import PolicyIndex
+from kilim.model.peer_rows import FewPeers, changed_among, changed_rows
+from kilim.model.policy_index import NOTHING, PolicyIndex
 from kilim.model.policy_parts import TABLES_OF_POLICIES, PolicyParts
 from kilim.model.resolve import resolve_rows
+from kilim.model.rules import PolicyRules
 from kilim.model.settings import ENABLE_POLICY, audits
 from kilim.model.state import Change, State, state_as_changes
-from kilim.model.tables import PolicyRows, Tables, TablesDelta, TablesDigest
+from kilim.model.tables import EGRESS, PolicyRows, RowChanges, Tables, TablesDelta, TablesDigest
 from kilim.v1 import events_pb2 as pb
 
-_FEW_PEERS = 32  # of a subject; with more it is cheaper to make all its rows
+_FEW_PEERS = 32  # of a subject; more of them are made together
 
 
 class NodeTables:
@@ -45,7 +48,10 @@ class NodeTables:
         self._local: dict[int, int] = {}  # subject -> how many endpoints here have it
         self._counts_ports = False
         self._stale: set[int] = set()  # subjects whose rows are to be made anew
-        self._reselected: dict[int, set[int]] = {}  # subject -> peers whose rows alone are
+        # subject -> peers whose rows alone are. For each the policies that it came into reach of, or went out of, where
+        # it came or went as a whole.
+        self._reselected: dict[int, dict[int, AbstractSet[str] | None]] = {}
+        self._repoliced: dict[int, frozenset[int]] = {}  # the same where policies of the subject changed
 
     @property
     def digest(self) -> bytes:
@@ -87,7 +93,7 @@ class NodeTables:
             elif change.table in TABLES_OF_POLICIES:
                 for each in self._parts.follow(state, change):
                     for key, rules in each.rules():
-                        self._stale |= self._policies.set_policy(key, rules)
+                        self._change_policy(key, rules)
             elif change.table == "node":
                 node = None if change.new is None else nouns.decode_node(change.new)
                 self._addresses.set_node(str(change.key), *((None, 0) if node is None else (node.ip, node.identity)))
@@ -153,12 +159,26 @@ class NodeTables:
         number = int(change.key)
         old = None if change.old is None else nouns.decode_identity(change.old)
         new = None if change.new is None else nouns.decode_identity(change.new)
-        for subject in self._policies.set_identity(number, old, new):
+        affected, users = self._policies.reselect(number, old, new)
+        whole = (old is None) != (new is None)
+        for subject in affected:
             if subject == number or number in RESERVED:
                 self._stale.add(subject)
             else:
-                self._reselected.setdefault(subject, set()).add(number)
+                peers = self._reselected.setdefault(subject, {})
+                peers[number] = users if whole and number not in peers else None
         self._addresses.set_cidr(number, old.cidr if old is not None else None, new.cidr if new is not None else None)
+
+    def _change_policy(self, key: str, rules: PolicyRules | None) -> None:
+        before = self._policies.reach_of(key)
+        affected = self._policies.set_policy(key, rules)
+        after = self._policies.reach_of(key)
+        if before is None or after is None:
+            self._stale |= affected
+            return
+        peers = before | after
+        for subject in affected:
+            self._repoliced[subject] = self._repoliced.get(subject, NOTHING) | peers
 
     def _come(self, state: State, subject: int) -> None:
         count = self._local.get(subject, 0)
@@ -176,11 +196,12 @@ class NodeTables:
 
     def _settle_subjects(self, delta: TablesDelta) -> None:
         for subject, peers in self._reselected.items():
-            if len(peers) > _FEW_PEERS:
-                self._stale.add(subject)
+            if len(peers) > _FEW_PEERS or subject in self._repoliced:
+                self._repoliced[subject] = self._repoliced.get(subject, NOTHING).union(peers)
             elif subject not in self._stale:
                 self._settle_peers(subject, peers, delta)
-        self._reselected = {}
+        self._settle_repoliced(delta)
+        self._reselected, self._repoliced = {}, {}
         for subject in self._stale:
             flags: int | None = None
             rows: PolicyRows = {}
@@ -192,16 +213,34 @@ class NodeTables:
                 delta.policy[subject] = rows or None
         self._stale = set()
 
-    def _settle_peers(self, subject: int, peers: Iterable[int], delta: TablesDelta) -> None:
+    def _settle_repoliced(self, delta: TablesDelta) -> None:
+        """Subjects are shared out to the peers that they have in common, which are looked up once."""
+        among: dict[frozenset[int], FewPeers] = {}
+        for subject, peers in self._repoliced.items():
+            if subject in self._stale:
+                continue
+            few = among.get(peers)
+            if few is None:
+                few = among[peers] = FewPeers(self._policies, peers)
+            held = self.tables.policy.get(subject, {})
+            changes = changed_among(few, subject, self.tables.subjects.get(subject), held)
+            if changes is None:
+                self._stale.add(subject)
+            elif changes:
+                delta.rows[subject] = changes
+
+    def _settle_peers(self, subject: int, peers: Mapping[int, AbstractSet[str] | None], delta: TablesDelta) -> None:
         held = self.tables.policy.get(subject, {})
         changes: RowChanges = {}
-        for peer in peers:
-            changes |= changed_rows(self._policies, subject, peer, held)
-        if not changes:
-            return
-        rows = held | {key: value for key, value in changes.items() if value is not None}
-        for key, value in changes.items():
-            if value is None:
-                del rows[key]
-        delta.policy[subject] = rows or None
-        delta.rows[subject] = changes
+        for peer, users in peers.items():
+            changes |= changed_rows(self._policies, subject, peer, held, self._among(subject, users))
+        if changes:
+            delta.rows[subject] = changes
+
+    def _among(self, subject: int, users: AbstractSet[str] | None) -> list[PolicyRules] | None:
+        """Those of the subject, unless others give rows to a peer that they do not select: by names of its ports."""
+        policies, keys = self._policies, self._policies.keys_of(subject)
+        named = policies.users_of_names & keys
+        if users is None or any(policies.policy(key).uses_port_names(EGRESS) for key in named):
+            return None
+        return [policies.policy(key) for key in users & keys]

@@ -126,7 +126,12 @@ class PolicyIndex:
 
     def set_identity(self, number: int, old: Identity | None, new: Identity | None) -> set[int]:
         """None: the log has it not; it may still be a reserved one."""
-        affected: set[int] = set()
+        return self.reselect(number, old, new)[0]
+
+    def reselect(self, number: int, old: Identity | None, new: Identity | None) -> tuple[set[int], set[str]]:
+        """`set_identity`, and the keys of the policies whose peers select the identity where they did not, or not where
+        they did."""
+        users: set[str] = set()
         old, new = old or RESERVED.get(number), new or RESERVED.get(number)
         old_tokens, new_tokens = set(tokens_of(old)), set(tokens_of(new))
         for token in old_tokens:
@@ -143,18 +148,30 @@ class PolicyIndex:
                 self._cidrs[number] = new.cidr
                 if any(label.startswith(GROUP_LABEL) for label in new.labels):
                     self._grouped[number] = new
+        labels = {} if new is None else label_map(new.labels)
         for peer in {peer for token in old_tokens | new_tokens for peer in self._filed.get(token, ())}:
             selection = self._selections[peer]
-            selects = new is not None and number != ANY_PEER and peer_matches(peer, new)
+            selects = new is not None and number != ANY_PEER and peer_matches(peer, new, labels)
             if selects != (number in selection.identities):
                 (selection.identities.add if selects else selection.identities.discard)(number)
                 if self._on_reselected is not None:
                     self._on_reselected(peer, 1 if selects else -1)
-                affected.update(*(self._subjects_of_policy[key] for key in selection.users))
+                users |= selection.users
+        affected = set().union(*(self._subjects_of_policy[key] for key in users))
         if number in self._subjects:
             self._relabel(number, new)
             affected.add(number)
-        return affected
+        return affected, users
+
+    def reach_of(self, key: str) -> frozenset[int] | None:
+        """The identities that a policy's rules select, so that no rows but of these come or go with it, or those of any
+        peer, or its subjects are enforced otherwise. None: it has rows for others too."""
+        rules = self._policies.get(key)
+        if rules is None:
+            return NOTHING
+        if key in self._users_of_names and any(rule.peers is None and rule.direction == EGRESS for rule in rules.rules):
+            return None
+        return NOTHING.union(*(self._selections[peer].identities for peer in _peers_of(rules)))
 
     def set_policy(self, key: str, new: PolicyRules | None) -> set[int]:
         old = self._policies.pop(key, None)
@@ -264,7 +281,7 @@ class PolicyIndex:
             found = {number for number in inside if peer.selects(self._cidrs[number])}
             return (found | self._members(peer)) - {ANY_PEER}
         positive = sorted((self._having(each) for each in peer.requirements if is_positive(each)), key=len)
-        found = set.intersection(*map(set, positive)) if positive else set(self._known)
+        found = set(positive[0]).intersection(*positive[1:]) if positive else set(self._known)
         for requirement in peer.requirements:
             if not is_positive(requirement):
                 found -= self._having(requirement)
@@ -287,6 +304,8 @@ class PolicyIndex:
         if requirement.operator in (EXISTS, DOES_NOT_EXIST):
             return self._with_token.get(requirement.key, NOTHING)
         tokens = [f"{requirement.key}={value}" for value in requirement.values]
+        if len(tokens) == 1:
+            return self._with_token.get(tokens[0], NOTHING)
         return NOTHING.union(*(self._with_token.get(token, NOTHING) for token in tokens))
 
 

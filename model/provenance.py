@@ -15,15 +15,14 @@ _NONE: PolicyRows = {}
 class Provenance:
     def __init__(self, tables: Tables) -> None:
         """`tables` as they are before the first event that is followed."""
-        self._policy = dict(tables.policy)  # the rows of a subject are replaced whole, never changed in place
+        self._held = Tables(policy={subject: dict(rows) for subject, rows in tables.policy.items()})
         self._seqs: dict[tuple[str, RowKey], int] = {}
 
     def follow(self, seq: int, delta: TablesDelta) -> None:
         """`delta` is what the event `seq` changed."""
         for row in self._changed_rows(delta):
             self._seqs[row] = seq
-        for subject, rows in delta.policy.items():
-            self._policy[subject] = rows or _NONE
+        TablesDelta(policy=delta.policy, rows=delta.rows).apply_to(self._held)
 
     def seq_of(self, table: str, key: RowKey) -> int | None:
         """The event that last set or removed the row; None: none since the beginning."""
@@ -37,7 +36,10 @@ class Provenance:
         for identity in delta.subjects:
             yield "subjects", (identity,)
         for subject, rows in delta.policy.items():
-            before, after = self._policy.get(subject, _NONE), rows or _NONE
+            before, after = self._held.policy.get(subject, _NONE), rows or _NONE
             for key in before.keys() | after.keys():
                 if before.get(key) != after.get(key):
                     yield "policy", (subject, *key)
+        for subject, changes in delta.rows.items():
+            for key in changes:
+                yield "policy", (subject, *key)

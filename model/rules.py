@@ -130,9 +130,9 @@ class PolicyRules:
         return any(isinstance(p, PortName) for r in self.rules if r.direction == direction for p in r.ports or ())
 
 
-def peer_matches(peer: Peer, identity: Identity) -> bool:
-    """Whether the peer of a rule selects an identity."""
-    labels = label_map(identity.labels)
+def peer_matches(peer: Peer, identity: Identity, labels: Mapping[str, str] | None = None) -> bool:
+    """Whether the peer of a rule selects an identity, whose labels as a map the caller may have."""
+    labels = label_map(identity.labels) if labels is None else labels
     if isinstance(peer, Selector):
         return peer.matches(labels)
     cidr = identity.cidr

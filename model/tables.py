@@ -51,6 +51,7 @@ class PolicyKey(NamedTuple):
 
 
 PolicyRows = dict[PolicyKey, int]
+RowChanges = dict[PolicyKey, int | None]  # None: the row goes
 IpcacheKey = tuple[int, int]
 IpcacheValue = tuple[int, int]
 
@@ -88,6 +89,11 @@ class Tables:
     subjects: dict[int, int] = field(default_factory=dict)
     policy: dict[int, PolicyRows] = field(default_factory=dict)
 
+    def copy(self) -> "Tables":
+        """Which stays as it is when these go on."""
+        policy = {subject: dict(rows) for subject, rows in self.policy.items()}
+        return Tables(dict(self.ipcache), dict(self.endpoints), dict(self.subjects), policy)
+
     def digest(self) -> bytes:
         """32 bytes over all rows, recomputed from scratch (the running one is `TablesDigest`)."""
         running = TablesDigest()
@@ -97,17 +103,17 @@ class Tables:
 
 @dataclass(slots=True)
 class TablesDelta:
-    """What changes: the new value per key, None = the row goes. A changed subject carries its complete new rows, and in
-    `rows` those alone that differ from before, where whoever made the delta knows them."""
+    """What changes: the new value per key, None = the row goes. A changed subject has its complete new rows in
+    `policy`, or in `rows` those alone that differ from what it had; never both."""
 
     ipcache: dict[IpcacheKey, IpcacheValue | None] = field(default_factory=dict)
     endpoints: dict[int, EndpointValue | None] = field(default_factory=dict)
     subjects: dict[int, int | None] = field(default_factory=dict)
     policy: dict[int, PolicyRows | None] = field(default_factory=dict)
-    rows: dict[int, dict[PolicyKey, int | None]] = field(default_factory=dict, compare=False)
+    rows: dict[int, RowChanges] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.ipcache or self.endpoints or self.subjects or self.policy)
+        return bool(self.ipcache or self.endpoints or self.subjects or self.policy or self.rows)
 
     @staticmethod
     def between(old: Tables, new: Tables) -> "TablesDelta":
@@ -119,11 +125,30 @@ class TablesDelta:
         )
 
     def apply_to(self, tables: Tables) -> None:
-        """Bring `tables` to the new rows, in place."""
+        """Bring `tables` to the new rows, in place. They share no rows of policy with the delta then."""
         _apply(tables.ipcache, self.ipcache)
         _apply(tables.endpoints, self.endpoints)
         _apply(tables.subjects, self.subjects)
-        _apply(tables.policy, self.policy)
+        for subject, rows in self.policy.items():
+            set_policy_rows(tables.policy, subject, rows)
+        for subject, changes in self.rows.items():
+            change_policy_rows(tables.policy, subject, changes)
+
+
+def set_policy_rows(policy: dict[int, PolicyRows], subject: int, rows: PolicyRows | None) -> None:
+    """A copy of these, which may be none."""
+    if rows:
+        policy[subject] = dict(rows)
+    else:
+        policy.pop(subject, None)
+
+
+def change_policy_rows(policy: dict[int, PolicyRows], subject: int, changes: RowChanges) -> None:
+    """In place: a subject without rows is not in `policy`."""
+    rows = policy.setdefault(subject, {})
+    _apply(rows, changes)
+    if not rows:
+        del policy[subject]
 
 
 def _dict_delta(old: dict[K, V], new: dict[K, V]) -> dict[K, V | None]:
@@ -284,10 +309,8 @@ def _shift_policy(before: dict[int, PolicyRows], delta: TablesDelta) -> int:
     nothing: PolicyRows = {}
     for subject, rows in delta.policy.items():
         old, new = before.get(subject, nothing), rows or nothing
-        if subject in delta.rows:
-            hash_row = partial(hash_policy_row, subject)
-            total += _shift({key: old[key] for key in delta.rows[subject] if key in old}, delta.rows[subject], hash_row)
-            continue
         total += sum(hash_policy_row(subject, key, verdict) for key, verdict in new.items() - old.items())
         total -= sum(hash_policy_row(subject, key, verdict) for key, verdict in old.items() - new.items())
+    for subject, changes in delta.rows.items():
+        total += _shift(before.get(subject, nothing), changes, partial(hash_policy_row, subject))
     return total

@@ -11,6 +11,8 @@ from kilim.agent.bpf.maps import Rows
 from kilim.model.mac import node_mac, pod_mac
 from kilim.model.tables import FOREIGN_KEY, IpcacheKey, IpcacheValue, PolicyKey, PolicyRows
 
+Place = tuple[int, int]  # (table, subject)
+
 # The part of a policy key that always matches exactly (table, subject, peer, way), and that plus the protocol.
 EXACT_BITS = 104
 PROTOCOL_BITS = 112
@@ -84,6 +86,17 @@ def policy_keys(table: int, subject: int, keys: Collection[PolicyKey]) -> Rows:
     rows["way"], rows["peer"], rows["protocol"], rows["port"] = direction | tier << 1, peer, protocol, port
     rows["prefix_len"] = np.where(protocol == 0, EXACT_BITS, PROTOCOL_BITS + port_prefix_len)
     return rows
+
+
+def policy_keys_of(parts: Iterable[tuple[Place, Sequence[PolicyKey]]]) -> Rows:
+    """Of several subjects at once: keys by (table, subject)."""
+    parts = list(parts)
+    keys = policy_keys(0, 0, [key for _, part in parts for key in part])
+    places = np.repeat(
+        np.array([place for place, _ in parts], np.int64).reshape(-1, 2), [len(p) for _, p in parts], axis=0
+    )
+    keys["table"], keys["subject"] = places[:, 0], places[:, 1]
+    return keys
 
 
 def policy_values(values: Collection[int]) -> Rows:

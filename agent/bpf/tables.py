@@ -12,10 +12,18 @@ from kilim.agent.bpf import rows
 from kilim.agent.bpf.dump import dump_table
 from kilim.agent.bpf.kernel_rows import KernelEndpoint, KernelSubject, local_differences, read_kernel_rows
 from kilim.agent.bpf.maps import Maps, Rows
-from kilim.agent.bpf.policy import PolicyPlan, longest_first, plan_policy
+from kilim.agent.bpf.policy import PolicyPlan, flip_to, plan_changes, plan_policy
 from kilim.agent.bpf.reading import Reading
 from kilim.agent.core.drift import DriftedRow
-from kilim.model.tables import EndpointValue, Tables, TablesDelta
+from kilim.model.tables import (
+    EndpointValue,
+    PolicyKey,
+    RowChanges,
+    Tables,
+    TablesDelta,
+    change_policy_rows,
+    set_policy_rows,
+)
 
 _U32 = 0xFFFFFFFF
 
@@ -23,6 +31,16 @@ _U32 = 0xFFFFFFFF
 class _Retired(NamedTuple):
     since: float
     keys: Rows
+
+
+class _Writing:
+    """What is to be done to the map of policy, by (table, subject), and what comes of it."""
+
+    def __init__(self) -> None:
+        self.add: list[tuple[rows.Place, list[tuple[PolicyKey, int]]]] = []
+        self.remove: list[tuple[rows.Place, list[PolicyKey]]] = []
+        self.revised: set[int] = set()
+        self.retired: list[Rows] = []
 
 
 class KernelTables:
@@ -186,8 +204,7 @@ class KernelTables:
     def _write_policy_and_subjects(self, delta: TablesDelta, stamp: int, allow_delete: bool) -> None:
         """Rows, then the subjects that point at them, and only then what nothing points at is up for removal."""
         kernel = self._kernel
-        revised: set[int] = set()
-        retired: list[Rows] = []
+        writing = _Writing()
         for subject, wanted in delta.policy.items():
             goes = subject in delta.subjects and delta.subjects[subject] is None
             old, new = kernel.policy.get(subject, {}), wanted or {}
@@ -195,33 +212,54 @@ class KernelTables:
                 continue
             plan = plan_policy(old, new)
             if self._changes_flags(delta, subject):
-                plan = PolicyPlan(True, longest_first(new), [], True)  # rows and flags in one write
+                plan = flip_to(new)  # rows and flags in one write
             if goes and not new:
                 plan = PolicyPlan(True, [], [], False)  # keeps its rows until its own row is gone
-            if plan.flip and old:
-                retired.append(rows.policy_keys(kernel.table_of[subject], subject, old.keys()))
-            self._write_policy(subject, plan, stamp)
-            kernel.policy[subject] = dict(new)
-            if not new:
-                del kernel.policy[subject]
-            if plan.revise:
-                revised.add(subject)
-        self._write_subjects(delta, stamp, revised)
-        self._retire(retired)
+            self._plan(writing, subject, plan, stamp)
+            set_policy_rows(kernel.policy, subject, new)
+        for subject, changes in delta.rows.items():
+            self._plan(writing, subject, self._plan_changes(delta, subject, changes), stamp)
+            change_policy_rows(kernel.policy, subject, changes)
+        self._write_policy(writing)
+        self._write_subjects(delta, stamp, writing.revised)
+        self._retire(writing.retired)
 
     def _changes_flags(self, delta: TablesDelta, subject: int) -> bool:
         flags, held = delta.subjects.get(subject), self._kernel.subjects.get(subject)
         return flags is not None and held is not None and flags != held.flags
 
-    def _write_policy(self, subject: int, plan: PolicyPlan, stamp: int) -> None:
+    def _plan_changes(self, delta: TablesDelta, subject: int, changes: RowChanges) -> PolicyPlan:
+        """Only where there is no way in place the other rows of the subject are looked at."""
+        old = self._kernel.policy.get(subject, {})
+        plan = None if self._changes_flags(delta, subject) else plan_changes(old, changes)
+        if plan is None:
+            policy = {subject: dict(old)}
+            change_policy_rows(policy, subject, changes)
+            plan = flip_to(policy.get(subject, {}))
+        return plan
+
+    def _plan(self, writing: "_Writing", subject: int, plan: PolicyPlan, stamp: int) -> None:
+        """Before the copy of the kernel's rows follows."""
         kernel = self._kernel
+        old = kernel.policy.get(subject)
+        if plan.flip and old:
+            writing.retired.append(rows.policy_keys(kernel.table_of[subject], subject, old.keys()))
         if plan.flip or subject not in kernel.table_of:
             kernel.table_of[subject] = kernel.stamp = stamp
-        table = kernel.table_of[subject]
-        keys = [key for key, _ in plan.add]
-        values = [value for _, value in plan.add]
-        self._maps["policy"].update(rows.policy_keys(table, subject, keys), rows.policy_values(values))
-        self._maps["policy"].delete(rows.policy_keys(table, subject, plan.remove))
+        place = kernel.table_of[subject], subject
+        if plan.add:
+            writing.add.append((place, plan.add))
+        if plan.remove:
+            writing.remove.append((place, plan.remove))
+        if plan.revise:
+            writing.revised.add(subject)
+
+    def _write_policy(self, writing: "_Writing") -> None:
+        """Of all subjects at once, which do not see one another's rows."""
+        added = [(place, [key for key, _ in pairs]) for place, pairs in writing.add]
+        values = [value for _, pairs in writing.add for _, value in pairs]
+        self._maps["policy"].update(rows.policy_keys_of(added), rows.policy_values(values))
+        self._maps["policy"].delete(rows.policy_keys_of(writing.remove))
 
     def _write_subjects(self, delta: TablesDelta, stamp: int, revised: set[int]) -> None:
         kernel = self._kernel

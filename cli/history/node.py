@@ -75,6 +75,4 @@ def follow_node(
 
 def _moment(state: State, chain: bytes, tables: NodeTables) -> NodeMoment:
     """A copy: both go on."""
-    rows = tables.tables
-    held = Tables(dict(rows.ipcache), dict(rows.endpoints), dict(rows.subjects), dict(rows.policy))
-    return NodeMoment(tables.node, state.seq, chain, state.digest, tables.digest, held)
+    return NodeMoment(tables.node, state.seq, chain, state.digest, tables.digest, tables.tables.copy())

@@ -19,6 +19,7 @@ from kilim.model.tables import (
     EndpointValue,
     PolicyKey,
     PolicyRows,
+    RowChanges,
     TablesDelta,
     row_value,
     tier_flag,
@@ -81,12 +82,33 @@ def test_whole_peers_are_removed_in_place_with_a_new_revision(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
+    ("new", "revised"),
+    [
+        ({row(INGRESS, 7, TCP): ALLOW}, True),
+        ({row(INGRESS, 7, TCP): ALLOW, row(INGRESS, 7, UDP): DENY}, True),
+        ({row(INGRESS, 7, TCP): ALLOW, row(INGRESS, 7, UDP): ALLOW, row(INGRESS, 7): ALLOW}, False),
+        ({row(INGRESS, 7, TCP, 80, 16): DENY, row(INGRESS, 7): ALLOW}, True),
+    ],
+)
+@pytest.mark.parametrize("by_row", [False, True])
+def test_rows_of_a_peer_change_in_place(rig: Rig, new: PolicyRows, revised: bool, by_row: bool) -> None:
+    """Whether the delta has all rows of the subject or those that differ."""
+    old = {row(INGRESS, 7, TCP): ALLOW, row(INGRESS, 7, UDP): ALLOW}
+    rig.set_policy(A, old)
+    table, revision, _ = subject_row(rig, A.identity)
+    changes: RowChanges = {**new, **dict.fromkeys(old.keys() - new.keys())}
+    rig.write(TablesDelta(rows={A.identity: changes}) if by_row else TablesDelta(policy={A.identity: new}))
+    assert subject_row(rig, A.identity)[0] == table
+    assert (subject_row(rig, A.identity)[1] > revision) is revised
+    assert policy_tables(rig, A.identity) == {table: len(new)}
+    assert rig.tables.read_rows().policy == {A.identity: new}
+
+
+@pytest.mark.parametrize(
     "new",
     [
-        {row(INGRESS, 7, TCP): ALLOW},  # a part of a peer's rows goes
-        {row(INGRESS, 7, TCP): ALLOW, row(INGRESS, 7, UDP): DENY},  # a verdict changes
-        {row(INGRESS, 7, TCP): ALLOW, row(INGRESS, 7, UDP): ALLOW, row(INGRESS, 7): ALLOW},  # a peer's rows grow
         {row(INGRESS, 0, TCP): ALLOW},  # a peer goes as any-peer comes
+        {row(INGRESS, 7, TCP): ALLOW, row(INGRESS, 7)._replace(tier=ADMIN): row_value(ALLOW, 1)},  # in two tiers
     ],
 )
 def test_all_else_flips_to_a_new_table_and_sweeps_later(rig: Rig, new: PolicyRows) -> None:
@@ -200,7 +222,7 @@ def test_restart_finds_everything_and_sweeps_what_was_left(bpf_root: Path, setti
     first = load_objects(settings, bpf_root)
     rig = Rig(first)
     rig.set_policy(A, {row(INGRESS, 7, TCP): ALLOW, row(INGRESS, 7, UDP): ALLOW})
-    rig.set_policy(A, {row(INGRESS, 7, TCP): ALLOW})
+    rig.set_policy(A, {row(INGRESS, 0, TCP): ALLOW})
     expected, (_, revision, _) = rig.tables.read_rows(), subject_row(rig, A.identity)
     first.close()  # the retired rows were never swept
     second = load_objects(settings, bpf_root)
