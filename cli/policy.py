@@ -71,7 +71,7 @@ def policy_get(
 @output_option("wide", "yaml", "json")
 @history_options
 def selectors(at: str | None, output: str | None, source: SourceOptions) -> None:
-    """Every selector that policies use, with the identities it selects and who uses it."""
+    """Every selector that policies use, services and API servers too: the identities it selects, and who uses it."""
     from kilim.cli import selector_table
 
     _, state = _state(source, at)
