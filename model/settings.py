@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kilim.model.identity import FIRST_CLUSTER_LOCAL, LAST_CLUSTER_LOCAL
 from kilim.model.state import State, setting_key
 
 
@@ -103,6 +104,15 @@ LOG_RETENTION_AGE_H = NumberSetting("log-retention-age-h", 168, 1, 87_600, "hour
 READ_BACK_INTERVAL_S = NumberSetting("read-back-interval-s", 30, 1, 86_400, "seconds")
 # How long an identity without endpoints is kept, so that a restarted pod finds its number again.
 IDENTITY_RELEASE_GRACE_S = NumberSetting("identity-release-grace-s", 900, 0, 86_400, "seconds")
+
+# Up to which number identities of pods have been given; the control plane's own note, which nobody else sets.
+LAST_IDENTITY = NumberSetting(
+    "last-allocated-identity",
+    FIRST_CLUSTER_LOCAL - 1,
+    FIRST_CLUSTER_LOCAL,
+    LAST_CLUSTER_LOCAL,
+    "an identity",
+)
 
 CLUSTER_POOL = "cluster-pool-ipv4-cidr"  # a CIDR; each replica brings the default
 

@@ -19,7 +19,8 @@ from kilim.controlplane.decide.view import FreeNumbers, View
 from kilim.model.address import Cidr
 from kilim.model.identity import FIRST_NODE, NODE_LABEL, Identity, is_shared
 from kilim.model.labels import named_ports_label
-from kilim.model.nouns import Endpoint, NamedPort, identity_to_pb
+from kilim.model.nouns import Endpoint, NamedPort, Setting, identity_to_pb, setting_to_pb
+from kilim.model.settings import LAST_IDENTITY
 from kilim.v1 import events_pb2 as pb
 
 
@@ -89,10 +90,30 @@ def decide_allocate(draft: Draft, command: AllocateIdentities) -> Accepted:
 
 
 def decide_release(draft: Draft, command: ReleaseIdentities) -> Accepted:
-    for number in sorted(set(command.ids)):
-        if is_shared(number) and number in draft.state.identities and not is_used(draft.view, number):
-            draft.emit(pb.IdentityReleased(id=number))
+    released = [
+        number
+        for number in sorted(set(command.ids))
+        if is_shared(number) and number in draft.state.identities and not is_used(draft.view, number)
+    ]
+    _note_last(draft, released)
+    for number in released:
+        draft.emit(pb.IdentityReleased(id=number))
     return Accepted()
+
+
+def _note_last(draft: Draft, released: list[int]) -> None:
+    """So that the numbers are given again only when all others have been: a node that was cut off may still send them
+    with packets. Those of prefixes and of nodes are in no packet."""
+    state, numbers = draft.state, draft.view.local_numbers
+    if LAST_IDENTITY.name not in state.settings:
+        if any(number in numbers for number in released):
+            _set_last(draft, max(number for number in state.identities if number in numbers))
+    elif any(numbers.is_since(number, state) for number in released):
+        _set_last(draft, numbers.up_to(state))
+
+
+def _set_last(draft: Draft, number: int) -> None:
+    draft.emit(pb.SettingChanged(setting=setting_to_pb(Setting(LAST_IDENTITY.name, str(number)))))
 
 
 def is_used(view: View, number: int) -> bool:
@@ -101,7 +122,7 @@ def is_used(view: View, number: int) -> bool:
 
 
 def _allocate(draft: Draft, numbers: FreeNumbers, labels: tuple[str, ...]) -> int:
-    number = numbers.lowest(draft.state)
+    number = numbers.next_free(draft.state)
     if number is None:
         raise Refusal(
             Code.EXHAUSTED,

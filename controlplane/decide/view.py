@@ -27,7 +27,7 @@ from kilim.model.identity import (
 )
 from kilim.model.nouns import Policy, decode_endpoint_identity, decode_node
 from kilim.model.policy_parts import TABLES_OF_POLICIES, Parts, PolicyParts
-from kilim.model.settings import ENABLE_POLICY
+from kilim.model.settings import ENABLE_POLICY, LAST_IDENTITY
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
 
@@ -42,26 +42,57 @@ class Defaults:
 
 
 class FreeNumbers:
-    """Lowest free identity of a range. Every number below the mark is taken."""
+    """Which identity of a range comes next: the first free one after a number that the state holds, round and round.
 
-    __slots__ = ("first", "last", "taken", "_mark")
+    Easy to get wrong: all between that number and the next one to come are in use. So it has to be moved only when one
+    of those is released (`identity.decide_release`).
+    """
+
+    __slots__ = ("first", "last", "taken", "_after", "_run")
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last = first, last
         self.taken = 0
-        self._mark = first
+        self._after = first - 1
+        self._run = 0  # so many after `_after` are in use, and perhaps more
 
-    def lowest(self, state: State) -> int | None:
-        while self._mark <= self.last and self._mark in state.identities:
-            self._mark += 1
-        return self._mark if self._mark <= self.last else None
+    def start_after(self, number: int) -> None:
+        if number != self._after:
+            self._after, self._run = number, 0
+
+    def next_free(self, state: State) -> int | None:
+        while self._run <= self.last - self.first:
+            number = self._at(self._run)
+            if number not in state.identities:
+                return number
+            self._run += 1
+        return None
+
+    def up_to(self, state: State) -> int:
+        """The one before the next."""
+        self.next_free(state)
+        return self._at(self._run - 1)
+
+    def is_since(self, number: int, state: State) -> bool:
+        """Whether it is one of those between."""
+        self.next_free(state)
+        return number in self and self._steps_to(number) < self._run
+
+    def __contains__(self, number: int) -> bool:
+        return self.first <= number <= self.last
 
     def follow(self, number: int, was: bool, is_now: bool) -> None:
-        if not self.first <= number <= self.last:
+        if number not in self:
             return
         self.taken += is_now - was
-        if not is_now and number < self._mark:
-            self._mark = number
+        if not is_now:
+            self._run = min(self._run, self._steps_to(number))
+
+    def _at(self, steps: int) -> int:
+        return self.first + (self._after + 1 + steps - self.first) % (self.last - self.first + 1)
+
+    def _steps_to(self, number: int) -> int:
+        return (number - self._after - 1) % (self.last - self.first + 1)
 
 
 class View:
@@ -92,7 +123,7 @@ class View:
         self.foretold = Foretold()
         self.policy_parts = PolicyParts()
         self.bounds = PolicyBounds(state, defaults.limits.policy, defaults.limits.subjects)
-        self.bounds.change_enforcement(ENABLE_POLICY.read(state))
+        self._follow_settings()
         for table in (state.nodes, state.identities, state.endpoints, state.policies):
             for key, value in table.data.items():
                 self._follow(Change(table.name, key, None, value))
@@ -154,7 +185,11 @@ class View:
         elif change.table in TABLES_OF_POLICIES:
             self._follow_policies(change)
         elif change.table == "setting":
-            self.bounds.change_enforcement(ENABLE_POLICY.read(self.state))
+            self._follow_settings()
+
+    def _follow_settings(self) -> None:
+        self.bounds.change_enforcement(ENABLE_POLICY.read(self.state))
+        self.local_numbers.start_after(LAST_IDENTITY.read(self.state))
 
     def _follow_endpoint(self, key: str, old: bytes | None, new: bytes | None) -> None:
         was = None if old is None else pb.Endpoint.FromString(old)

@@ -149,9 +149,9 @@ def test_unused_identities_go_and_used_ones_stay(world: World) -> None:
     world.do(endpoint("b", "10.244.0.4", 2, app="b"))
     world.do(RemoveEndpoint("node1", "shop", "a"))
     world.do(ReleaseIdentities((256, 257, 1 << 24, 9, 300)))
-    assert world.bodies == ["identity_released"]
+    assert world.bodies == ["setting_changed", "identity_released"]
     assert list(world.state.identities) == [257]
-    assert world.do(endpoint("c", "10.244.0.5", 3, app="c")) == EndpointRegistered(256)
+    assert world.do(endpoint("c", "10.244.0.5", 3, app="c")) == EndpointRegistered(258)
 
 
 def test_identities_can_be_exhausted(world: World) -> None:
