@@ -291,9 +291,8 @@ class KernelTables:
         for ip, (endpoint_id, identity, flags) in self._wanted.items():
             old = kernel.endpoints.get(ip)
             ifindex = ifindex_of.get(ip, old.ifindex if old else 0)
-            new = KernelEndpoint(ifindex, identity, endpoint_id, flags)
-            if ifindex and new != old:
-                changed[ip] = new
+            if ifindex and old != (ifindex, identity, endpoint_id, flags):
+                changed[ip] = KernelEndpoint(ifindex, identity, endpoint_id, flags)
         if changed:
             values = rows.endpoint_values((ip, *endpoint) for ip, endpoint in changed.items())
             self._maps["endpoints"].update(rows.endpoint_keys(changed), values)
