@@ -25,7 +25,6 @@ from typing import Any
 CLONE_NEWNET = 0x40000000
 DENIED_S = 0.4  # under the second after which the kernel sends a SYN again
 TICK_S = 0.01
-MOST_WRONG = 200
 _TCP_INFO_BYTES, _TOTAL_RETRANS = 104, 100
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -61,6 +60,7 @@ class Prober:
     rate: float
     most: float
     patience_s: float  # with a connection that is allowed
+    most_wrong: int
     pairs: list[Pair]
     denied: set[tuple[str, str]]  # (source ip, target)
     epoll: select.epoll = field(default_factory=select.epoll)
@@ -148,7 +148,9 @@ class Prober:
             except OSError:
                 continue
             if (source_ip, name) in self.denied:
-                self._note({"source": source_ip, "target": name, "what": "a denied connection was accepted"})
+                now = time.monotonic_ns()
+                what = {"source": source_ip, "target": name, "what": "a denied connection was accepted"}
+                self._note(what | {"began_ns": now, "ended_ns": now, "allowed": False})
             accepted.setblocking(False)
             self.served[accepted.fileno()] = accepted
             self.epoll.register(accepted.fileno(), select.EPOLLIN)
@@ -204,7 +206,7 @@ class Prober:
         self._note({"source": probe.pair.source, "target": probe.pair.target, "what": what, **spent})
 
     def _note(self, what: dict[str, Any]) -> None:
-        if len(self.wrong) < MOST_WRONG:
+        if len(self.wrong) < self.most_wrong:
             self.wrong.append(what)
 
 
@@ -240,6 +242,7 @@ def main() -> None:
         wanted["rate"],
         wanted["most"] or math.inf,
         wanted["patience_s"],
+        wanted["most_wrong"],
         pairs,
         {(p.source_ip, p.target) for p in pairs if not p.allowed},
     )

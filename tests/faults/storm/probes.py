@@ -74,11 +74,19 @@ class Probed:
 class Prober:
     """`start` returns when the servers listen."""
 
-    def __init__(self, pods: Iterable[RunningPod], rate: float, most: int = 0, patience_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        pods: Iterable[RunningPod],
+        rate: float,
+        most: int = 0,
+        patience_s: float = 20.0,
+        most_wrong: int = 200,
+    ) -> None:
         self._pods = [{"name": p.pod.name, "netns": p.netns, "ip": p.ip} for p in pods if p.pod.namespace == NAMESPACE]
         self._rate = rate
         self._most = most  # 0: until `stop`
         self._patience_s = patience_s
+        self._most_wrong = most_wrong  # that are told one by one
         self._child: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
 
@@ -93,6 +101,7 @@ class Prober:
             "rate": self._rate,
             "most": self._most,
             "patience_s": self._patience_s,
+            "most_wrong": self._most_wrong,
             "port": PORT,
             "pods": self._pods,
             "listeners": [name for name in names if not name.startswith("client")],
