@@ -13,15 +13,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from kilim.agent.core.dump import DESIRED, dump_desired
+from kilim.agent.drop_messages import drop_message, named_messages
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Counted, Flows, lost_records, named_counts
-from kilim.agent.records import Record
 from kilim.agent.uplink import Subscription
-from kilim.model.address import format_ip
 from kilim.v1 import agent_pb2 as pb
 from kilim.v1 import agent_pb2_grpc
 
 _DROPS_MAX = 30_000  # of one answer, so that it fits into a client's default limit of 4 MiB
+_NAMED_MAX = 2_000  # policy is asked for each
 _KERNEL = (*DESIRED, "ct")
 _SERVICE = pb.DESCRIPTOR.services_by_name["Agent"].full_name
 
@@ -79,25 +79,12 @@ class AgentApi(agent_pb2_grpc.AgentServicer):
 
     async def ListDrops(self, request: pb.ListDropsRequest, context: Any) -> pb.ListDropsResponse:
         since = self._flows.audits_since if request.audits else self._flows.drops_since
-        drops = since(request.since_ns)
-        return pb.ListDropsResponse(drops=[_drop(each) for each in drops[-_DROPS_MAX:]])
-
-
-def _drop(record: Record) -> pb.Drop:
-    return pb.Drop(
-        time_ns=record.time_ns,
-        reason=record.reason_name,
-        reason_number=record.reason,
-        direction=record.direction_name.lower(),
-        source_ip=format_ip(record.src_ip),
-        destination_ip=format_ip(record.dst_ip),
-        source_port=record.src_port,
-        destination_port=record.dst_port,
-        protocol=record.protocol,
-        source_identity=record.src_identity,
-        destination_identity=record.dst_identity,
-        verdict=record.verdict_name,
-    )
+        most = _NAMED_MAX if request.names else _DROPS_MAX
+        kept = since(request.since_ns)
+        drops = kept[-min(request.last or most, most) :]
+        replica = self._enforcement.replica
+        messages = named_messages(drops, replica) if request.names else [drop_message(each) for each in drops]
+        return pb.ListDropsResponse(drops=messages, left_out=len(kept) - len(drops))
 
 
 async def serve_api(path: Path, api: AgentApi) -> None:

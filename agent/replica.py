@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from kilim.kvstore.commit import CHAIN_START, Commit, verify_commit
 from kilim.kvstore.errors import LogBroken
+from kilim.model.facts import Facts
 from kilim.model.fold import fold_record
 from kilim.model.node_tables import NodeTables
 from kilim.model.nouns import Endpoint, decode_endpoint, decode_endpoint_identity
@@ -39,6 +40,15 @@ class Replica:
     @property
     def tables(self) -> Tables:
         return self._node_tables.tables
+
+    @property
+    def facts(self) -> Facts:
+        return self._node_tables.facts
+
+    def pod_at(self, ip: int, identity: int) -> str:
+        """`namespace/name` of the endpoint that has both; empty: none."""
+        endpoints = self.state.endpoints
+        return next((key for key in self._node_tables.holders(ip) if endpoints[key].identity == identity), "")
 
     @property
     def state_digest(self) -> bytes:

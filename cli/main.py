@@ -26,6 +26,7 @@ SECTIONS = {
     },
     "Node": {
         "bpf": ("kilim.cli.bpf:bpf", "The BPF tables of one node"),
+        "monitor": ("kilim.cli.monitor:monitor", "What one node dropped or audited, and by whose word"),
     },
     "Lab": {
         "lab": ("kilim.cli.lab:lab", "A real cluster on this machine"),

@@ -96,6 +96,11 @@ class Addresses:
             self._audits = audits
             self._moved.add(self._node)
 
+    def holders(self, ip: int) -> list[str]:
+        """Keys of the endpoints with this address, sorted."""
+        held = self._claims.get(ip, set())
+        return [held] if isinstance(held, str) else sorted(held)
+
     # --- rows
 
     def settle(self, state: State, tables: Tables, delta: TablesDelta) -> None:

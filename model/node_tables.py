@@ -22,6 +22,7 @@ from collections.abc import Set as AbstractSet
 
 from kilim.model import nouns
 from kilim.model.addresses import Addresses
+from kilim.model.facts import Facts
 from kilim.model.identity import RESERVED
 from kilim.model.nouns import ports_of
 from kilim.model.peer_rows import FewPeers, changed_among, changed_rows
@@ -57,6 +58,15 @@ class NodeTables:
     def digest(self) -> bytes:
         """32 bytes over all rows; equals `self.tables.digest()`."""
         return self._digest.digest()
+
+    @property
+    def facts(self) -> Facts:
+        """What policy rests on, of the subjects that are here; true until the next change."""
+        return self._policies
+
+    def holders(self, ip: int) -> list[str]:
+        """Keys of the endpoints, here or elsewhere, with this address."""
+        return self._addresses.holders(ip)
 
     def rebuild(self, state: State) -> TablesDelta:
         """Start over from the whole state; gives what differs from the tables before."""

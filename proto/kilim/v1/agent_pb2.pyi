@@ -195,23 +195,31 @@ Global___DumpTableResponse: _TypeAlias = DumpTableResponse  # noqa: Y015
 
 @_typing.final
 class ListDropsRequest(_message.Message):
-    """since_ns: CLOCK_MONOTONIC of the kernel's record; 0: all that are kept. audits: instead of drops what passed by audit mode alone"""
+    """since_ns: CLOCK_MONOTONIC of the kernel's record; 0: all that are kept. audits: instead of drops what passed by audit mode alone
+    last: at most so many, the newest; 0: as many as an answer holds. names: also pods and policies, of at most 2,000
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SINCE_NS_FIELD_NUMBER: _builtins.int
     AUDITS_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
     since_ns: _builtins.int
     audits: _builtins.bool
+    last: _builtins.int
+    names: _builtins.bool
     def __init__(
         self,
         *,
         since_ns: _builtins.int = ...,
         audits: _builtins.bool = ...,
+        last: _builtins.int = ...,
+        names: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audits", b"audits", "since_ns", b"since_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audits", b"audits", "last", b"last", "names", b"names", "since_ns", b"since_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,16 +230,19 @@ class ListDropsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DROPS_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    left_out: _builtins.int
     @_builtins.property
     def drops(self) -> _containers.RepeatedCompositeFieldContainer[Global___Drop]: ...
     def __init__(
         self,
         *,
         drops: _abc.Iterable[Global___Drop] | None = ...,
+        left_out: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drops", b"drops"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drops", b"drops", "left_out", b"left_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,6 +264,10 @@ class Drop(_message.Message):
     SOURCE_IDENTITY_FIELD_NUMBER: _builtins.int
     DESTINATION_IDENTITY_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    SOURCE_POD_FIELD_NUMBER: _builtins.int
+    DESTINATION_POD_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    POLICY_CHANGED_FIELD_NUMBER: _builtins.int
     time_ns: _builtins.int
     reason: _builtins.str
     reason_number: _builtins.int
@@ -266,6 +281,15 @@ class Drop(_message.Message):
     destination_identity: _builtins.int
     verdict: _builtins.str
     """"DROPPED", "AUDIT": passed, and the reason is why it would not"""
+    source_pod: _builtins.str
+    """With `names`, by what the node enforces when it is asked:
+    "namespace/name"; empty: no pod that has the address and the identity
+    """
+    destination_pod: _builtins.str
+    policy_changed: _builtins.bool
+    """policy says otherwise by now, so nobody is named"""
+    @_builtins.property
+    def decided_by(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecidingRule]: ...
     def __init__(
         self,
         *,
@@ -281,11 +305,48 @@ class Drop(_message.Message):
         source_identity: _builtins.int = ...,
         destination_identity: _builtins.int = ...,
         verdict: _builtins.str = ...,
+        source_pod: _builtins.str = ...,
+        destination_pod: _builtins.str = ...,
+        decided_by: _abc.Iterable[Global___DecidingRule] | None = ...,
+        policy_changed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_identity", b"destination_identity", "destination_ip", b"destination_ip", "destination_port", b"destination_port", "direction", b"direction", "protocol", b"protocol", "reason", b"reason", "reason_number", b"reason_number", "source_identity", b"source_identity", "source_ip", b"source_ip", "source_port", b"source_port", "time_ns", b"time_ns", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_by", b"decided_by", "destination_identity", b"destination_identity", "destination_ip", b"destination_ip", "destination_pod", b"destination_pod", "destination_port", b"destination_port", "direction", b"direction", "policy_changed", b"policy_changed", "protocol", b"protocol", "reason", b"reason", "reason_number", b"reason_number", "source_identity", b"source_identity", "source_ip", b"source_ip", "source_pod", b"source_pod", "source_port", b"source_port", "time_ns", b"time_ns", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Drop: _TypeAlias = Drop  # noqa: Y015
+
+@_typing.final
+class DecidingRule(_message.Message):
+    """Of policy: the rules that deny. Where none allows: the policies that isolate the endpoint, without section."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SECTION_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    namespace: _builtins.str
+    name: _builtins.str
+    section: _builtins.str
+    rule: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        section: _builtins.str = ...,
+        rule: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "namespace", b"namespace", "rule", b"rule", "section", b"section"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecidingRule: _TypeAlias = DecidingRule  # noqa: Y015
