@@ -79,7 +79,8 @@ def _read(socket: str, types: Iterable[str], since_ns: int, last: int) -> tuple[
 
 def _list_drops(socket: str, audits: bool, since_ns: int, last: int) -> pb.ListDropsResponse:
     request = pb.ListDropsRequest(since_ns=since_ns, audits=audits, last=last, names=True)
-    return ask(socket, lambda stub, timeout: stub.ListDrops(request, timeout=timeout))
+    answer: pb.ListDropsResponse = ask(socket, lambda stub, timeout: stub.ListDrops(request, timeout=timeout))
+    return answer
 
 
 def as_line(record: pb.Drop) -> str:
