@@ -21,6 +21,7 @@ from kilim.model.verdict import (
     Verdict,
     ipcache_match,
     is_audited,
+    is_unknown,
     judge_tiers,
     verdict,
 )
@@ -154,7 +155,7 @@ def _judgement(
     policies = facts.policies_of(subject) if known else ()
     isolating = tuple(_name(policy) for policy in policies if policy.flags & _flag(direction))
     said = known, isolating, facts.enforcement
-    if flags is None:
+    if flags is None or is_unknown(flags):
         return Judgement(node, direction, subject, peer, NO_SUBJECT, entries, (), *said)
     if not flags & direction_flags(direction):
         return Judgement(node, direction, subject, peer, ALLOWED, entries, (), *said)

@@ -66,6 +66,7 @@ _BY_DIRECTION = (
     (INGRESS, Origin(BUILT_IN, "", "a node reaches its pods", "", 0)),
     (EGRESS, Origin(BUILT_IN, "", "a pod reaches its node", "", 0)),
 )
+_PASSING = Origin(BUILT_IN, "", "what no rule speaks of passes on", "", 0)
 HOST_ROWS = {
     PolicyKey(direction, HOST, *ANY_L4, tier): (tier_flag(tier, direction), origin)
     for direction, origin in _BY_DIRECTION
@@ -89,6 +90,10 @@ def resolve(source: State | Facts, subject: int) -> Resolution:
         key: [HOST_ROWS[key][1]] for key, value in free.items() if rows.get(key) == value
     }
     passing = passing_directions(facts, policies)
+    for direction in passing:
+        key = PolicyKey(direction, ANY_PEER, *ANY_L4)
+        if rows.get(key) == PASSING_ON:
+            origins[key] = [_PASSING]
     for policy in policies:
         for rule in policy.rules:
             value = value_of(policy, rule, passing)

@@ -93,6 +93,11 @@ def verdict(
     return Verdict(True, *passing, sender, receiver)
 
 
+def is_unknown(flags: int) -> bool:
+    """Of a subject: the log does not know it."""
+    return bool(flags & UNKNOWN_SUBJECT)
+
+
 def is_audited(endpoint: EndpointValue, reason: str) -> bool:
     """Whether audit mode lets through what is refused for this reason: the word of policy alone (I9)."""
     return bool(endpoint.flags & AUDITED) and reason in (POLICY_DENIED, POLICY_DENY)
@@ -115,7 +120,7 @@ def ipcache_match(tables: Tables, ip: int) -> IpcacheKey | None:
 
 def _judge(tables: Tables, subject: int, direction: int, peer: int, protocol: int, port: int) -> str:
     flags = tables.subjects.get(subject)
-    if flags is None or flags & UNKNOWN_SUBJECT:
+    if flags is None or is_unknown(flags):
         return NO_SUBJECT
     return judge_rows(flags, tables.policy.get(subject, {}), direction, peer, protocol, port)
 

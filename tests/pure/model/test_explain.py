@@ -39,7 +39,7 @@ def check(explanation: Explanation, tables: dict[str, Tables]) -> None:
         deciding = {action_of(match.entry.value) for match in each.matches} - {PASS}
         assert deciding == {ALLOWED: deciding & {ALLOW}, POLICY_DENY: {DENY}}.get(each.reason, set())
         flags = each.entries[-1].value
-        assert each.reason != ALLOWED or deciding or not flags & tier_flag(NORMAL, each.direction)
+        assert each.reason != ALLOWED or each.matches or not flags & tier_flag(NORMAL, each.direction)
         assert each.reason != POLICY_DENIED or each.isolating or not each.is_known or each.enforcement == ALWAYS
         for entry in (*each.entries, *(match.entry for match in each.matches)):
             assert entry.row is None or entry.row.value(tables[entry.row.node]) == entry.value
