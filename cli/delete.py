@@ -2,7 +2,7 @@
 
 import click
 
-from kilim.cli.apply import DRY_RUN_NOTE, actor, print_results
+from kilim.cli.apply import CLIENT_DRY_RUN_NOTE, DRY_RUN_NOTE, actor, print_results
 from kilim.cli.client import connect, server_option
 from kilim.cli.command import Command
 from kilim.cli.duration import DURATION
@@ -19,6 +19,7 @@ from kilim.v1 import controlplane_pb2 as pb
     example="""
     kilim delete -f policy.yaml
     kilim delete networkpolicy db -n shop --wait
+    kilim delete -f manifests/ --dry-run=server
     """,
 )
 @click.argument("words", nargs=-1, metavar="[KIND NAME…]")
@@ -29,10 +30,10 @@ from kilim.v1 import controlplane_pb2 as pb
 @click.option("--timeout", type=DURATION, default="10s", show_default=True, help="How long --wait may take.")
 @click.option(
     "--dry-run",
-    type=click.Choice(["none", "server"]),
+    type=click.Choice(["none", "client", "server"]),
     default="none",
     show_default=True,
-    help="Say what would change only.",
+    help="Say what would change only; client: without a server, so not whether it is there.",
 )
 @output_option("json", "yaml", "name")
 @server_option
@@ -46,6 +47,11 @@ def delete(
     if files and namespace is not None:
         raise BadUsage("-n: goes with KIND NAME; what -f describes names its own namespace")
     refs = refs_of_files(files) if files else _refs_of_words(words, namespace)
+    if dry_run == "client":
+        from kilim.cli.dry_run import deleted_here
+
+        print_results(deleted_here(refs), output, CLIENT_DRY_RUN_NOTE)
+        return
     client = connect(servers)
     request = pb.DeleteRequest(refs=refs, actor=actor(), ignore_not_found=ignore_not_found, dry_run=dry_run == "server")
     response = client.resources("Delete", request)

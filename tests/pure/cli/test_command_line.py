@@ -160,3 +160,11 @@ def test_a_negative_value_of_a_setting_is_no_option() -> None:
     assert (status, "option" in stderr) == (1, False) and NOBODY in stderr
     status, _, stderr = run("setting", "get", "retention", "--server", NOBODY)
     assert status == 2 and stderr.startswith('error: NAME: "retention" must be one of cluster-pool-ipv4-cidr, ')
+
+
+def test_a_client_dry_run_of_delete_needs_no_server() -> None:
+    kept = ["--dry-run=client", "--server", NOBODY]
+    done = CliRunner().invoke(main, ["delete", "cnp", "db", "-n", "shop", *kept])
+    assert (done.exit_code, done.output) == (0, "ciliumnetworkpolicy.cilium.io/db deleted (client dry run)\n")
+    done = CliRunner().invoke(main, ["delete", "-f", "-", *kept], input="kind: Deployment\nmetadata: {name: x}\n")
+    assert done.exit_code == 1 and "kind: 'Deployment' must be one of" in done.output
