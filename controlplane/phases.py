@@ -26,7 +26,7 @@ from kilim.controlplane.decide.command import (
     WithdrawMemberships,
 )
 from kilim.controlplane.decide.draft import NotAtOnce
-from kilim.controlplane.decide.phases import NOTHING, PIECE, Before, before
+from kilim.controlplane.decide.phases import PIECE, Before, before
 from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.decide.view import View
 from kilim.controlplane.replica import Replica
@@ -89,6 +89,8 @@ class PhasedWriter:
             except NotAtOnce:
                 rounds_left = min(rounds_left, _LARGE_ROUNDS)
                 first = await self._beside.run(lambda view: _look(view, command))
+                if first.refused is not None:  # on a state that there was since it was asked
+                    self._writer.refuse(first.refused)
             waited = await self._enforced(first.seq, patience)
             if first.command is None:
                 if not waited:
@@ -149,11 +151,12 @@ class PhasedWriter:
 
 
 def _look(view: View, command: Command, most_steps: int | None = None) -> Before:
-    """As `before`; nothing too where the command would be too large."""
+    """As `before`; a command that would be too large is refused too."""
     first = before(view, command, most_steps)
-    if first.command is not None and first.outcome is not None and check_outcome(command, first.outcome):
-        return NOTHING
-    return first
+    if first.command is None or first.outcome is None:
+        return first
+    too_large = check_outcome(command, first.outcome)
+    return first if too_large is None else Before(refused=too_large)
 
 
 def _in_phases(command: Command) -> Command:

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import structlog
 
@@ -102,6 +102,11 @@ class Writer:
             raise
         commands[DONE].inc()
         return answer
+
+    def refuse(self, refusal: Refusal) -> NoReturn:
+        """As a command that is refused; it was decided elsewhere."""
+        self._counters.count_failure(refusal)
+        raise refusal
 
     async def submit_uncounted(self, command: Command, actor: str) -> Answer:
         """What nobody has asked for by itself."""

@@ -67,8 +67,10 @@ def with_services(parts: Iterable[PolicyRules], services: Services) -> tuple[Pol
 def _expanded(rule: Rule, services: Services) -> Rule:
     if not rule.services:
         return rule
-    found = (peer for each in rule.services for peer in services.peers_of(each))
-    return rule._replace(peers=unique((*(rule.peers or ()), *found)))
+    found = [services.peers_of(each) for each in rule.services]
+    if len(found) == 1 and not rule.peers:  # shared with all rules that say the same
+        return rule._replace(peers=found[0])
+    return rule._replace(peers=unique((*(rule.peers or ()), *(peer for peers in found for peer in peers))))
 
 
 def cidrs_of(policy: Policy, services: Services) -> tuple[Cidr, ...]:

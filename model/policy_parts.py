@@ -11,7 +11,7 @@ from kilim.model.compile import compile_policy, part_key, parts_as_written, refe
 from kilim.model.nouns import Policy, decode_policy
 from kilim.model.rules import PolicyRules
 from kilim.model.service import ServiceSpec
-from kilim.model.service_index import Services, is_of_api_servers, selects
+from kilim.model.service_index import Services, concerns
 from kilim.model.service_reference import ServiceReference, ServicesNamed
 from kilim.model.state import Change, State
 
@@ -91,9 +91,8 @@ class PolicyParts:
 
     def _users_of(self, service: str, old: ServiceSpec | None, new: ServiceSpec | None) -> Iterator[str]:
         """Keys of the policies with a reference to a service, as it was or as it is; may repeat themselves."""
-        specs = [spec for spec in (old, new) if spec is not None]
         for reference in (*self._by_name.get(service.partition("/")[2], ()), *self._others):
-            if any(selects(reference, service, spec) for spec in specs) or is_of_api_servers(reference, service):
+            if concerns(reference, service, old, new):
                 yield from self._users[reference]
 
     def _add_user(self, reference: ServiceReference, key: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from kilim.model.address import Cidr
 from kilim.model.labels import NAMESPACE
 from kilim.model.nouns import decode_endpoint_slice, decode_service
-from kilim.model.rules import CidrPeer, Peer
+from kilim.model.rules import CidrPeer, Peer, unique
 from kilim.model.selector import IN, Requirement, selector_of
 from kilim.model.service import ServiceSpec, SliceSpec, service_of, slice_of
 from kilim.model.service_reference import (
@@ -36,11 +36,17 @@ class Services:
         self._slices: dict[str, SliceSpec] = {}
         self._slices_of: dict[str, set[str]] = {}  # key of a service, whether or not there is one
         self._of_name: dict[str, set[str]] = {}  # name of a service -> keys
+        self._peers: dict[ServiceReference, tuple[Peer, ...]] = {}  # as long as nothing that they are about changes
 
     # --- what references come to
 
-    def peers_of(self, reference: ServiceReference) -> Iterator[Peer]:
-        """May repeat itself; always in the same order."""
+    def peers_of(self, reference: ServiceReference) -> tuple[Peer, ...]:
+        """Each once, always in the same order; the same object until a service or slice changes it."""
+        if reference not in self._peers:
+            self._peers[reference] = unique(self._find_peers(reference))
+        return self._peers[reference]
+
+    def _find_peers(self, reference: ServiceReference) -> Iterator[Peer]:
         if isinstance(reference, ApiServers):
             self._read(_namespace(API_SERVERS_SERVICE))
             yield from self._addresses(API_SERVERS_SERVICE, nodes=True)
@@ -70,15 +76,21 @@ class Services:
     # --- changes
 
     def follow(self, change: Change) -> list[tuple[str, ServiceSpec | None, ServiceSpec | None]]:
-        """The services that a change is of, or a change of their slices: key, before, after; nothing where nobody has
-        asked for any of the namespace yet."""
+        """The services whose peers a change may change: key, before, after; nothing where nobody has asked for any of
+        the namespace yet."""
         key = str(change.key)
         if not self._follows(_namespace(key)):
             return []
         if change.table == "service":
-            return [(key, *self._set_service(key, change.new))]
-        touched = self._set_slice(key, change.new)
-        return [(each, self._services.get(each), self._services.get(each)) for each in sorted(touched)]
+            touched = [(key, *self._set_service(key, change.new))]
+        else:
+            named = sorted(self._set_slice(key, change.new))
+            touched = [(each, self._services.get(each), self._services.get(each)) for each in named]
+            touched = [each for each in touched if _uses_slices(*each[:2])]
+        for each in touched:
+            for reference in [held for held in self._peers if concerns(held, *each)]:
+                del self._peers[reference]
+        return touched
 
     def _follows(self, namespace: str) -> bool:
         return namespace in self._namespaces or ALL in self._namespaces
@@ -115,6 +127,18 @@ class Services:
             if new.service:
                 self._slices_of.setdefault(endpoint_key(_namespace(key), new.service), set()).add(key)
         return services
+
+
+def concerns(reference: ServiceReference, key: str, old: ServiceSpec | None, new: ServiceSpec | None) -> bool:
+    """Whether a reference is about a service as it was or as it is, or about its slices."""
+    if is_of_api_servers(reference, key):
+        return True
+    return any(spec is not None and selects(reference, key, spec) for spec in (old, new))
+
+
+def _uses_slices(key: str, spec: ServiceSpec | None) -> bool:
+    """Where a service has a selector, its slices say nothing to policy."""
+    return key == API_SERVERS_SERVICE or (spec is not None and not spec.selector)
 
 
 def is_of_api_servers(reference: ServiceReference, key: str) -> bool:

@@ -28,6 +28,7 @@ from kilim.controlplane.decide.foretold import LARGE, Phase
 from kilim.controlplane.decide.node_terms import terms_of
 from kilim.controlplane.decide.policy import POLICY_KINDS
 from kilim.controlplane.decide.prefixes import pod_prefixes
+from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.decide.view import View
 from kilim.model.compile import references_of
 from kilim.model.identity import is_shared
@@ -39,12 +40,14 @@ from kilim.v1 import events_pb2 as pb
 @dataclass(frozen=True, slots=True)
 class Before:
     """`command`, if any, has to be in the log, and everything up to `seq` enforced. `later`: what may come next.
-    `outcome`: that of the command for which it was looked."""
+    `outcome`: that of the command for which it was looked; `refused`: why it would be refused, then nothing comes
+    before it."""
 
     command: Command | None = None
     seq: int = 0
     later: Command | None = None
     outcome: Decided | None = field(default=None, compare=False, repr=False)
+    refused: Refusal | None = field(default=None, compare=False)
 
 
 NOTHING = Before()
@@ -60,8 +63,8 @@ def before(view: View, command: Command, most_steps: int | None = None) -> Befor
     if not _moves_endpoints(view, command):
         return Before(None, needed)
     outcome = decide_batch(view, [command], most_steps)[0]
-    if not isinstance(outcome, Decided):
-        return NOTHING
+    if isinstance(outcome, Refusal):
+        return Before(refused=outcome)
     view.foretold.tell(view.state, command, outcome)
     allocated = [event for event in outcome.events if _allocates(event)]
     prepared = [event for event in outcome.events[: outcome.preparations] if not _allocates(event)]

@@ -8,6 +8,8 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 import pytest_asyncio
 
@@ -16,6 +18,7 @@ from kilim.controlplane.beside import MOST_STEPS
 from kilim.controlplane.decide.batch import decide_batch
 from kilim.controlplane.decide.command import Command
 from kilim.controlplane.decide.decided import Decided
+from kilim.controlplane.decide.limits import Limits
 from kilim.controlplane.decide.phases import PIECE
 from kilim.controlplane.decide.view import Defaults, View
 from kilim.kvstore.client import EtcdClient
@@ -136,3 +139,15 @@ async def test_a_dry_run_of_it_says_what_the_apply_says(running: Running) -> Non
     assert (await running.status()).seq == before
     assert (await running.apply(policy("p", BLOCK))).results == dry.results
     assert dry.results[0].action == "created"
+
+
+async def test_refused_where_it_was_looked_at_it_is_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not decided once more in the loop, which here would let it through."""
+    full = Defaults(limits=Limits(ipcache=1))
+    monkeypatch.setattr(beside, "View", lambda state, defaults: View(state, full))
+    before = (await running.status()).seq
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.apply(policy("p", BLOCK))
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "table ipcache of every node holds 1 rows" in str(refused.value.details())
+    assert (await running.status()).seq == before
