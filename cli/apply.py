@@ -11,7 +11,7 @@ import click
 from kilim.cli.client import connect, server_option
 from kilim.cli.command import Command
 from kilim.cli.kinds import reference
-from kilim.cli.manifest import read_documents
+from kilim.cli.manifest import in_namespace, read_documents
 from kilim.cli.output import output_option, plain, print_data
 from kilim.cli.wait import wait_for, wait_options
 from kilim.v1 import controlplane_pb2 as pb
@@ -24,12 +24,14 @@ CLIENT_DRY_RUN_NOTE = " (client dry run)"
     cls=Command,
     example="""
     kilim apply -f policy.yaml --wait
-    kilim apply -f manifests/ --dry-run=server
+    kilim apply -f manifests/ -R -n shop --dry-run=server
     kilim apply -f manifests/ --dry-run=client -o name
     cat policy.yaml | kilim apply -f -
     """,
 )
 @click.option("-f", "--filename", "files", multiple=True, required=True, metavar="FILE|DIR|-", help="What to apply.")
+@click.option("-R", "--recursive", is_flag=True, help="Of a folder, what is in its folders too.")
+@click.option("-n", "--namespace", metavar="NS", help="Of objects that name none. [default: default]")
 @wait_options
 @click.option(
     "--dry-run", type=click.Choice(["none", "server", "client"]), default="none", show_default=True,
@@ -37,12 +39,15 @@ CLIENT_DRY_RUN_NOTE = " (client dry run)"
 )  # fmt: skip
 @output_option("json", "yaml", "name")
 @server_option
-def apply(files: tuple[str, ...], wait: bool, timeout: float, dry_run: str, output: str, servers: str) -> None:
+def apply(
+    files: tuple[str, ...], recursive: bool, namespace: str | None, wait: bool, timeout: float, dry_run: str,
+    output: str, servers: str,
+) -> None:  # fmt: skip
     """Create or change resources from YAML; all that is given, or none of it.
 
     A file, with all its documents, may hold up to 1,000,000 keys, values, lists and objects.
     """
-    documents = read_documents(files)
+    documents = in_namespace(read_documents(files, recursive), namespace)
     if dry_run == "client":
         from kilim.cli.dry_run import checked_here
 

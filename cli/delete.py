@@ -8,7 +8,7 @@ from kilim.cli.command import Command
 from kilim.cli.duration import DURATION
 from kilim.cli.failure import BadUsage, Failure
 from kilim.cli.kinds import BY_NAME, kind_of, namespace_of
-from kilim.cli.manifest import Document, read_documents
+from kilim.cli.manifest import Document, in_namespace, read_documents
 from kilim.cli.output import output_option
 from kilim.cli.wait import wait_for
 from kilim.v1 import controlplane_pb2 as pb
@@ -24,7 +24,8 @@ from kilim.v1 import controlplane_pb2 as pb
 )
 @click.argument("words", nargs=-1, metavar="[KIND NAME…]")
 @click.option("-f", "--filename", "files", multiple=True, metavar="FILE|DIR|-", help="Delete what these describe.")
-@click.option("-n", "--namespace", metavar="NS", help="Namespace of NAME. [default: default]")
+@click.option("-R", "--recursive", is_flag=True, help="Of a folder, what is in its folders too.")
+@click.option("-n", "--namespace", metavar="NS", help="Of NAME, and of objects that name none. [default: default]")
 @click.option("--ignore-not-found", is_flag=True, help="Do not mind what is not there.")
 @click.option("--wait", is_flag=True, help="Return when every node that is up enforces the change.")
 @click.option("--timeout", type=DURATION, default="10s", show_default=True, help="How long --wait may take.")
@@ -38,15 +39,13 @@ from kilim.v1 import controlplane_pb2 as pb
 @output_option("json", "yaml", "name")
 @server_option
 def delete(
-    words: tuple[str, ...], files: tuple[str, ...], namespace: str | None, ignore_not_found: bool,
+    words: tuple[str, ...], files: tuple[str, ...], recursive: bool, namespace: str | None, ignore_not_found: bool,
     wait: bool, timeout: float, dry_run: str, output: str | None, servers: str | None,
 ) -> None:  # fmt: skip
     """Delete resources by file or by name; all that is given, or none of it."""
     if bool(words) == bool(files):
         raise BadUsage("-f: give either -f FILE or KIND NAME")
-    if files and namespace is not None:
-        raise BadUsage("-n: goes with KIND NAME; what -f describes names its own namespace")
-    refs = refs_of_files(files) if files else _refs_of_words(words, namespace)
+    refs = refs_of_files(files, recursive, namespace) if files else _refs_of_words(words, namespace)
     if dry_run == "client":
         from kilim.cli.dry_run import deleted_here
 
@@ -74,8 +73,10 @@ def _refs_of_words(words: tuple[str, ...], namespace: str | None) -> list[pb.Res
     return refs
 
 
-def refs_of_files(files: tuple[str, ...]) -> list[pb.ResourceRef]:
-    return [_ref_of(document) for document in read_documents(files)]
+def refs_of_files(
+    files: tuple[str, ...], recursive: bool = False, namespace: str | None = None
+) -> list[pb.ResourceRef]:
+    return [_ref_of(document) for document in in_namespace(read_documents(files, recursive), namespace)]
 
 
 def _ref_of(document: Document) -> pb.ResourceRef:

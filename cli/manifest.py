@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kilim.cli.failure import Failure
+from kilim.cli.kinds import BY_NAME
 from kilim.lab.yaml_documents import BadYaml, load_documents
 from kilim.model.resource import KINDS
 
@@ -30,20 +31,37 @@ class Document:
         return json.dumps(self.body)
 
 
-def read_documents(paths: Iterable[str]) -> list[Document]:
-    """All documents of all the paths, in order; raises `Failure` at the first that is no YAML object."""
-    documents = [document for path in paths for document in _read_path(path)]
+def read_documents(paths: Iterable[str], recursive: bool = False) -> list[Document]:
+    """All documents of all the paths, in order; raises `Failure` at the first that is no YAML object. `recursive`: of
+    folders in folders too."""
+    documents = [document for path in paths for document in _read_path(path, recursive)]
     if not documents:
         raise Failure("no objects in what was given with -f")
     return documents
 
 
-def _read_path(path: str) -> Iterator[Document]:
+def in_namespace(documents: Iterable[Document], namespace: str | None) -> list[Document]:
+    """`-n`: the namespace of objects that name none and may have one; those that name another are refused."""
+    return [document if namespace is None else _put_into(document, namespace) for document in documents]
+
+
+def _put_into(document: Document, namespace: str) -> Document:
+    metadata, kind = document.body.get("metadata"), document.body.get("kind")
+    known = BY_NAME.get(kind) if isinstance(kind, str) else None
+    if not isinstance(metadata, dict) or (known is not None and not known.namespaced):
+        return document
+    named = metadata.get("namespace") or namespace
+    if named != namespace:
+        raise Failure(f'{document.source}: metadata.namespace: is "{named}", which -n {namespace} is not')
+    return Document({**document.body, "metadata": {**metadata, "namespace": namespace}}, document.source)
+
+
+def _read_path(path: str, recursive: bool) -> Iterator[Document]:
     if path == STDIN:
         yield from parse_documents(_text(sys.stdin.buffer.read(), "standard input"), "standard input")
         return
     try:
-        files = _files(Path(path))
+        files = _files(Path(path), recursive)
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}") from None
     for file in files:
@@ -61,10 +79,11 @@ def _text(content: bytes, name: str) -> str:
         raise Failure(f"{name}: not UTF-8 at byte {error.start}") from None
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, recursive: bool) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in ENDINGS and file.is_file())
+    found = path.rglob("*") if recursive else path.iterdir()
+    files = sorted(file for file in found if file.suffix in ENDINGS and file.is_file())
     if not files:
         raise Failure(f"{path}: no file in it ends in {', '.join(ENDINGS)}")
     return files

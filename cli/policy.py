@@ -6,7 +6,7 @@ import click
 
 from kilim.cli.client import server_option
 from kilim.cli.command import Group
-from kilim.cli.failure import Failure
+from kilim.cli.failure import BadUsage, Failure
 from kilim.cli.get import list_kind
 from kilim.cli.history.options import SourceOptions, history_options, open_history
 from kilim.cli.output import output_option, print_data
@@ -31,10 +31,8 @@ def policy_list(output: str | None, servers: str | None) -> None:
     list_kind("NetworkPolicy", output, servers)
 
 
-@policy.command(
-    "get", example="kilim policy get -o wide\nkilim policy get db -n shop -o yaml\nkilim policy get --at 1200"
-)
-@click.argument("name", required=False)
+@policy.command("get", example="kilim policy get -o wide\nkilim policy get shop/db -o yaml\nkilim policy get --at 1200")
+@click.argument("name", required=False, metavar="[[NS/]NAME]")
 @click.option("-n", "--namespace", metavar="NS", help="Only of this namespace. [default: all]")
 @_at_option
 @output_option("wide", "yaml", "json")
@@ -48,6 +46,10 @@ def policy_get(
     """
     from kilim.cli import policy_table
 
+    if name and "/" in name:
+        if namespace is not None:
+            raise BadUsage("-n: goes with a NAME alone")
+        namespace, _, name = name.partition("/")
     history, state = _state(source, at)
     chosen = policy_table.chosen(state, name, namespace)
     if not chosen:

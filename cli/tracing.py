@@ -86,6 +86,8 @@ def _end(state: State, wanted: Wanted, peer_node: str) -> TraceEnd:
         return found
     labels = [each.strip() for each in (wanted.labels or "").split(",") if each.strip()]
     for each in labels:
+        if each in state.endpoints:
+            raise BadUsage(f'{wanted.option}-labels: "{each}" is a pod, which goes with {wanted.option}')
         if not each.partition("=")[0].rpartition(":")[2]:
             raise BadUsage(f'{wanted.option}-labels: "{each}" must be KEY=VALUE')
     return end_of_labels(state, labels, wanted.namespace)

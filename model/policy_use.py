@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from kilim.model.cidr_group import GROUP_NAME
 from kilim.model.compile import parts_as_written
 from kilim.model.explain import PolicyName
 from kilim.model.facts import StateFacts
@@ -95,8 +96,14 @@ def peer_text(peer: Peer | ServiceReference) -> str:
         return str(peer) or "everybody"
     excepted = f" except {', '.join(map(str, peer.excepts))}" if peer.excepts else ""
     if isinstance(peer, GroupPeer):
-        return f"CiliumCIDRGroup {str(peer.groups) or 'any'}{excepted}"
+        return f"CiliumCIDRGroup {_groups_text(peer.groups) or 'any'}{excepted}"
     return f"cidr:{peer.cidr}{excepted}{_holding(peer)}"
+
+
+def _groups_text(groups: Selector) -> str:
+    """`vpn` by its name, else labels."""
+    names = [each.values[0] for each in groups.requirements if each.key == GROUP_NAME]
+    return names[0] if names else str(groups)
 
 
 def _holding(peer: CidrPeer) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kilim.cli.failure import Failure
-from kilim.cli.manifest import parse_documents, read_documents
+from kilim.cli.manifest import in_namespace, parse_documents, read_documents
 
 BOMB = "a0: &a0 [lol]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(30))
 MERGE_BOMB = "a0: &a0 {x: lol}\n" + "".join(
@@ -96,3 +96,26 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="no file in it ends in"):
         (tmp_path / "empty").mkdir()
         read_documents([str(tmp_path / "empty")])
+
+
+def test_folders_in_folders_are_read_if_wanted(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.yaml", "sub/b.yaml"):
+        (tmp_path / name).write_text("{kind: Namespace, metadata: {name: x}}")
+    assert len(read_documents([str(tmp_path)])) == 1
+    assert len(read_documents([str(tmp_path)], recursive=True)) == 2
+
+
+def test_a_namespace_for_those_that_name_none() -> None:
+    kinds = (
+        ("NetworkPolicy", "{name: a}"),
+        ("NetworkPolicy", "{name: b, namespace: shop}"),
+        ("CiliumCIDRGroup", "{name: c}"),
+    )
+    text = "\n---\n".join(f"{{kind: {kind}, metadata: {metadata}}}" for kind, metadata in kinds)
+    documents = list(parse_documents(text, "p"))
+    put = [each.body["metadata"].get("namespace") for each in in_namespace(documents, "shop")]
+    assert put == ["shop", "shop", None]
+    assert in_namespace(documents, None) == documents
+    with pytest.raises(Failure, match='p: document 2: metadata.namespace: is "shop", which -n other is not'):
+        in_namespace(documents, "other")

@@ -248,3 +248,14 @@ def test_an_endpoint_by_its_number(ask: Ask) -> None:
     ):
         done = ask(story(), "endpoint", "get", *words)
         assert (done.exit_code != 0, done.stderr) == (True, f"error: {line}\n")
+
+
+def test_a_pod_where_labels_are_wanted_is_told_so(ask: Ask) -> None:
+    done = ask(story(), "policy", "trace", "--src", "shop/web", "--to", "shop/db")
+    assert done.exit_code == 2 and '--from-labels: "shop/web" is a pod, which goes with --from' in done.stderr
+
+
+def test_a_policy_by_namespace_and_name(ask: Ask) -> None:
+    by_name = ask(story(), "policy", "get", "shop/db").stdout
+    assert by_name == ask(story(), "policy", "get", "db", "-n", "shop").stdout and "db" in by_name
+    assert ask(story(), "policy", "get", "shop/db", "-n", "shop").exit_code == 2
