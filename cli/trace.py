@@ -3,6 +3,8 @@
 Easy to get wrong: policy alone is asked, whatever nodes or kernels are up to; `kilim why` looks at a node's tables.
 """
 
+from typing import TYPE_CHECKING
+
 import click
 
 from kilim.cli.command import Command
@@ -11,9 +13,15 @@ from kilim.cli.history.options import SourceOptions, history_options, open_histo
 from kilim.cli.output import output_option, print_data
 from kilim.cli.port import PORT, PORT_FORM, Port, l4_of
 from kilim.cli.why import parse_end
+from kilim.model.identity import HOST, REMOTE_NODE, WORLD
 from kilim.model.protocols import PROTOCOL_NUMBERS
 
+if TYPE_CHECKING:
+    from kilim.cli.tracing import Wanted
+
 _LABELS = "k8s:app=web,…"
+_END = "NS/POD|IP|ENTITY"
+ENTITIES = {"host": HOST, "world": WORLD, "remote-node": REMOTE_NODE}  # those with an identity of their own
 
 
 @click.command(
@@ -25,11 +33,17 @@ _LABELS = "k8s:app=web,…"
     kilim policy trace --from-labels app=web,tier=front --from-namespace shop --to shop/db --dport 53/UDP
     """,
 )
-@click.option("--from", "--src-k8s-pod", "source_pod", metavar="NS/POD|IP", help="Who opens the connection.")
+@click.option(
+    "--from",
+    "--src-k8s-pod",
+    "source_pod",
+    metavar=_END,
+    help="Who opens the connection; an entity: host, world, remote-node.",
+)
 @click.option("--from-labels", "--src", "source_labels", metavar=_LABELS, help="A pod with these labels does.")
 @click.option("--from-namespace", metavar="NS", help="Of the pod with --from-labels. [default: default]")
 @click.option("--from-identity", "--src-identity", type=int, metavar="ID", help="Somebody of this identity does.")
-@click.option("--to", "--dst-k8s-pod", "target", metavar="NS/POD|IP", help="Who is spoken to.")
+@click.option("--to", "--dst-k8s-pod", "target", metavar=_END, help="Who is spoken to; the same.")
 @click.option("--to-labels", "--dst", "target_labels", metavar=_LABELS, help="A pod with these labels is.")
 @click.option("--to-namespace", metavar="NS", help="Of the pod with --to-labels. [default: default]")
 @click.option("--to-identity", "--dst-identity", type=int, metavar="ID", help="Somebody of this identity is.")
@@ -52,10 +66,10 @@ def trace(
 ) -> None:  # fmt: skip
     """Say what policy makes of a connection: who selects its ends, which rules match, and which decides."""
     from kilim.cli.history.rebuild import seq_at, state_at
-    from kilim.cli.tracing import Wanted, traced
+    from kilim.cli.tracing import traced
 
-    sender = Wanted("--from", _end("--from", source_pod), source_labels, from_namespace, from_identity)
-    receiver = Wanted("--to", _end("--to", target), target_labels, to_namespace, to_identity)
+    sender = _wanted("--from", source_pod, source_labels, from_namespace, from_identity)
+    receiver = _wanted("--to", target, target_labels, to_namespace, to_identity)
     for each in (sender, receiver):
         if sum(given is not None for given in (each.end, each.labels, each.identity)) != 1:
             raise BadUsage(f"{each.option}: give one of {each.option}, {each.option}-labels and {each.option}-identity")
@@ -71,5 +85,9 @@ def trace(
         click.echo("\n".join(lines))
 
 
-def _end(option: str, text: str | None) -> str | int | None:
-    return None if text is None else parse_end(option, text)
+def _wanted(option: str, text: str | None, labels: str | None, namespace: str | None, identity: int | None) -> "Wanted":
+    from kilim.cli.tracing import Wanted
+
+    if text in ENTITIES and identity is None:
+        return Wanted(option, None, labels, namespace, ENTITIES[text])
+    return Wanted(option, None if text is None else parse_end(option, text), labels, namespace, identity)

@@ -161,7 +161,10 @@ def test_drops_and_audits_name_the_policies(lab: Lab) -> None:
         ((WEB, DB, 22), "DROPPED", "POLICY_DENY", ("CiliumNetworkPolicy store/db ingressDeny[0]",)),
     }
     run(lab, "setting", "set", "policy-audit-mode", "true", "--wait")
-    run(lab, "lab", "probe", CRON, DB, "-p", "5432", "--expect", "allow")
+    try:
+        run(lab, "lab", "probe", CRON, DB, "-p", "5432", "--expect", "allow")
+    finally:
+        run(lab, "setting", "set", "policy-audit-mode", "", "--wait")
     (audited,) = (each for each in monitored(lab, "--node", "node2", "-t", "policy-verdict") if of(each)[0] == CRON)
     assert (of(audited), audited["verdict"]) == ((CRON, DB, 5432), "AUDIT")
     assert by(audited) == ISOLATING and audited["traffic_direction"] == "INGRESS"

@@ -259,3 +259,9 @@ def test_a_policy_by_namespace_and_name(ask: Ask) -> None:
     by_name = ask(story(), "policy", "get", "shop/db").stdout
     assert by_name == ask(story(), "policy", "get", "db", "-n", "shop").stdout and "db" in by_name
     assert ask(story(), "policy", "get", "shop/db", "-n", "shop").exit_code == 2
+
+
+def test_an_entity_as_an_end(ask: Ask) -> None:
+    words = ("--to", "shop/db", "--port", "1")
+    by_word = ask(story(), "policy", "trace", "--from", "world", *words).stdout
+    assert by_word == ask(story(), "policy", "trace", "--from-identity", "2", *words).stdout and "denied" in by_word
