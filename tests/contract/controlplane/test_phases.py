@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import grpc
+import grpc.aio
 import pytest
 
 from kilim.kvstore.embedded import EmbeddedEtcd
@@ -86,4 +88,15 @@ async def test_a_dry_run_prepares_nothing(etcd: EmbeddedEtcd, cluster: str) -> N
         await adding
         before = (await r.status()).seq
         await r.apply(namespace("shop", team="a"), policy("p", "10.244.0.0/24"), dry_run=True)
+        assert (await r.status()).seq == before
+
+
+async def test_what_is_too_large_is_refused_before_anything_is_prepared(etcd: EmbeddedEtcd, cluster: str) -> None:
+    async with replica(etcd.endpoints, cluster) as r:
+        await r.register_node("node1", "192.0.2.1")
+        await r.register_endpoint("node1", "a", "10.244.0.3", 1)
+        before = (await r.status()).seq
+        wide = [policy(f"wide{number}", *(f"10.9.{n >> 8}.{n & 255}/32" for n in range(8_000))) for number in range(4)]
+        with pytest.raises(grpc.aio.AioRpcError, match="the change is too large to happen at once"):
+            await r.apply(policy("p", "10.244.0.0/24"), *wide)  # the first moves the endpoint to another identity
         assert (await r.status()).seq == before
