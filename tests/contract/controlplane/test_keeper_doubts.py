@@ -253,7 +253,7 @@ async def test_an_archive_that_is_not_there_is_not_relied_on(
     async with replica(etcd.endpoints, cluster, keep_every_s=0.05, log_archive_dir=folder) as r:
         await set_small(r)
         await fill_slowly(r, 3)
-        status = await r.until(lambda status: status.log.archived_seq > 20)
+        status = await r.until(lambda status: status.log.archived_seq > 10)  # up to whichever snapshot came last
         if how == "emptied":
             for path in folder.iterdir():
                 path.unlink()

@@ -6,13 +6,17 @@ Easy to get wrong: a switch is over when all nodes have acknowledged it; in betw
 
 import asyncio
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from kilim.lab.pods import running_pods
+from kilim.lab.topology import Lab
+from tests.faults.churn.lab import probed_lab
 from tests.faults.churn.test_churn import LEAST_PROBES, RATE, SECONDS, begin_anew, enforced, policy_drops, streams
 from tests.faults.churn.variants import VARIANTS
 from tests.faults.cluster.stage import Stage
+from tests.faults.labs import lab_while_tested
 from tests.faults.storm.probes import Prober
 
 HOLD_S = 0.8
@@ -20,6 +24,12 @@ SERVED_S = 0.3  # after which a server has looked at what came to it
 LEAST_TURNS = 2
 
 Interval = tuple[int, int]  # monotonic nanoseconds
+
+
+@pytest.fixture(scope="module")
+def churn_lab(name_prefix: str) -> Iterator[Lab]:
+    """One of its own: connections that audit mode let through and that were cut send again long after."""
+    yield from lab_while_tested(f"{name_prefix}-audit", probed_lab)
 
 
 async def test_denied_connections_pass_while_the_mode_is_on_and_only_then(
