@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kilim.cli.failure import Failure
-from kilim.model.address import parse_ip
+from kilim.model.address import parse_ipv4
 from kilim.model.flow_verdicts import FlowEnd, SeenFlow
 from kilim.model.protocols import PROTOCOLS
 
@@ -81,7 +81,7 @@ def _numbered(protocol: int, number: object, most: int) -> tuple[int, int] | Non
 
 def _end(endpoint: dict[str, Any], ip: object) -> FlowEnd | None:
     try:
-        number = parse_ip(str(ip))
+        number = parse_ipv4(str(ip))
     except ValueError:
         return None
     namespace, name = endpoint.get("namespace"), endpoint.get("pod_name")

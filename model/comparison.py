@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kilim.model.address import Cidr, prefix_mask
+from kilim.model.address import Cidr, without_host_bits
 from kilim.model.compile import object_key
 from kilim.model.identity import ANY_PEER, HOST, REMOTE_NODE, WORLD
 from kilim.model.l4_set import L4Set
@@ -151,7 +151,7 @@ def _numbers(state: State) -> dict[Cidr, int]:
 
 def _number_of(cidr: Cidr, numbers: dict[Cidr, int]) -> int:
     for prefix_len in range(cidr.prefix_len, -1, -1):
-        number = numbers.get(Cidr(cidr.ip & prefix_mask(prefix_len), prefix_len))
+        number = numbers.get(Cidr(without_host_bits(cidr.ip, prefix_len), prefix_len))
         if number is not None:
             return number
     return WORLD

@@ -6,7 +6,7 @@ somebody else's by now.
 
 from typing import NamedTuple
 
-from kilim.model.address import Cidr, prefix_mask
+from kilim.model.address import Cidr, without_host_bits
 from kilim.model.comparison import OTHER_NODES, OWN_NODE, Comparison, name_of_node
 from kilim.model.l4_set import contains
 from kilim.model.state import State
@@ -72,7 +72,7 @@ class FlowVerdicts:
             name = OWN_NODE if own else name_of_node(node)
             return self._end_of_name.get(name, self._end_of_name[OTHER_NODES])
         for prefix_len in range(32, -1, -1):
-            found = self._end_of_name.get(str(Cidr(end.ip & prefix_mask(prefix_len), prefix_len)))
+            found = self._end_of_name.get(str(Cidr(without_host_bits(end.ip, prefix_len), prefix_len)))
             if found is not None:
                 return found
         return None

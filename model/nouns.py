@@ -6,6 +6,7 @@ Canonical: lists that stand for sets are sorted, so equal values give equal byte
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kilim.model.address import IPV6, mapped
 from kilim.model.identity import Identity
 from kilim.model.labels import LabelPairs
 from kilim.v1 import events_pb2 as pb
@@ -19,18 +20,25 @@ class NamedPort(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`identity` is what other nodes know it by; 0: remote-node, as no policy tells it from others."""
+    """`identity` is what other nodes know it by; 0: remote-node, as no policy tells it from others. It has an IPv4
+    address (`ip`) or an IPv6 one or both; 0: none."""
 
     name: str
     ip: int
     pod_cidrs: tuple[str, ...] = ()
     labels: LabelPairs = ()
     identity: int = 0
+    ipv6: int = 0
+
+    @property
+    def ips(self) -> tuple[int, ...]:
+        return _some(self.ip, self.ipv6)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One workload interface on one node; (namespace, name) is its key."""
+    """One workload interface on one node; (namespace, name) is its key. It has an IPv4 address (`ip`) or an IPv6 one or
+    both; 0: none."""
 
     namespace: str
     name: str
@@ -43,6 +51,11 @@ class Endpoint:
     labels: LabelPairs = ()
     service_account: str = ""
     policy_audit_mode: bool = False
+    ipv6: int = 0
+
+    @property
+    def ips(self) -> tuple[int, ...]:
+        return _some(self.ip, self.ipv6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,19 @@ class EndpointSlice:
 Noun = Node | Identity | Endpoint | Policy | Namespace | Pod | Setting | Service | EndpointSlice
 
 
+def _some(*ips: int) -> tuple[int, ...]:
+    return tuple(ip for ip in ips if ip)
+
+
+def _ipv6_to_pb(ip: int) -> bytes:
+    return mapped(ip) if ip else b""
+
+
+def ipv6_of(message: pb.Node | pb.Endpoint) -> int:
+    """0: none, or no 16 bytes (I1: nothing that folds may raise)."""
+    return IPV6 | int.from_bytes(message.ipv6, "big") if len(message.ipv6) == 16 else 0
+
+
 def _labels_to_pb(labels: LabelPairs) -> list[pb.Label]:
     return [pb.Label(key=key, value=value) for key, value in sorted(labels)]
 
@@ -126,7 +152,14 @@ def ports_of(message: pb.Endpoint | pb.Pod) -> tuple[NamedPort, ...]:
 
 def node_to_pb(node: Node) -> pb.Node:
     labels = _labels_to_pb(node.labels)
-    return pb.Node(name=node.name, ip=node.ip, pod_cidrs=node.pod_cidrs, labels=labels, identity=node.identity)
+    return pb.Node(
+        name=node.name,
+        ip=node.ip,
+        pod_cidrs=node.pod_cidrs,
+        labels=labels,
+        identity=node.identity,
+        ipv6=_ipv6_to_pb(node.ipv6),
+    )
 
 
 def identity_to_pb(identity: Identity) -> pb.Identity:
@@ -146,6 +179,7 @@ def endpoint_to_pb(endpoint: Endpoint) -> pb.Endpoint:
         labels=_labels_to_pb(endpoint.labels),
         service_account=endpoint.service_account,
         policy_audit_mode=endpoint.policy_audit_mode,
+        ipv6=_ipv6_to_pb(endpoint.ipv6),
     )
 
 
@@ -188,7 +222,7 @@ def endpoint_slice_to_pb(part: EndpointSlice) -> pb.EndpointSlice:
 
 def decode_node(data: bytes) -> Node:
     m = pb.Node.FromString(data)
-    return Node(m.name, m.ip, tuple(m.pod_cidrs), _labels(m), m.identity)
+    return Node(m.name, m.ip, tuple(m.pod_cidrs), _labels(m), m.identity, ipv6_of(m))
 
 
 def decode_identity(data: bytes) -> Identity:
@@ -210,6 +244,7 @@ def decode_endpoint(data: bytes) -> Endpoint:
         _labels(m),
         m.service_account,
         m.policy_audit_mode,
+        ipv6_of(m),
     )
 
 

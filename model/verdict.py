@@ -17,7 +17,7 @@ sender's and of the receiver's node are different tables; None stands for an end
 
 from dataclasses import dataclass
 
-from kilim.model.address import prefix_mask
+from kilim.model.address import without_host_bits
 from kilim.model.identity import ANY_PEER, WORLD
 from kilim.model.tables import (
     AUDITED,
@@ -112,7 +112,7 @@ def identity_of(tables: Tables | None, ip: int) -> int:
 def ipcache_match(tables: Tables, ip: int) -> IpcacheKey | None:
     """The longest prefix that covers an address."""
     for prefix_len in range(32, -1, -1):
-        key = (ip & prefix_mask(prefix_len), prefix_len)
+        key = (without_host_bits(ip, prefix_len), prefix_len)
         if key in tables.ipcache:
             return key
     return None

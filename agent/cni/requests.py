@@ -5,7 +5,7 @@ from typing import Any
 
 from kilim.agent.cni import spec
 from kilim.agent.cni.spec import CniError
-from kilim.model.address import parse_ip
+from kilim.model.address import parse_ipv4
 
 Json = dict[str, Any]
 
@@ -100,7 +100,7 @@ def _requested_ip(runtime: Json, cni_args: Json) -> int | None:
     if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], str):
         raise CniError(spec.UNSUPPORTED_FIELD, f"{path}: one IPv4 address is supported")
     try:
-        return parse_ip(given[0].partition("/")[0])
+        return parse_ipv4(given[0].partition("/")[0])
     except ValueError as error:
         raise CniError(spec.INVALID_CONFIG, f"{path}[0]: {error}") from None
 

@@ -5,7 +5,7 @@ Easy to get wrong: 0.0.0.0/0 is not among them. It contains every pod, so nobody
 
 from collections.abc import Iterable, Iterator
 
-from kilim.model.address import Cidr, prefix_mask
+from kilim.model.address import Cidr, without_host_bits
 from kilim.model.compile import peers_of
 from kilim.model.identity import FIRST_CIDR, membership_of
 from kilim.model.nouns import decode_identity
@@ -38,7 +38,7 @@ class PrefixTable:
                 del self._uses[cidr.prefix_len]
 
     def containing(self, ip: int) -> list[Cidr]:
-        masked = ((ip & prefix_mask(prefix_len), prefix_len) for prefix_len in self._uses)
+        masked = ((without_host_bits(ip, prefix_len), prefix_len) for prefix_len in self._uses)
         return [Cidr(*each) for each in masked if each[0] in self._uses[each[1]]]
 
 

@@ -551,14 +551,17 @@ class Node(_message.Message):
     POD_CIDRS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
+    IPV6_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     ip: _builtins.int
-    """underlay IPv4 address, host byte order"""
+    """underlay IPv4 address, host byte order; 0: none"""
     identity: _builtins.int
     """as other nodes see it, from 1<<25; 0: remote-node (6), no policy tells it from other nodes"""
+    ipv6: _builtins.bytes
+    """underlay IPv6 address, 16 bytes in network order; empty: none"""
     @_builtins.property
     def pod_cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """canonical "10.61.1.0/24" """
+        """canonical "10.61.1.0/24", "2001:db8:1::/64" """
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Label]: ...
@@ -570,10 +573,11 @@ class Node(_message.Message):
         pod_cidrs: _abc.Iterable[_builtins.str] | None = ...,
         labels: _abc.Iterable[Global___Label] | None = ...,
         identity: _builtins.int = ...,
+        ipv6: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "ip", b"ip", "labels", b"labels", "name", b"name", "pod_cidrs", b"pod_cidrs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "ip", b"ip", "ipv6", b"ipv6", "labels", b"labels", "name", b"name", "pod_cidrs", b"pod_cidrs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -620,6 +624,7 @@ class Endpoint(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
     POLICY_AUDIT_MODE_FIELD_NUMBER: _builtins.int
+    IPV6_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     """pod name; (namespace, name) is the key"""
@@ -627,12 +632,14 @@ class Endpoint(_message.Message):
     endpoint_id: _builtins.int
     """unique on its node, 1-65535"""
     ip: _builtins.int
-    """IPv4, host byte order"""
+    """IPv4, host byte order; 0: none"""
     identity: _builtins.int
     container_id: _builtins.str
     service_account: _builtins.str
     policy_audit_mode: _builtins.bool
     """what its policy would drop is forwarded and recorded"""
+    ipv6: _builtins.bytes
+    """16 bytes in network order; empty: none"""
     @_builtins.property
     def named_ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedPort]:
         """sorted"""
@@ -655,10 +662,11 @@ class Endpoint(_message.Message):
         labels: _abc.Iterable[Global___Label] | None = ...,
         service_account: _builtins.str = ...,
         policy_audit_mode: _builtins.bool = ...,
+        ipv6: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "endpoint_id", b"endpoint_id", "identity", b"identity", "ip", b"ip", "labels", b"labels", "name", b"name", "named_ports", b"named_ports", "namespace", b"namespace", "node", b"node", "policy_audit_mode", b"policy_audit_mode", "service_account", b"service_account"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "endpoint_id", b"endpoint_id", "identity", b"identity", "ip", b"ip", "ipv6", b"ipv6", "labels", b"labels", "name", b"name", "named_ports", b"named_ports", "namespace", b"namespace", "node", b"node", "policy_audit_mode", b"policy_audit_mode", "service_account", b"service_account"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,5 +1,7 @@
 """`enable-policy` and `policy-audit-mode`: what they make of rows and verdicts."""
 
+import dataclasses
+
 import pytest
 
 from kilim.model.address import parse_ip
@@ -7,7 +9,7 @@ from kilim.model.desired import desired_tables
 from kilim.model.digest import hash_bytes
 from kilim.model.identity import HOST
 from kilim.model.node_tables import NodeTables
-from kilim.model.nouns import Endpoint, endpoint_to_pb
+from kilim.model.nouns import endpoint_to_pb
 from kilim.model.reach import Reach
 from kilim.model.resolve import CLOSED, resolve
 from kilim.model.tables import AUDITED, EGRESS, INGRESS, EndpointValue, Tables, hash_endpoint
@@ -93,7 +95,7 @@ def flags_of(cluster: Cluster) -> dict[str, int]:
 
 def audit(cluster: Cluster, name: str, on: bool) -> None:
     was = cluster.state.endpoints[name]
-    now = Endpoint(*(getattr(was, field) for field in was.__slots__[:-1]), policy_audit_mode=on)
+    now = dataclasses.replace(was, policy_audit_mode=on)
     cluster.happen(endpoint_updated=pb.EndpointUpdated(endpoint=endpoint_to_pb(now)))
 
 
