@@ -13,9 +13,11 @@ import click
 from kilim.cli.agent_socket import ask, socket_of, socket_options
 from kilim.cli.command import Command
 from kilim.cli.duration import DURATION
+from kilim.cli.explanation import rule_text
 from kilim.cli.history.times import format_time
 from kilim.model.identity import RESERVED_NAMES
 from kilim.model.protocols import PROTOCOL_WORDS
+from kilim.model.rules import Origin
 from kilim.v1 import agent_pb2 as pb
 
 AUDITS_OF = {"drop": False, "policy-verdict": True}
@@ -99,13 +101,10 @@ def as_line(record: pb.Drop) -> str:
 def _by(record: pb.Drop) -> str:
     if record.policy_changed:
         return " policy has changed since"
-    names = [_rule_text(each) for each in record.decided_by]
+    names = [
+        rule_text(Origin(each.kind, each.namespace, each.name, each.section, each.rule)) for each in record.decided_by
+    ]
     return f" by {', '.join(names)}" if names else ""
-
-
-def _rule_text(rule: pb.DecidingRule) -> str:
-    where = f"{rule.namespace}/{rule.name}" if rule.namespace else rule.name
-    return f"{rule.kind} {where}" + (f" {rule.section}[{rule.rule}]" if rule.section else "")
 
 
 def _identity(number: int) -> str:

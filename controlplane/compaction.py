@@ -100,6 +100,7 @@ class Compaction:
 
     async def _defragment(self, members: dict[str, Member]) -> None:
         """One after the other, the leader last; then the alarm is turned off."""
+        await self._maintenance.wait_compacted()
         for status in sorted(await self._look(), key=lambda one: one.is_leader):
             member = members[status.endpoint]
             member.error = status.error

@@ -8,6 +8,7 @@ root may, everything else here takes no more than our own keys.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,6 +23,9 @@ from kilim.kvstore.refusals import Verdict, judge_error, refusal
 
 _PHYSICAL_COMPACTION_S = 60.0
 _DEFRAGMENT_S = 120.0
+_FOLLOWERS_S = 20.0
+_POLL_S = 0.1
+_PAGES_BYTES = 1 << 20  # that members with the same keys may differ in what is in use
 
 T = TypeVar("T")
 
@@ -97,6 +101,14 @@ class Maintenance:
 
         await self._calls.call(attempt, Repeat.HARMLESS)
 
+    async def wait_compacted(self, patience_s: float = _FOLLOWERS_S) -> None:
+        """Until what a physical compaction lets go is free on every member that answers: `compact` waits for one alone,
+        and one that is behind would be defragmented for nothing. Gives up quietly after `patience_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while _uneven([one.db_in_use_bytes for one in await self.status() if not one.error]):
+                    await asyncio.sleep(_POLL_S)
+
     async def defragment(self, endpoint_name: str) -> None:
         """Blocks that member. Raises Unavailable when it does not finish in two minutes, Denied where we may not."""
         endpoint = self._endpoint(endpoint_name)
@@ -159,3 +171,8 @@ class Maintenance:
             Member(one.ID, one.name, tuple(one.peerURLs), tuple(one.clientURLs), one.isLearner)
             for one in answer.members
         ]
+
+
+def _uneven(in_use_bytes: Sequence[int]) -> bool:
+    """Whether a member holds more than its keys take on another."""
+    return bool(in_use_bytes) and max(in_use_bytes) > 1.25 * min(in_use_bytes) + _PAGES_BYTES

@@ -58,8 +58,7 @@ class RecordRules:
         reason, counted = judge_tiers(found.flags, found.rows, direction, peer, protocol, port)
         if reason == POLICY_DENIED:
             return reason, tuple(self._isolating(subject, direction))
-        keys = counted[-1] if counted else ()
-        return reason, tuple(dict.fromkeys(origin for key in keys for origin in found.provenance.get(key, ())))
+        return reason, found.origins_of(counted[-1] if counted else ())
 
     def _isolating(self, subject: int, direction: int) -> Iterator[Origin]:
         names = dict.fromkeys(

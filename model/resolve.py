@@ -32,7 +32,7 @@ from kilim.model.cilium_network_policy import CILIUM_KINDS
 from kilim.model.facts import Facts, StateFacts
 from kilim.model.identity import ANY_PEER, HOST
 from kilim.model.nouns import NamedPort
-from kilim.model.rules import Origin, PolicyRules, PortName, PortRange, Rule, port_prefixes
+from kilim.model.rules import Origin, PolicyRules, PortName, PortRange, Rule, port_prefixes, unique
 from kilim.model.settings import ALWAYS, NEVER
 from kilim.model.state import State
 from kilim.model.tables import (
@@ -78,6 +78,10 @@ class Resolution(NamedTuple):
     flags: int
     rows: PolicyRows
     provenance: Provenance
+
+    def origins_of(self, keys: Iterable[PolicyKey]) -> tuple[Origin, ...]:
+        """Each once, in the order of the rows."""
+        return unique(origin for key in keys for origin in self.provenance.get(key, ()))
 
 
 def resolve(source: State | Facts, subject: int) -> Resolution:

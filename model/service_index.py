@@ -24,6 +24,7 @@ from kilim.model.state import Change, State, endpoint_key
 
 ALL = ""  # namespaces, in a reference
 _KUBERNETES = "k8s:"
+_PEERS_MAX = 4096  # references
 
 
 class Services:
@@ -43,6 +44,8 @@ class Services:
     def peers_of(self, reference: ServiceReference) -> tuple[Peer, ...]:
         """Each once, always in the same order; the same object until a service or slice changes it."""
         if reference not in self._peers:
+            if len(self._peers) >= _PEERS_MAX:  # also of policies that are gone, or were refused
+                self._peers.clear()
             self._peers[reference] = unique(self._find_peers(reference))
         return self._peers[reference]
 

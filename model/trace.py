@@ -97,9 +97,9 @@ def trace_ports(reach: Reach, asked: Asked) -> list[PortVerdict]:
 def decision(
     reach: Reach, subject: int, direction: int, peer: int, protocol: int, port: int
 ) -> tuple[str, tuple[Origin, ...]]:
-    """The reason, and the rules that decide: what a record of a first packet, by identities, is explained with."""
+    """The reason, and the rules that decide; where no row does, none."""
     reason, counted = _judge(reach, subject, direction, peer, protocol, port)
-    return reason, _origins(reach, subject, counted[-1] if counted else ())
+    return reason, reach.resolution(subject).origins_of(counted[-1] if counted else ())
 
 
 def covers(key: PolicyKey, direction: int, peer: int, protocol: int, port: int) -> bool:
@@ -140,11 +140,6 @@ def _judge(
     return judge_tiers(*reach.rows(subject), way, peer, protocol, port)
 
 
-def _origins(reach: Reach, subject: int, keys: tuple[PolicyKey, ...]) -> tuple[Origin, ...]:
-    provenance = reach.resolution(subject).provenance
-    return tuple(dict.fromkeys(origin for key in keys for origin in provenance.get(key, ())))
-
-
 def _side(reach: Reach, subject: int, way: int, peer: int, protocol: int, port: int) -> Side:
     reason, counted = _judge(reach, subject, way, peer, protocol, port)
     policies = reach.facts.policies_of(subject) if reach.facts.knows(subject) else ()
@@ -159,7 +154,7 @@ def _side(reach: Reach, subject: int, way: int, peer: int, protocol: int, port: 
         enforced = bool(flags & tier_flag(tier, way))
         if steps or keys or enforced:
             action = action_of(rows[keys[0]]) if keys else None
-            tiers.append(TierStep(tier, enforced, reached, steps, action, _origins(reach, subject, keys)))
+            tiers.append(TierStep(tier, enforced, reached, steps, action, reach.resolution(subject).origins_of(keys)))
             reached = reached and (action == PASS or action is None and not (enforced and tier == NORMAL))
     return Side(way, subject, peer, reason, reach.facts.enforcement, tuple(tiers))
 

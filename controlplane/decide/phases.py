@@ -50,7 +50,6 @@ class Before:
     refused: Refusal | None = field(default=None, compare=False)
 
 
-NOTHING = Before()
 PIECE = 125  # of the events of a preparation that are decided and appended in one go
 
 _Phase = tuple[Command, Result, list[pb.Event]]

@@ -13,7 +13,16 @@ import pytest
 from kilim.lab.pods import running_pods
 from kilim.lab.topology import Lab
 from tests.faults.churn.lab import probed_lab
-from tests.faults.churn.test_churn import LEAST_PROBES, RATE, SECONDS, begin_anew, enforced, policy_drops, streams
+from tests.faults.churn.test_churn import (
+    LEAST_PROBES,
+    RATE,
+    SECONDS,
+    begin_anew,
+    enforced,
+    packets,
+    policy_drops,
+    streams,
+)
 from tests.faults.churn.variants import VARIANTS
 from tests.faults.cluster.stage import Stage
 from tests.faults.labs import lab_while_tested
@@ -73,8 +82,7 @@ async def while_audited(stage: Stage) -> Interval:
 
 
 async def audited(stage: Stage) -> int:
-    counts = [count for node in stage.lab.agent_processes for count in (await stage.agent_status(node)).counts]
-    return sum(count.packets for count in counts if count.reason == "AUDIT")
+    return await packets(stage, {"AUDIT"})
 
 
 def overlaps(passed: dict[str, int], interval: Interval) -> bool:

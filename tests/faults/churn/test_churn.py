@@ -4,7 +4,7 @@ deny never opens. Not one packet: a dropped SYN would be sent again and shows, a
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 from itertools import product
 from pathlib import Path
@@ -103,8 +103,13 @@ async def streams(stage: Stage) -> AsyncIterator[list[Traffic]]:
 
 
 async def policy_drops(stage: Stage) -> int:
+    return await packets(stage, POLICY_DROPS)
+
+
+async def packets(stage: Stage, reasons: Set[str]) -> int:
+    """That all nodes have counted under these."""
     counts = [count for node in stage.lab.agent_processes for count in (await stage.agent_status(node)).counts]
-    return sum(count.packets for count in counts if count.reason in POLICY_DROPS)
+    return sum(count.packets for count in counts if count.reason in reasons)
 
 
 async def enforced(stage: Stage, seq: int) -> None:

@@ -71,6 +71,7 @@ async def _fill_and_make_space(client: EtcdClient, admin: EtcdClient, endpoints:
     await client.maintenance.compact(revision, physical=True)
     await client.maintenance.compact(revision, physical=True)
     before = await client.status()
+    await client.maintenance.wait_compacted()
     for status in sorted(before, key=lambda one: one.is_leader):
         await admin.maintenance.defragment(status.endpoint)
     after = await client.status()

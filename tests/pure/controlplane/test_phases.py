@@ -15,7 +15,7 @@ from kilim.controlplane.decide.command import (
 )
 from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.draft import NotAtOnce
-from kilim.controlplane.decide.phases import NOTHING, Before, before
+from kilim.controlplane.decide.phases import Before, before
 from kilim.controlplane.decide.view import View
 from kilim.model.address import parse_cidr
 from kilim.model.nouns import NamedPort, Namespace, Pod
@@ -90,7 +90,7 @@ def test_what_another_policy_names_is_not_unneeded(world: World) -> None:
 
 
 def test_policies_of_labels_alone_wait_for_moves_and_moves_for_policies(world: World) -> None:
-    assert before(world.view, apply(policy("p"))) == NOTHING
+    assert before(world.view, apply(policy("p"))) == Before()
     phases(world, apply(Pod("shop", "a", (("app", "web"),))))
     moved = world.state.seq
     assert before(world.view, apply(policy("p"))) == Before(None, moved)
@@ -101,7 +101,7 @@ def test_policies_of_labels_alone_wait_for_moves_and_moves_for_policies(world: W
 
 def test_what_would_be_refused_is_not_prepared(world: World) -> None:
     world.view.local_numbers.last = 256
-    assert before(world.view, apply(Namespace("x"), policy("p", BLOCK))) == NOTHING
+    assert before(world.view, apply(Namespace("x"), policy("p", BLOCK))) == Before()
 
 
 def test_documents_of_one_command_stay_together(world: World) -> None:
