@@ -106,7 +106,9 @@ class Maintenance:
         and one that is behind would be defragmented for nothing. Gives up quietly after `patience_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                while _uneven([one.db_in_use_bytes for one in await self.status() if not one.error]):
+                while True:
+                    if not _uneven([one.db_in_use_bytes for one in await self.status() if not one.error]):
+                        return
                     await asyncio.sleep(_POLL_S)
 
     async def defragment(self, endpoint_name: str) -> None:
