@@ -1,6 +1,7 @@
 """What is on this node and what is spoken for: links, addresses, endpoint ids, CNI calls under way. In memory only.
 
-Easy to get wrong: an address is in use while the log has it or a link has it, whichever ends last.
+Easy to get wrong: an address is in use while the log has it or a link has it, whichever ends last. A pod has one of
+each family of which its node has one; they are reserved together.
 """
 
 import asyncio
@@ -11,20 +12,20 @@ from dataclasses import dataclass, field
 from kilim.agent.cni import spec
 from kilim.agent.cni.requests import PodRequest
 from kilim.agent.cni.spec import CniError
-from kilim.agent.core.ipam import AddressNotOurs, AddressPool, PoolExhausted
+from kilim.agent.core.ipam import AddressNotOurs, AddressPools, PoolExhausted
 from kilim.agent.core.link import LocalLink, PodLink, link_name
 from kilim.agent.core.reconcile import choose_endpoint_id
 from kilim.agent.replica import Replica
-from kilim.model.address import format_ip, parse_cidr
+from kilim.model.address import Cidr, format_ip, is_ipv6, parse_cidr
 from kilim.model.nouns import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """`pod_cidrs` as configured; the log's count where it has some."""
+    """`ips`: one per family, IPv4 first. `pod_cidrs` as configured; the log's count where it has some."""
 
     name: str
-    ip: int
+    ips: tuple[int, ...]
     mtu: int
     route_mtu: int
     pod_cidrs: tuple[str, ...]
@@ -49,7 +50,7 @@ class Inventory:
         self._reserved_ips: set[int] = set()
         self._reserved_ids: set[int] = set()
         self._last_id = 0
-        self._pool = AddressPool(())
+        self._pools = AddressPools(())
 
     def links(self) -> list[LocalLink]:
         return list(self._links.values())
@@ -59,13 +60,15 @@ class Inventory:
 
     def remember(self, link: LocalLink) -> None:
         self._links[link.name] = link
-        self._ifindex_of[link.ip] = link.ifindex
+        for ip in link.ips:
+            self._ifindex_of[ip] = link.ifindex
 
     def forget(self, link: LocalLink) -> None:
         if self._links.get(link.name) == link:
             del self._links[link.name]
-        if self._ifindex_of.get(link.ip) == link.ifindex:
-            del self._ifindex_of[link.ip]
+        for ip in link.ips:
+            if self._ifindex_of.get(ip) == link.ifindex:
+                del self._ifindex_of[ip]
 
     def logged(self, request: PodRequest) -> Endpoint | None:
         """The log's entry for this very container."""
@@ -75,34 +78,37 @@ class Inventory:
             return named
         return next((each for each in endpoints.values() if each.container_id == request.container_id), None)
 
-    def wanted(self, request: PodRequest, ip: int) -> PodLink:
+    def wanted(self, request: PodRequest, ips: tuple[int, ...], endpoint_id: int) -> PodLink:
         node = self.node
         return PodLink(
-            request.namespace, request.pod, request.container_id, request.ifname, request.netns,
-            ip, node.ip, node.mtu, node.route_mtu,
+            request.namespace, request.pod, request.container_id, endpoint_id, request.ifname, request.netns,
+            ips, node.ips, node.mtu, node.route_mtu,
         )  # fmt: skip
 
-    def pool(self) -> AddressPool:
+    def pools(self) -> AddressPools:
+        """Of the families of which the node itself has an address."""
         node = self._replica().state.nodes.get(self.node.name)
-        cidrs = tuple(parse_cidr(each) for each in (node.pod_cidrs if node else self.node.pod_cidrs))
-        if cidrs != self._pool.cidrs:
-            self._pool = AddressPool(cidrs)
-            self._pool.start_after(self._used_ips())
-        return self._pool
+        families = set(map(is_ipv6, self.node.ips))
+        cidrs: tuple[Cidr, ...] = tuple(map(parse_cidr, node.pod_cidrs if node else self.node.pod_cidrs))
+        cidrs = tuple(cidr for cidr in cidrs if is_ipv6(cidr.ip) in families)
+        if cidrs != self._pools.cidrs:
+            self._pools = AddressPools(cidrs)
+            self._pools.start_after(self._used_ips())
+        return self._pools
 
     @contextmanager
-    def reserve(self, request: PodRequest) -> Iterator[tuple[int, int]]:
-        """Address and endpoint id for an ADD: those it has already, or free ones. Raises CniError."""
+    def reserve(self, request: PodRequest) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Addresses and endpoint id for an ADD: those it has already, or free ones. Raises CniError."""
         known, logged = self.link(request), self.logged(request)
-        held = known.ip if known else logged.ip if logged else None
-        ip = held if held is not None and request.ip in (None, held) else self._choose_ip(request.ip)
-        endpoint_id = logged.endpoint_id if logged is not None else self._choose_id()
-        self._reserved_ips.add(ip)
+        held = known.ips if known else logged.ips if logged else ()
+        ips = held if held and set(request.ips) <= set(held) else self._choose_ips(request.ips, held)
+        endpoint_id = logged.endpoint_id if logged is not None else self._choose_id(known)
+        self._reserved_ips |= set(ips)
         self._reserved_ids.add(endpoint_id)
         try:
-            yield ip, endpoint_id
+            yield ips, endpoint_id
         finally:
-            self._reserved_ips.discard(ip)
+            self._reserved_ips -= set(ips)
             self._reserved_ids.discard(endpoint_id)
 
     def busy(self) -> set[str]:
@@ -116,10 +122,10 @@ class Inventory:
     def is_stale(self, endpoint: Endpoint) -> bool:
         """The log still has exactly this endpoint, and no link of ours is its container's."""
         logged = self._replica().own_endpoints.get(f"{endpoint.namespace}/{endpoint.name}")
-        identity = (endpoint.container_id, endpoint.ip)
-        if logged is None or (logged.container_id, logged.ip) != identity:
+        identity = (endpoint.container_id, endpoint.ips)
+        if logged is None or (logged.container_id, logged.ips) != identity:
             return False
-        return all((link.container_id, link.ip) != identity for link in self._links.values())
+        return all((link.container_id, link.ips) != identity for link in self._links.values())
 
     @asynccontextmanager
     async def alone(self, key: str) -> AsyncIterator[None]:
@@ -135,25 +141,27 @@ class Inventory:
             if not turn.calls:
                 del self._turns[key]
 
-    def _choose_ip(self, asked: int | None) -> int:
-        pool, used = self.pool(), self._used_ips()
+    def _choose_ips(self, asked: tuple[int, ...], held: tuple[int, ...]) -> tuple[int, ...]:
+        pools, used = self.pools(), self._used_ips() - set(held)
         try:
-            if asked is None:
-                return pool.choose(used.__contains__)
-            pool.check(asked)
+            ips = pools.choose(asked, used.__contains__)
         except PoolExhausted as error:
-            raise CniError(spec.POOL_EXHAUSTED if pool.cidrs else spec.TRY_AGAIN_LATER, str(error)) from None
+            raise CniError(spec.POOL_EXHAUSTED if pools.cidrs else spec.TRY_AGAIN_LATER, str(error)) from None
         except AddressNotOurs as error:
             raise CniError(spec.INVALID_CONFIG, f"runtimeConfig.ips: {error}") from None
-        if asked in used:
-            raise CniError(spec.INVALID_CONFIG, f"runtimeConfig.ips: {format_ip(asked)} is in use")
-        return asked
+        if taken := used.intersection(asked):
+            raise CniError(spec.INVALID_CONFIG, f"runtimeConfig.ips: {format_ip(min(taken))} is in use")
+        return ips
 
-    def _choose_id(self) -> int:
-        used = self._reserved_ids | {row.endpoint_id for row in self._replica().tables.endpoints.values()}
+    def _choose_id(self, known: LocalLink | None) -> int:
+        """That of the link, whose MAC addresses follow from it, if nobody else has it."""
+        logged = {row.endpoint_id for row in self._replica().tables.endpoints.values()}
+        used = self._reserved_ids | logged | {link.endpoint_id for link in self._links.values() if link is not known}
+        if known is not None and known.endpoint_id not in used:
+            return known.endpoint_id
         self._last_id = choose_endpoint_id(used, self._last_id)
         return self._last_id
 
     def _used_ips(self) -> set[int]:
-        logged = {each.ip for each in self._replica().own_endpoints.values()}
-        return logged | {link.ip for link in self._links.values()} | self._reserved_ips
+        logged = {ip for each in self._replica().own_endpoints.values() for ip in each.ips}
+        return logged | {ip for link in self._links.values() for ip in link.ips} | self._reserved_ips

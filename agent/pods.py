@@ -22,7 +22,7 @@ from kilim.agent.enforcement import Enforcement
 from kilim.agent.inventory import Inventory
 from kilim.agent.servers import ControlPlaneAway, Refused
 from kilim.agent.tables import Kernel
-from kilim.model.address import format_ip
+from kilim.model.address import format_ip, is_ipv6
 from kilim.model.nouns import Endpoint
 from kilim.v1 import controlplane_pb2 as pb
 
@@ -104,10 +104,10 @@ class Pods:
         await self._wait_synced()
         async with self._inventory.alone(request.key):
             had_link = self._inventory.link(request) is not None
-            with self._inventory.reserve(request) as (ip, endpoint_id):
-                wanted = self._inventory.wanted(request, ip)
+            with self._inventory.reserve(request) as (ips, endpoint_id):
+                wanted = self._inventory.wanted(request, ips, endpoint_id)
                 try:
-                    await self._connect(request, wanted, endpoint_id)
+                    await self._connect(request, wanted)
                 except BaseException:
                     if not had_link:  # a repeated ADD does not tear down what worked before
                         await asyncio.shield(self._take_back(wanted))
@@ -126,18 +126,17 @@ class Pods:
         known = self._inventory.link(request)
         if known is None:
             raise CniError(spec.CHECK_FAILED, f"container {request.container_id[:12]} is not connected on this node")
-        wanted = self._inventory.wanted(request, known.ip)
+        wanted = self._inventory.wanted(request, known.ips, known.endpoint_id)
         check_prev_result(request, wanted)
         wrong = await self._links.check(wanted)
-        if not self._kernel.has_endpoint(known.ip):
-            wrong.append(f"no policy is in place for {format_ip(known.ip)}")
+        wrong += [f"no policy is in place for {format_ip(ip)}" for ip in self._not_enforced(known.ips)]
         if wrong:
             raise CniError(spec.CHECK_FAILED, "; ".join(wrong))
 
     async def status(self) -> None:
         if not self._enforcement.replica.seq:
             raise CniError(spec.NOT_AVAILABLE, "the agent has not seen the log yet")
-        if not self._inventory.pool().cidrs:
+        if not self._inventory.pools().cidrs:
             raise CniError(spec.NOT_AVAILABLE, "the node has no pod CIDRs yet")
         if "kernel" in self._enforcement.errors:
             raise CniError(spec.LIMITED_CONNECTIVITY, self._enforcement.errors["kernel"])
@@ -190,7 +189,7 @@ class Pods:
         except TimeoutError:
             raise CniError(spec.TRY_AGAIN_LATER, "the agent has not caught up with the log since it started") from None
 
-    async def _connect(self, request: PodRequest, wanted: PodLink, endpoint_id: int) -> None:
+    async def _connect(self, request: PodRequest, wanted: PodLink) -> None:
         try:
             link = await self._links.create(wanted)
         except FileNotFoundError:
@@ -198,7 +197,7 @@ class Pods:
         self._inventory.remember(link)
         # Attaching waits for the kernel's grace periods, some 10 ms each.
         attaching = asyncio.ensure_future(asyncio.to_thread(self._programs.attach_endpoint, link.ifindex, link.name))
-        registering = asyncio.ensure_future(self._register(request, wanted, endpoint_id))
+        registering = asyncio.ensure_future(self._register(request, wanted))
         try:
             await self._links.configure(wanted)
             await attaching
@@ -213,19 +212,23 @@ class Pods:
         except TimeoutError:
             late = f"seq {seq} is not enforced on this node after {self._enforce_deadline_s:g} s"
             raise CniError(spec.TRY_AGAIN_LATER, late) from None
-        if not self._kernel.has_endpoint(wanted.ip):
+        if self._not_enforced(wanted.ips):
             self._enforcement.rejoin()
-        if not self._kernel.has_endpoint(wanted.ip):
-            raise CniError(spec.TRY_AGAIN_LATER, f"no policy is in place for {format_ip(wanted.ip)}")
+        if missing := self._not_enforced(wanted.ips):
+            raise CniError(spec.TRY_AGAIN_LATER, f"no policy is in place for {format_ip(missing[0])}")
 
-    async def _register(self, request: PodRequest, wanted: PodLink, endpoint_id: int) -> int:
+    def _not_enforced(self, ips: tuple[int, ...]) -> list[int]:
+        return [ip for ip in ips if not self._kernel.has_endpoint(ip)]
+
+    async def _register(self, request: PodRequest, wanted: PodLink) -> int:
         message = pb.RegisterEndpointRequest(
             node=self._enforcement.replica.node,
             namespace=request.namespace,
             name=request.pod,
             container_id=request.container_id,
-            ip=format_ip(wanted.ip),
-            endpoint_id=endpoint_id,
+            ip=_text_of(wanted.ips, ipv6=False),
+            ipv6=_text_of(wanted.ips, ipv6=True),
+            endpoint_id=wanted.endpoint_id,
             labels=request.labels or {},
             service_account=request.service_account,
         )
@@ -236,7 +239,7 @@ class Pods:
         except Refused as error:
             # Not registered yet, or an address or id that the log gave away meanwhile: the next try takes another.
             passing = error.code is StatusCode.NOT_FOUND or (
-                error.code is StatusCode.FAILED_PRECONDITION and request.ip is None
+                error.code is StatusCode.FAILED_PRECONDITION and not request.ips
             )
             code = spec.TRY_AGAIN_LATER if passing else spec.REFUSED
             raise CniError(code, f"the control plane refused the endpoint: {error}") from None
@@ -270,6 +273,10 @@ class Pods:
         for link in self._inventory.links():
             if link.name == name:
                 self._inventory.forget(link)
+
+
+def _text_of(ips: tuple[int, ...], *, ipv6: bool) -> str:
+    return next((format_ip(ip) for ip in ips if is_ipv6(ip) is ipv6), "")
 
 
 def _unknown(links: tuple[LocalLink, ...]) -> str:

@@ -166,6 +166,7 @@ class Agent:
         request = pb.RegisterNodeRequest(
             name=settings.node_name,
             ip=settings.node_ip,
+            ipv6=settings.node_ipv6,
             pod_cidrs=list(settings.pod_cidrs),
             labels=dict(settings.node_labels),
         )

@@ -5,6 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from kilim.model.address import parse_ip
+
 try:
     AGENT_VERSION = version("kilim")
 except PackageNotFoundError:
@@ -13,11 +15,13 @@ except PackageNotFoundError:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """See ARCHITECTURE.md, "Processes". `pod_cidrs` empty: the control plane gives one. `mtu` 0: the underlay's."""
+    """See ARCHITECTURE.md, "Processes". Of `node_ip` and `node_ipv6` one may be empty: the node has no such address,
+    and its pods none either. `pod_cidrs` empty: the control plane gives one of each family. `mtu` 0: the underlay's."""
 
     node_name: str
     node_ip: str
     servers: tuple[str, ...]
+    node_ipv6: str = ""
     pod_cidrs: tuple[str, ...] = ()
     node_labels: tuple[tuple[str, str], ...] = ()
     state_dir: Path = Path("/var/lib/kilim")
@@ -30,3 +34,8 @@ class Settings:
     prometheus_serve_addr: str = ""  # HOST:PORT; empty: no metrics
     log_format: str = "auto"  # "json", "console"; auto: console on a terminal
     log_level: str = "info"
+
+    @property
+    def node_ips(self) -> tuple[int, ...]:
+        """IPv4 first."""
+        return tuple(parse_ip(text) for text in (self.node_ip, self.node_ipv6) if text)

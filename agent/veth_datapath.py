@@ -21,13 +21,13 @@ from kilim.agent.datapath import DatapathTables, Neighbours
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Flows
 from kilim.agent.inventory import Inventory, NodeFacts
-from kilim.agent.netlink.node import OVERLAY_BYTES, NodeDevices, apply_node_devices
+from kilim.agent.netlink.node import NodeDevices, apply_node_devices
 from kilim.agent.netlink.node_routes import apply_node_routes
 from kilim.agent.netlink.session import NetlinkSession
 from kilim.agent.netlink.veth import PodLinks
 from kilim.agent.pods import Pods
 from kilim.agent.settings import Settings
-from kilim.model.address import parse_ip
+from kilim.model.address import is_ipv6
 
 log = structlog.get_logger(__name__)
 
@@ -41,11 +41,10 @@ async def open_veth(settings: Settings) -> AsyncIterator["VethDatapath"]:
     """Raises NoUnderlay, OSError."""
     session = NetlinkSession()
     try:
-        node_ip = parse_ip(settings.node_ip)
-        devices = await apply_node_devices(session, node_ip, settings.tunnel_port, settings.mtu)
+        devices = await apply_node_devices(session, settings.node_ips, settings.tunnel_port, settings.mtu)
         bpf = load_objects(
             BpfSettings(
-                node_ip=node_ip,
+                node_ip=next((ip for ip in settings.node_ips if not is_ipv6(ip)), 0),
                 underlay_ifindex=devices.underlay_ifindex,
                 tunnel_ifindex=devices.tunnel_ifindex,
                 tunnel_port=settings.tunnel_port,
@@ -83,9 +82,11 @@ class VethDatapath:
         return self._bpf.counters()
 
     async def restore(self, neighbours: Neighbours) -> None:
-        settings, mtu = self._settings, self._devices.mtu
+        settings, devices = self._settings, self._devices
         enforcement = self._enforcement = neighbours.enforcement
-        facts = NodeFacts(settings.node_name, parse_ip(settings.node_ip), mtu, mtu - OVERLAY_BYTES, settings.pod_cidrs)
+        facts = NodeFacts(
+            settings.node_name, settings.node_ips, devices.mtu, devices.mtu - devices.overlay_bytes, settings.pod_cidrs
+        )
         inventory = Inventory(facts, lambda: enforcement.replica, self.ifindex_of)
         links, tables = PodLinks(self._session), self._bpf.tables
         self._pods = Pods(inventory, links, self._bpf, neighbours.calls, enforcement, tables, neighbours.connected)
@@ -124,12 +125,10 @@ class VethDatapath:
             nodes, in_sync = self._enforcement.replica.state.nodes, self._enforcement.in_sync
             if applied != (nodes.data, in_sync):
                 applied = (dict(nodes.data), in_sync)
-                wanted = plan_node_routes(nodes.values(), self._settings.node_name)
-                node_ip = parse_ip(self._settings.node_ip)
+                settings = self._settings
+                wanted = plan_node_routes(nodes.values(), settings.node_name, settings.node_ips)
                 try:
-                    beyond = await apply_node_routes(
-                        self._session, wanted, self._devices.underlay_ifindex, node_ip, in_sync
-                    )
+                    beyond = await apply_node_routes(self._session, wanted, self._devices.underlay_ifindex, in_sync)
                 except OSError as error:
                     log.warning("routes to other nodes' pods could not be written", reason=str(error))
                 else:

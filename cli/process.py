@@ -36,17 +36,42 @@ class Address(click.ParamType[str]):
             return text
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             self.fail(f'"{text}" must be HOST:PORT' + (" or unix:/PATH" if self.unix else ""), param, ctx)
+        if ":" in host and not (host[0] == "[" and host[-1] == "]"):
+            self.fail(f'"{text}" must have its IPv6 address in brackets: [ADDRESS]:PORT', param, ctx)
         return text
 
 
-class Ipv4(click.ParamType[str]):
+class NodeIp(click.ParamType[str]):
+    """An address that other nodes can reach."""
+
     name = "ip"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from kilim.model.address import format_ip, parse_ip
+
         try:
-            return str(ipaddress.IPv4Address(str(value)))
-        except ValueError:
-            self.fail(f'"{value}" must be an IPv4 address', param, ctx)
+            text = format_ip(parse_ip(str(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        ip = ipaddress.ip_address(text)
+        if ip.is_unspecified or ip.is_loopback or ip.is_multicast or (ip.version == 6 and ip.is_link_local):
+            self.fail(f'"{text}" is not an address that other nodes can reach', param, ctx)
+        return text
+
+
+class IpCidr(click.ParamType[str]):
+    name = "cidr"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from kilim.model.address import parse_cidr
+
+        try:
+            cidr = str(parse_cidr(str(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if ipaddress.ip_interface(str(value)) != ipaddress.ip_interface(cidr):
+            self.fail(f'"{value}" has bits set behind its prefix, {cidr} is meant', param, ctx)
+        return cidr
 
 
 class Ipv4Cidr(click.ParamType[str]):
@@ -168,17 +193,23 @@ def _format(choice: str) -> str:
 
 @click.command(
     cls=Command,
-    example="kilim agent --node-name node1 --node-ip 192.0.2.11 --servers 192.0.2.1:4260,192.0.2.2:4260",
+    example="""
+    kilim agent --node-name node1 --node-ip 192.0.2.11 --servers 192.0.2.1:4260,192.0.2.2:4260
+    kilim agent --node-name node1 --node-ip 192.0.2.11,2001:db8::11 --servers 192.0.2.1:4260,192.0.2.2:4260
+    """,
     context_settings={"auto_envvar_prefix": "KILIM_AGENT"},
 )
 @click.option("--node-name", required=True, help="This node.")
-@click.option("--node-ip", type=Ipv4(), required=True, help="Its address on the underlay.")
+@click.option(
+    "--node-ip", type=Several(NodeIp()), multiple=True, required=True, metavar="IP[,IP]",
+    help="Its address on the underlay; or two, an IPv4 and an IPv6 one. Pods get an address of each family given here.",
+)  # fmt: skip
 @click.option(
     "--servers", type=Several(Address()), required=True, metavar="HOST:PORT,…", help="Control plane replicas."
 )
 @click.option(
-    "--pod-cidr", "pod_cidrs", type=Ipv4Cidr(), multiple=True,
-    help="Addresses for this node's pods; may be given often. [default: the control plane gives one]",
+    "--pod-cidr", "pod_cidrs", type=IpCidr(), multiple=True,
+    help="Addresses for this node's pods, IPv4 or IPv6; may be given often. [default: the control plane gives them]",
 )  # fmt: skip
 @click.option(
     "--node-labels", type=LabelList(), default=(), metavar="KEY=VALUE,…",
@@ -224,7 +255,19 @@ def agent(context: click.Context, /, **flags: Any) -> None:
     from kilim.agent.settings import Settings
 
     flags |= {"log_format": _format(flags["log_format"]), "prometheus_serve_addr": flags["prometheus_serve_addr"] or ""}
+    flags |= _of_families([ip for several in flags.pop("node_ip") for ip in several])
     context.exit(run(Settings(**flags)) or 0)
+
+
+def _of_families(node_ips: list[str]) -> dict[str, str]:
+    """What the settings know them by."""
+    found = {"node_ip": "", "node_ipv6": ""}
+    for ip in node_ips:
+        name = "node_ipv6" if ":" in ip else "node_ip"
+        if found[name] not in ("", ip):
+            raise BadUsage(f"--node-ip: {found[name]} and {ip} are of one family; at most one of each may be given")
+        found[name] = ip
+    return found
 
 
 @click.command(

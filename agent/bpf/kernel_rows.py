@@ -19,7 +19,7 @@ FLAGS_MAX = 0xFF  # as rows are packed; we write 0 and 1
 
 
 class KernelEndpoint(NamedTuple):
-    ifindex: int  # NO_INTERFACE: what else follows from the address is not in the row; it is to be written anew
+    ifindex: int  # NO_INTERFACE: the MAC addresses are not those of the endpoint id; it is to be written anew
     identity: int
     endpoint_id: int
     flags: int
@@ -58,7 +58,7 @@ class KernelRows:
 def read_kernel_rows(maps: Maps) -> KernelRows:
     kernel = KernelRows(ipcache=rows.decode_ipcache(*maps["ipcache"].read()))
     keys, values = maps["endpoints"].read()
-    whole = has_local_inputs(keys, values)
+    whole = has_local_inputs(values)
     for ip, row, is_whole in zip(keys["ip"].tolist(), values.tolist(), whole, strict=True):
         ifindex, flags = (row[0] if is_whole else NO_INTERFACE), min(row[3], FLAGS_MAX)
         kernel.endpoints[ip] = KernelEndpoint(ifindex, row[1], row[2], flags)
@@ -88,7 +88,7 @@ def local_differences(written: KernelRows, held: KernelRows) -> list[DriftedRow]
 
 
 def drifted_endpoint(ip: int, written: int, held: int) -> DriftedRow:
-    """From the interfaces; NO_INTERFACE: something else is not what goes with the address."""
+    """From the interfaces; NO_INTERFACE: the MAC addresses are not those of its endpoint id."""
     what = f"ifindex {held}" if held else "other MAC addresses"
     return DriftedRow("endpoints", format_ip(ip), what, f"ifindex {written}")
 
@@ -109,12 +109,12 @@ def foreign_rows(kernel: KernelRows) -> list[DriftedRow]:
     return found
 
 
-def has_local_inputs(keys: Rows, values: Rows) -> list[bool]:
-    """Of each row of `endpoints`, whether it has the MAC addresses that follow from its address."""
-    macs = np.concatenate([values["mac"], values["node_mac"]], axis=1) if len(keys) else values["mac"]
+def has_local_inputs(values: Rows) -> list[bool]:
+    """Of each row of `endpoints`, whether it has the MAC addresses that follow from its endpoint id."""
+    macs = np.concatenate([values["mac"], values["node_mac"]], axis=1) if len(values) else values["mac"]
     return [
-        row.tobytes() == bytes(pod_mac(ip)) + bytes(node_mac(ip))
-        for ip, row in zip(keys["ip"].tolist(), macs, strict=True)
+        row.tobytes() == pod_mac(number) + node_mac(number)
+        for number, row in zip(values["endpoint_id"].tolist(), macs, strict=True)
     ]
 
 

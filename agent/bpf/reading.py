@@ -90,7 +90,7 @@ class Reading:
 
     def _drifted(self, ips: Rows, endpoints: Rows, identities: Rows, subjects: Rows) -> list[DriftedRow]:
         found = []
-        whole = has_local_inputs(ips, endpoints)
+        whole = has_local_inputs(endpoints)
         for ip, (ifindex, *_), is_whole in zip(ips["ip"].tolist(), endpoints.tolist(), whole, strict=True):
             written = self._endpoints.get(ip)
             if written is not None and (written.ifindex != ifindex or not is_whole):

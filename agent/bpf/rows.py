@@ -58,12 +58,12 @@ def endpoint_keys(ips: Iterable[int]) -> Rows:
     return np.array([(ip,) for ip in ips], layout.ENDPOINT_KEY)
 
 
-def endpoint_values(endpoints: Iterable[tuple[int, int, int, int, int]]) -> Rows:
-    """From (ip, ifindex, identity, endpoint_id, flags); the MAC addresses follow from the first."""
+def endpoint_values(endpoints: Iterable[tuple[int, int, int, int]]) -> Rows:
+    """From (ifindex, identity, endpoint_id, flags); the MAC addresses follow from the endpoint_id."""
     return np.array(
         [
-            (ifindex, identity, endpoint_id, flags, tuple(pod_mac(ip)), tuple(node_mac(ip)))
-            for ip, ifindex, identity, endpoint_id, flags in endpoints
+            (ifindex, identity, endpoint_id, flags, tuple(pod_mac(endpoint_id)), tuple(node_mac(endpoint_id)))
+            for ifindex, identity, endpoint_id, flags in endpoints
         ],
         layout.ENDPOINT_VALUE,
     )

@@ -197,7 +197,7 @@ class KernelTables:
             if held[ip].ifindex and flags != held[ip].flags
         }
         if changed:
-            values = rows.endpoint_values((ip, *endpoint) for ip, endpoint in changed.items())
+            values = rows.endpoint_values(changed.values())
             self._maps["endpoints"].update(rows.endpoint_keys(changed), values)
             held |= changed
 
@@ -294,7 +294,7 @@ class KernelTables:
             if ifindex and old != (ifindex, identity, endpoint_id, flags):
                 changed[ip] = KernelEndpoint(ifindex, identity, endpoint_id, flags)
         if changed:
-            values = rows.endpoint_values((ip, *endpoint) for ip, endpoint in changed.items())
+            values = rows.endpoint_values(changed.values())
             self._maps["endpoints"].update(rows.endpoint_keys(changed), values)
             kernel.endpoints |= changed
 

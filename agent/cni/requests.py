@@ -5,14 +5,14 @@ from typing import Any
 
 from kilim.agent.cni import spec
 from kilim.agent.cni.spec import CniError
-from kilim.model.address import parse_ipv4
+from kilim.model.address import is_ipv6, parse_cidr, parse_ip
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class PodRequest:
-    """`labels` None: the configuration says nothing about them. `ip` None: any."""
+    """`labels` None: the configuration says nothing about them. `ips`: those asked for, at most one of a family."""
 
     command: str
     version: str
@@ -23,7 +23,7 @@ class PodRequest:
     pod: str
     labels: dict[str, str] | None
     service_account: str
-    ip: int | None
+    ips: tuple[int, ...]
     prev_result: Json | None
     valid_attachments: tuple[tuple[str, str], ...] | None
 
@@ -53,7 +53,7 @@ def decode_request(data: Any) -> PodRequest:
         pod=arguments.get("K8S_POD_NAME", container_id),
         labels=_labels(cni_args),
         service_account=str(cni_args.get("serviceAccount", "")),
-        ip=_requested_ip(_object(config, "runtimeConfig"), cni_args),
+        ips=_requested_ips(_object(config, "runtimeConfig"), cni_args),
         prev_result=prev_result,
         valid_attachments=_valid_attachments(config),
     )
@@ -92,17 +92,29 @@ def _labels(cni_args: Json) -> dict[str, str] | None:
     return {each["key"]: each.get("value", "") for each in given}
 
 
-def _requested_ip(runtime: Json, cni_args: Json) -> int | None:
-    """runtimeConfig.ips, or args.cni.ips of the conventions; one IPv4 address, with or without a prefix."""
+def _requested_ips(runtime: Json, cni_args: Json) -> tuple[int, ...]:
+    """runtimeConfig.ips, or args.cni.ips of the conventions: addresses with or without a prefix length. IPv4 first."""
     path, given = ("runtimeConfig.ips", runtime["ips"]) if runtime.get("ips") else ("args.cni.ips", cni_args.get("ips"))
     if not given:
-        return None
-    if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], str):
-        raise CniError(spec.UNSUPPORTED_FIELD, f"{path}: one IPv4 address is supported")
+        return ()
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise CniError(spec.INVALID_CONFIG, f"{path}: must be a list of addresses")
+    by_family: dict[bool, int] = {}
+    for number, text in enumerate(given):
+        ip = _address(text, f"{path}[{number}]")
+        if is_ipv6(ip) in by_family:
+            raise CniError(spec.UNSUPPORTED_FIELD, f"{path}: one address of a family is supported")
+        by_family[is_ipv6(ip)] = ip
+    return tuple(by_family[family] for family in sorted(by_family))
+
+
+def _address(text: str, path: str) -> int:
     try:
-        return parse_ipv4(given[0].partition("/")[0])
+        if "/" in text:
+            parse_cidr(text)
+        return parse_ip(text.partition("/")[0])
     except ValueError as error:
-        raise CniError(spec.INVALID_CONFIG, f"{path}[0]: {error}") from None
+        raise CniError(spec.INVALID_CONFIG, f"{path}: {error}") from None
 
 
 def _valid_attachments(config: Json) -> tuple[tuple[str, str], ...] | None:

@@ -1,16 +1,30 @@
 """Where this node's own stack finds the pods of other nodes. PURE."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
+from kilim.model.address import is_ipv6, parse_cidr
 from kilim.model.nouns import Node
 
 
-def plan_node_routes(nodes: Iterable[Node], own: str) -> dict[str, int]:
-    """Pod CIDR to the address of the node that has it. Of two nodes that claim one CIDR the first by name has it."""
-    routes: dict[str, int] = {}
+class NodeRoute(NamedTuple):
+    """Addresses of one family: of the node that has the pods, and of this one."""
+
+    gateway: int
+    source: int
+
+
+def plan_node_routes(nodes: Iterable[Node], own: str, own_ips: Iterable[int]) -> dict[str, NodeRoute]:
+    """By pod CIDR. Of two nodes that claim one CIDR the first by name has it. None where one of the two nodes has no
+    address of the CIDR's family."""
+    sources = {is_ipv6(ip): ip for ip in own_ips}
+    routes: dict[str, NodeRoute] = {}
     for node in sorted(nodes, key=lambda each: each.name):
         if node.name == own:
             continue
-        for cidr in node.pod_cidrs:
-            routes.setdefault(cidr, node.ip)
+        gateways = {is_ipv6(ip): ip for ip in node.ips}
+        for cidr in map(parse_cidr, node.pod_cidrs):
+            family = is_ipv6(cidr.ip)
+            if family in gateways and family in sources:
+                routes.setdefault(str(cidr), NodeRoute(gateways[family], sources[family]))
     return routes

@@ -22,16 +22,16 @@ class Leftovers:
 def plan_leftovers(endpoints: Iterable[Endpoint], links: Iterable[LocalLink], busy: Collection[str]) -> Leftovers:
     """`busy`: keys (namespace/pod) that a CNI call is about right now; nothing is said about those."""
     links = list(links)
-    attached = {(link.container_id, link.ip) for link in links}
+    attached = {(link.container_id, link.ips) for link in links}
     logged = set()
     stale = []
     for endpoint in endpoints:
         key = f"{endpoint.namespace}/{endpoint.name}"
-        identity = (endpoint.container_id, endpoint.ip)
+        identity = (endpoint.container_id, endpoint.ips)
         logged.add(identity)
         if key not in busy and identity not in attached:
             stale.append(endpoint)
-    unknown = [link for link in links if link.key not in busy and (link.container_id, link.ip) not in logged]
+    unknown = [link for link in links if link.key not in busy and (link.container_id, link.ips) not in logged]
     return Leftovers(tuple(stale), tuple(unknown))
 
 

@@ -1,80 +1,114 @@
 """The node's own devices: the tunnel that it makes, the underlay that it finds."""
 
-import contextlib
+import asyncio
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kilim.agent.netlink.session import GONE, NetlinkSession, find_link, tolerate
-from kilim.model.address import format_ip
-from kilim.model.mac import node_mac
+from kilim.agent.netlink.sysctl import quiet_link
+from kilim.model.address import format_ip, is_ipv6
+from kilim.model.mac import tunnel_mac
 
 TUNNEL = "kilim_vxlan"
-OVERLAY_BYTES = 50  # outer IPv4 + UDP + VXLAN + inner Ethernet
+
+_TENTATIVE, _DAD_FAILED = 0x40, 0x08
+_DAD_S, _DAD_STEP_S = 5.0, 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class NodeDevices:
-    """`mtu` is the underlay's."""
+    """`mtu` is the underlay's; `overlay_bytes` what the tunnel's headers take of it."""
 
     underlay_name: str
     underlay_ifindex: int
     tunnel_ifindex: int
     mtu: int
+    overlay_bytes: int
 
 
 class NoUnderlay(Exception):
-    """No interface has the node's address."""
+    """No interface has the node's addresses."""
 
 
-async def apply_node_devices(session: NetlinkSession, node_ip: int, tunnel_port: int, mtu: int) -> NodeDevices:
-    """Idempotent. `mtu` 0: the underlay's. Raises NoUnderlay; OSError."""
-    return await session.run(lambda ipr: _apply(ipr, node_ip, tunnel_port, mtu))
+class _StillProbed(NoUnderlay):
+    """Another host may have the address: the kernel is asking."""
 
 
-def _apply(ipr: Any, node_ip: int, tunnel_port: int, mtu: int) -> NodeDevices:
-    underlay = _find_underlay(ipr, node_ip)
+def overlay_bytes(node_ips: Sequence[int]) -> int:
+    """Outer IP + UDP + VXLAN + inner Ethernet. The outer family is IPv4 where the node has it."""
+    return (40 if all(map(is_ipv6, node_ips)) else 20) + 8 + 8 + 14
+
+
+async def apply_node_devices(
+    session: NetlinkSession, node_ips: Sequence[int], tunnel_port: int, mtu: int
+) -> NodeDevices:
+    """Idempotent. `node_ips`: one per family, IPv4 first. `mtu` 0: the underlay's. Raises NoUnderlay; OSError."""
+    deadline = asyncio.get_running_loop().time() + _DAD_S
+    while True:
+        try:
+            return await session.run(lambda ipr: _apply(ipr, node_ips, tunnel_port, mtu))
+        except _StillProbed:  # of a node that has just booted
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(_DAD_STEP_S)
+
+
+def _apply(ipr: Any, node_ips: Sequence[int], tunnel_port: int, mtu: int) -> NodeDevices:
+    underlay = _find_underlay(ipr, node_ips)
     mtu = mtu or int(underlay.get_attr("IFLA_MTU"))
-    tunnel = _apply_tunnel(ipr, node_ip, tunnel_port, mtu - OVERLAY_BYTES)
-    _write_sysctl(f"net/ipv4/conf/{TUNNEL}/rp_filter", "0")  # inner sources are reached by other ways than they came
-    return NodeDevices(str(underlay.get_attr("IFLA_IFNAME")), int(underlay["index"]), tunnel, mtu)
+    header = overlay_bytes(node_ips)
+    tunnel = _apply_tunnel(ipr, node_ips, tunnel_port, mtu - header)
+    return NodeDevices(str(underlay.get_attr("IFLA_IFNAME")), int(underlay["index"]), tunnel, mtu, header)
 
 
-def _find_underlay(ipr: Any, node_ip: int) -> Any:
-    text = format_ip(node_ip)
-    for address in ipr.get_addr(family=2):
-        if text in (address.get_attr("IFA_LOCAL"), address.get_attr("IFA_ADDRESS")):
-            return ipr.get_links(address["index"])[0]
+def _find_underlay(ipr: Any, node_ips: Sequence[int]) -> Any:
+    indexes = [_index_of(ipr, ip) for ip in node_ips]
+    links = [ipr.get_links(index)[0] for index in indexes]
+    if len(set(indexes)) > 1:
+        names = [str(link.get_attr("IFLA_IFNAME")) for link in links]
+        where = ", ".join(f"{format_ip(ip)} is on {name}" for ip, name in zip(node_ips, names, strict=True))
+        raise NoUnderlay(f"the node's addresses must be on one interface: {where}")
+    return links[0]
+
+
+def _index_of(ipr: Any, ip: int) -> int:
+    text = format_ip(ip)
+    for address in ipr.get_addr(family=socket.AF_INET6 if is_ipv6(ip) else socket.AF_INET):
+        if text not in (address.get_attr("IFA_LOCAL"), address.get_attr("IFA_ADDRESS")):
+            continue
+        if address["flags"] & _DAD_FAILED:
+            raise NoUnderlay(f"another host has the address {text} of this node too")
+        if address["flags"] & _TENTATIVE:
+            raise _StillProbed(f"the kernel has not yet found out whether another host has the address {text}")
+        return int(address["index"])
     raise NoUnderlay(f"no interface of this node has the address {text}")
 
 
-def _apply_tunnel(ipr: Any, node_ip: int, port: int, mtu: int) -> int:
+def _apply_tunnel(ipr: Any, node_ips: Sequence[int], port: int, mtu: int) -> int:
     link = find_link(ipr, TUNNEL)
-    if link is not None and not _is_ours(link, port):
+    if link is not None and not _is_ours(link, port, any(map(is_ipv6, node_ips))):
         with tolerate(*GONE):
             ipr.link("del", index=link["index"])
         link = None
     if link is None:
         ipr.link(
-            "add", ifname=TUNNEL, kind="vxlan", vxlan_collect_metadata=1, vxlan_learning=0, vxlan_port=port, mtu=mtu
-        )
+            "add", ifname=TUNNEL, kind="vxlan", vxlan_collect_metadata=1, vxlan_learning=0, vxlan_port=port, mtu=mtu,
+            vxlan_udp_zero_csum6_rx=1,  # as the datapath sends, over IPv4 and IPv6 alike (RFC 6935)
+        )  # fmt: skip
         link = find_link(ipr, TUNNEL)
         assert link is not None
-    mac = node_mac(node_ip).hex(":")
-    ipr.link("set", index=link["index"], address=mac, mtu=mtu, state="up")
+    quiet_link(TUNNEL)  # inner sources are reached by other ways than they came
+    ipr.link("set", index=link["index"], address=tunnel_mac(format_ip(node_ips[0])).hex(":"), mtu=mtu, state="up")
     return int(link["index"])
 
 
-def _is_ours(link: Any, port: int) -> bool:
+def _is_ours(link: Any, port: int, over_ipv6: bool) -> bool:
     info = link.get_attr("IFLA_LINKINFO")
     data = info.get_attr("IFLA_INFO_DATA") if info is not None else None
     if data is None or info.get_attr("IFLA_INFO_KIND") != "vxlan":
         return False
+    if over_ipv6 and not data.get_attr("IFLA_VXLAN_UDP_ZERO_CSUM6_RX"):
+        return False
     return bool(data.get_attr("IFLA_VXLAN_COLLECT_METADATA")) and data.get_attr("IFLA_VXLAN_PORT") == port
-
-
-def _write_sysctl(name: str, value: str) -> None:
-    path = Path("/proc/sys") / name
-    with contextlib.suppress(FileNotFoundError):
-        if path.read_text().strip() != value:
-            path.write_text(value)

@@ -1,12 +1,14 @@
 """Routes of the node's own stack to the pods of other nodes (pods themselves do not need them: the datapath knows).
 
-Easy to get wrong: the pods' own /32 routes have our protocol number too; those have no gateway and are left alone here.
+Easy to get wrong: the pods' own host routes have our protocol number too; those have no gateway and are left alone.
 """
 
 import errno
+import socket
 from collections.abc import Mapping
 from typing import Any
 
+from kilim.agent.core.node_routes import NodeRoute
 from kilim.agent.netlink.library import NetlinkError
 from kilim.agent.netlink.session import GONE, ROUTE_PROTOCOL, NetlinkSession, tolerate
 from kilim.model.address import format_ip
@@ -16,26 +18,26 @@ _NOT_ADJACENT = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
 
 
 async def apply_node_routes(
-    session: NetlinkSession, wanted: Mapping[str, int], underlay: int, node_ip: int, allow_delete: bool
+    session: NetlinkSession, wanted: Mapping[str, NodeRoute], underlay: int, allow_delete: bool
 ) -> list[str]:
     """Idempotent. Returns the CIDRs whose node is not a neighbour: nothing but the pods themselves reaches those."""
-    return await session.run(lambda ipr: _apply(ipr, wanted, underlay, node_ip, allow_delete))
+    return await session.run(lambda ipr: _apply(ipr, wanted, underlay, allow_delete))
 
 
-def _apply(ipr: Any, wanted: Mapping[str, int], underlay: int, node_ip: int, allow_delete: bool) -> list[str]:
+def _apply(ipr: Any, wanted: Mapping[str, NodeRoute], underlay: int, allow_delete: bool) -> list[str]:
     present = _read(ipr)
     unreachable = []
-    for cidr, gateway in wanted.items():
-        if present.get(cidr) == format_ip(gateway):
+    for cidr, route in wanted.items():
+        if present.get(cidr) == format_ip(route.gateway):
             continue
         try:
             ipr.route(
                 "replace",
                 dst=cidr,
-                gateway=format_ip(gateway),
+                gateway=format_ip(route.gateway),
                 oif=underlay,
                 proto=ROUTE_PROTOCOL,
-                prefsrc=format_ip(node_ip),
+                prefsrc=format_ip(route.source),
             )
         except NetlinkError as error:
             if error.code not in _NOT_ADJACENT:
@@ -51,8 +53,9 @@ def _apply(ipr: Any, wanted: Mapping[str, int], underlay: int, node_ip: int, all
 def _read(ipr: Any) -> dict[str, str]:
     """CIDR to gateway, of our routes that have one."""
     found = {}
-    for route in ipr.get_routes(family=2, proto=ROUTE_PROTOCOL):
-        gateway = route.get_attr("RTA_GATEWAY")
-        if gateway is not None and route["proto"] == ROUTE_PROTOCOL:
-            found[f"{route.get_attr('RTA_DST')}/{route['dst_len']}"] = gateway
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for route in ipr.get_routes(family=family, proto=ROUTE_PROTOCOL):
+            gateway = route.get_attr("RTA_GATEWAY")
+            if gateway is not None and route["proto"] == ROUTE_PROTOCOL:
+                found[f"{route.get_attr('RTA_DST')}/{route['dst_len']}"] = gateway
     return found

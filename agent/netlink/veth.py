@@ -1,31 +1,36 @@
 """The pair of devices between a pod and its node.
 
-  pod:   eth0, address /32, default via 169.254.1.1, which is a permanent neighbour with the MAC of the host's side
-  node:  lxc<hash>, alias kilim:<namespace>/<pod>:<container id>:<ip> (I7), route <ip>/32 and a permanent neighbour
-Easy to get wrong: the host's side stays down until `raise_host_side`, so that programs are attached before.
+  pod:   eth0, an address of each family (/32, /128), default routes via 169.254.1.1 and fe80::1, which are permanent
+         neighbours with the MAC of the host's side
+  node:  lxc<hash>, alias kilim:… (I7, agent/core/link.py), for each address a host route and a permanent neighbour
+Easy to get wrong: the host's side stays down until `raise_host_side`, so that programs are attached before. No side
+has a link-local address: nothing is announced, solicited or probed that would keep an address waiting.
 """
 
+import errno
 import os
+import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
+from kilim.agent.core.gateway import DEFAULT_ROUTES, gateway_of, host_cidr
 from kilim.agent.core.link import LocalLink, PodLink, is_link_name, parse_alias
 from kilim.agent.netlink.namespaces import in_namespace
 from kilim.agent.netlink.session import GONE, ROUTE_PROTOCOL, NetlinkSession, find_link, open_netlink, tolerate
-from kilim.model.address import format_ip
+from kilim.agent.netlink.sysctl import quiet_link, switch_ipv6
+from kilim.model.address import format_ip, host_length, is_ipv6
 from kilim.model.mac import is_node_mac, node_mac, pod_mac
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-GATEWAY = "169.254.1.1"
 _PERMANENT = 0x80
 _SCOPE_LINK = 253
 _RTPROT_STATIC = 4
+_IFA_F_NODAD = 2
 
 
 class PodLinks:
@@ -105,34 +110,37 @@ def _create(ipr: Any, wanted: PodLink) -> LocalLink:
                 ipr.link("del", index=link["index"])
             link = None
         if link is None:
-            peer = {"ifname": wanted.ifname, "net_ns_fd": fd, "address": _text(pod_mac(wanted.ip)), "mtu": wanted.mtu}
-            mac = _text(node_mac(wanted.ip))
+            mac, pods = _text(node_mac(wanted.endpoint_id)), _text(pod_mac(wanted.endpoint_id))
+            peer = {"ifname": wanted.ifname, "net_ns_fd": fd, "address": pods, "mtu": wanted.mtu}
             ipr.link("add", ifname=wanted.name, kind="veth", address=mac, mtu=wanted.mtu, peer=peer)
             link = find_link(ipr, wanted.name)
             assert link is not None
             ipr.link("set", index=link["index"], ifalias=wanted.alias)
     finally:
         os.close(fd)
-    return LocalLink(wanted.name, int(link["index"]), wanted.namespace, wanted.pod, wanted.container_id, wanted.ip)
+    pod = (wanted.namespace, wanted.pod, wanted.container_id, wanted.endpoint_id)
+    return LocalLink(wanted.name, int(link["index"]), *pod, wanted.ips)
 
 
 def _raise_host_side(ipr: Any, wanted: PodLink) -> None:
     link = find_link(ipr, wanted.name)
     if link is None:
-        raise OSError(19, f"{wanted.name} is gone")
-    index = int(link["index"])
-    _quiet(wanted.name)
+        raise OSError(errno.ENODEV, f"{wanted.name} is gone")
+    index, mac = int(link["index"]), _text(pod_mac(wanted.endpoint_id))
+    quiet_link(wanted.name)
+    switch_ipv6(wanted.name, any(map(is_ipv6, wanted.ips)))
     ipr.link("set", index=index, state="up")
-    ip = format_ip(wanted.ip)
-    ipr.neigh("replace", dst=ip, lladdr=_text(pod_mac(wanted.ip)), ifindex=index, state=_PERMANENT)
-    ipr.route(
-        "replace",
-        dst=f"{ip}/32",
-        oif=index,
-        scope=_SCOPE_LINK,
-        proto=ROUTE_PROTOCOL,
-        prefsrc=format_ip(wanted.node_ip),
-    )
+    node_ips = {is_ipv6(ip): format_ip(ip) for ip in wanted.node_ips}
+    for ip in wanted.ips:
+        ipr.neigh("replace", dst=format_ip(ip), lladdr=mac, ifindex=index, state=_PERMANENT)
+        ipr.route(
+            "replace",
+            dst=host_cidr(ip),
+            oif=index,
+            scope=_scope_link(ip),
+            proto=ROUTE_PROTOCOL,
+            prefsrc=node_ips[is_ipv6(ip)],
+        )
 
 
 def _inside(wanted: PodLink, work: Callable[[], T]) -> T:
@@ -148,20 +156,32 @@ def _configure_inside(wanted: PodLink) -> None:
         ipr.link("set", index=1, state="up")
         link = find_link(ipr, wanted.ifname)
         if link is None:
-            raise OSError(19, f"the pod has no {wanted.ifname}")
+            raise OSError(errno.ENODEV, f"the pod has no {wanted.ifname}")
         index = int(link["index"])
-        ipr.addr("replace", index=index, address=format_ip(wanted.ip), prefixlen=32)
+        quiet_link(wanted.ifname)
+        if any(map(is_ipv6, wanted.ips)):  # a runtime may have switched it off for every new namespace
+            switch_ipv6("lo", True)
+            switch_ipv6(wanted.ifname, True)
         ipr.link("set", index=index, state="up")
-        ipr.neigh("replace", dst=GATEWAY, lladdr=_text(node_mac(wanted.ip)), ifindex=index, state=_PERMANENT)
-        ipr.route("replace", dst=f"{GATEWAY}/32", oif=index, scope=_SCOPE_LINK, proto=_RTPROT_STATIC)
-        ipr.route(
-            "replace",
-            dst="default",
-            gateway=GATEWAY,
-            oif=index,
-            proto=_RTPROT_STATIC,
-            metrics={"mtu": wanted.route_mtu},
-        )
+        for ip in wanted.ips:
+            _configure_address(ipr, index, ip, wanted)
+
+
+def _configure_address(ipr: Any, index: int, ip: int, wanted: PodLink) -> None:
+    gateway, mac = gateway_of(ip), _text(node_mac(wanted.endpoint_id))
+    flags = {"flags": _IFA_F_NODAD} if is_ipv6(ip) else {}
+    ipr.addr("replace", index=index, address=format_ip(ip), prefixlen=host_length(ip), **flags)
+    ipr.neigh("replace", dst=gateway, lladdr=mac, ifindex=index, state=_PERMANENT)
+    to_gateway = f"{gateway}/{host_length(ip)}"
+    ipr.route("replace", dst=to_gateway, oif=index, scope=_scope_link(ip), proto=_RTPROT_STATIC)
+    ipr.route(
+        "replace",
+        dst=DEFAULT_ROUTES[is_ipv6(ip)],
+        gateway=gateway,
+        oif=index,
+        proto=_RTPROT_STATIC,
+        metrics={"mtu": wanted.route_mtu},
+    )
 
 
 def _check(ipr: Any, wanted: PodLink) -> list[str]:
@@ -183,14 +203,20 @@ def _check_inside(wanted: PodLink) -> list[str]:
             return [f"the pod has no {wanted.ifname}"]
         if not link["flags"] & 1:
             wrong.append(f"{wanted.ifname} is down")
-        if link.get_attr("IFLA_ADDRESS") != _text(pod_mac(wanted.ip)):
+        if link.get_attr("IFLA_ADDRESS") != _text(pod_mac(wanted.endpoint_id)):
             wrong.append(f"{wanted.ifname} has another MAC address")
-        addresses = {a.get_attr("IFA_LOCAL") for a in ipr.get_addr(family=2, index=link["index"])}
-        if format_ip(wanted.ip) not in addresses:
-            wrong.append(f"{wanted.ifname} does not have the address {format_ip(wanted.ip)}")
-        gateways = {r.get_attr("RTA_GATEWAY") for r in ipr.get_default_routes(family=2)}
-        if GATEWAY not in gateways:
-            wrong.append(f"the pod's default route does not go to {GATEWAY}")
+        for ip in wanted.ips:
+            wrong += _check_address(ipr, int(link["index"]), ip, wanted.ifname)
+    return wrong
+
+
+def _check_address(ipr: Any, index: int, ip: int, ifname: str) -> list[str]:
+    wrong, gateway = [], gateway_of(ip)
+    family = socket.AF_INET6 if is_ipv6(ip) else socket.AF_INET
+    if format_ip(ip) not in {each.get_attr("IFA_ADDRESS") for each in ipr.get_addr(family=family, index=index)}:
+        wrong.append(f"{ifname} does not have the address {format_ip(ip)}")
+    if gateway not in {each.get_attr("RTA_GATEWAY") for each in ipr.get_default_routes(family=family)}:
+        wrong.append(f"the pod's default route does not go to {gateway}")
     return wrong
 
 
@@ -199,12 +225,8 @@ def _has_link(ifname: str) -> bool:
         return find_link(ipr, ifname) is not None
 
 
-def _quiet(name: str) -> None:
-    """No IPv6 chatter of the host's side, and no look at which way a pod's address came from."""
-    for setting, value in ((f"ipv6/conf/{name}/disable_ipv6", "1"), (f"ipv4/conf/{name}/rp_filter", "0")):
-        path = Path("/proc/sys/net") / setting
-        if path.exists():
-            path.write_text(value)
+def _scope_link(ip: int) -> int:
+    return 0 if is_ipv6(ip) else _SCOPE_LINK  # IPv6 routes have no scope
 
 
 def _text(mac: bytes) -> str:

@@ -78,7 +78,7 @@ def test_arp_may_announce_only_the_endpoints_own_address(rig: Rig) -> None:
 
 def test_delivery_writes_the_derived_mac_addresses(rig: Rig) -> None:
     frame = rig.out(tcp(A, B)).frame
-    assert (frame[:6], frame[6:12]) == (pod_mac(B.ip), node_mac(B.ip))
+    assert (frame[:6], frame[6:12]) == (pod_mac(B.endpoint_id), node_mac(B.endpoint_id))
     assert frame[14:] == tcp(A, B)[14:]
 
 

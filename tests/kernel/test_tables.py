@@ -215,7 +215,7 @@ def test_endpoint_waits_for_its_interface(rig: Rig) -> None:
     rig.write(TablesDelta(), {late: 9})
     columns, rows = rig.tables.dump("endpoints", raw=True)
     [listed] = [dict(zip(columns, each, strict=True)) for each in rows if each[0] == "10.61.1.52"]
-    assert (listed["ifindex"], listed["mac"]) == ("9", "0a:58:0a:3d:01:34")
+    assert (listed["ifindex"], listed["mac"]) == ("9", "0a:58:00:00:00:32")
 
 
 def test_restart_finds_everything_and_sweeps_what_was_left(bpf_root: Path, settings: Settings) -> None:

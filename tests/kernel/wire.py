@@ -144,11 +144,11 @@ class Node:
         ip, inside = format_ip(end.ip), Namespace()
 
         def make_pair(ipr: Any) -> int:
-            peer = {"ifname": "eth0", "address": _mac(pod_mac(end.ip)), "net_ns_fd": inside.fd}
-            ipr.link("add", ifname=name, kind="veth", address=_mac(node_mac(end.ip)), peer=peer)
+            peer = {"ifname": "eth0", "address": _mac(pod_mac(end.endpoint_id)), "net_ns_fd": inside.fd}
+            ipr.link("add", ifname=name, kind="veth", address=_mac(node_mac(end.endpoint_id)), peer=peer)
             index = _index(ipr, name)
             ipr.link("set", index=index, state="up")
-            ipr.neigh("add", dst=ip, lladdr=_mac(pod_mac(end.ip)), ifindex=index, state=0x80)
+            ipr.neigh("add", dst=ip, lladdr=_mac(pod_mac(end.endpoint_id)), ifindex=index, state=0x80)
             ipr.route("add", dst=f"{ip}/32", oif=index, scope=253)
             return index
 
@@ -157,7 +157,7 @@ class Node:
             ipr.addr("add", index=index, address=ip, prefixlen=32)
             ipr.link("set", index=_index(ipr, "lo"), state="up")
             ipr.link("set", index=index, state="up")
-            ipr.neigh("add", dst=GATEWAY, lladdr=_mac(node_mac(end.ip)), ifindex=index, state=0x80)
+            ipr.neigh("add", dst=GATEWAY, lladdr=_mac(node_mac(end.endpoint_id)), ifindex=index, state=0x80)
             ipr.route("add", dst=f"{GATEWAY}/32", oif=index, scope=253)
             ipr.route("add", dst="default", gateway=GATEWAY, oif=index, metrics={"mtu": 1450})
 

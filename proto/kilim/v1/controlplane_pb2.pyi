@@ -354,8 +354,11 @@ class RegisterNodeRequest(_message.Message):
     IP_FIELD_NUMBER: _builtins.int
     POD_CIDRS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    IPV6_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     ip: _builtins.str
+    ipv6: _builtins.str
+    """empty: none; it has this or ip or both"""
     @_builtins.property
     def pod_cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """empty: the control plane allocates one from the cluster pool"""
@@ -371,10 +374,11 @@ class RegisterNodeRequest(_message.Message):
         ip: _builtins.str = ...,
         pod_cidrs: _abc.Iterable[_builtins.str] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ipv6: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "labels", b"labels", "name", b"name", "pod_cidrs", b"pod_cidrs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "ipv6", b"ipv6", "labels", b"labels", "name", b"name", "pod_cidrs", b"pod_cidrs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -435,6 +439,7 @@ class RegisterEndpointRequest(_message.Message):
     ENDPOINT_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
+    IPV6_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -442,6 +447,8 @@ class RegisterEndpointRequest(_message.Message):
     ip: _builtins.str
     endpoint_id: _builtins.int
     service_account: _builtins.str
+    ipv6: _builtins.str
+    """empty: none; it has this or ip or both"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """used where the log knows no Pod object of this name"""
@@ -457,10 +464,11 @@ class RegisterEndpointRequest(_message.Message):
         endpoint_id: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         service_account: _builtins.str = ...,
+        ipv6: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "endpoint_id", b"endpoint_id", "ip", b"ip", "labels", b"labels", "name", b"name", "namespace", b"namespace", "node", b"node", "service_account", b"service_account"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "endpoint_id", b"endpoint_id", "ip", b"ip", "ipv6", b"ipv6", "labels", b"labels", "name", b"name", "namespace", b"namespace", "node", b"node", "service_account", b"service_account"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

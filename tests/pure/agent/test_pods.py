@@ -54,13 +54,13 @@ class Node:
             replica, Inbox(), DiskCache(directory), Rows(), {}, self.reports.append, lambda: None
         )
         self.enforcement.in_sync = True
-        facts = NodeFacts(NODE, 1, 1500, 1450, ())
+        facts = NodeFacts(NODE, (1,), 1500, 1450, ())
         self.inventory = Inventory(facts, lambda: self.enforcement.replica, {})
         self.pods = Pods(self.inventory, self, self, self, self.enforcement, Rows(), lambda: True)
 
     def link(self, pod: str) -> LocalLink:
         endpoint = self.enforcement.replica.own_endpoints[f"default/{pod}"]
-        return LocalLink(link_name(f"c-{pod}", "eth0"), 7, "default", pod, f"c-{pod}", endpoint.ip)
+        return LocalLink(link_name(f"c-{pod}", "eth0"), 7, "default", pod, f"c-{pod}", 1, endpoint.ips)
 
     async def read(self) -> list[LocalLink]:
         return list(self.present)
@@ -127,7 +127,7 @@ async def test_nobody_adds_a_pod_while_its_removal_is_under_way(tmp_path: Path) 
 async def test_a_link_that_the_log_does_not_know_is_reported_until_it_goes(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.go_on.set()
-    strange = LocalLink("lxc1", 9, "default", "strange", "c-strange", 5)
+    strange = LocalLink("lxc1", 9, "default", "strange", "c-strange", 1, (5,))
     node.present = [*(node.link(pod) for pod in ("p1", "p3", "p5", "p7")), strange]
     assert await node.pods.remove_stale() == 0 and not node.removed
     assert "default/strange (lxc1)" in node.reports[-1].errors[0]

@@ -1,7 +1,10 @@
 """What is left over in the log or on the node."""
 
+import pytest
+
 from kilim.agent.core.link import LocalLink, PodLink, link_name, parse_alias
 from kilim.agent.core.reconcile import choose_endpoint_id, plan_leftovers
+from kilim.model.address import parse_ip
 from kilim.model.nouns import Endpoint
 
 
@@ -10,7 +13,7 @@ def endpoint(name: str, ip: int = 1, container_id: str = "c") -> Endpoint:
 
 
 def link(name: str, ip: int = 1, container_id: str = "c") -> LocalLink:
-    return LocalLink("lxc0", 7, "default", name, container_id, ip)
+    return LocalLink("lxc0", 7, "default", name, container_id, 1, (ip,))
 
 
 def test_an_endpoint_with_its_link_stays() -> None:
@@ -34,27 +37,45 @@ def test_endpoint_ids_go_round() -> None:
     assert choose_endpoint_id({65535}, 65534) == 1
 
 
-def wanted(pod: str) -> PodLink:
-    return PodLink("shop", pod, "4f1c", "eth0", "/n", (10 << 24) + 5, 1, 1500, 1450)
+IPV4, IPV6 = parse_ip("10.0.0.5"), parse_ip("fd00:10::5")
 
 
-def test_an_alias_tells_all_to_a_process_without_memory() -> None:
-    made = wanted("db-0")
-    assert made.alias == "kilim:shop/db-0:4f1c:10.0.0.5"
-    assert parse_alias(made.name, 9, made.alias) == LocalLink(made.name, 9, "shop", "db-0", "4f1c", made.ip)
+def wanted(pod: str, ips: tuple[int, ...] = (IPV4, IPV6)) -> PodLink:
+    return PodLink("shop", pod, "4f1c", 7, "eth0", "/n", ips, (1,), 1500, 1450)
 
 
-def test_a_long_pod_name_is_cut_but_container_and_address_stay() -> None:
+@pytest.mark.parametrize(
+    ("ips", "text"), [((IPV4,), "10.0.0.5"), ((IPV6,), "fd00:10::5"), ((IPV4, IPV6), "10.0.0.5,fd00:10::5")]
+)
+def test_an_alias_tells_all_to_a_process_without_memory(ips: tuple[int, ...], text: str) -> None:
+    made = wanted("db-0", ips)
+    assert made.alias == f"kilim:shop/db-0:4f1c:7:{text}"
+    assert parse_alias(made.name, 9, made.alias) == LocalLink(made.name, 9, "shop", "db-0", "4f1c", 7, ips)
+
+
+def test_a_long_pod_name_is_cut_but_container_and_addresses_stay() -> None:
     made = wanted("x" * 253)
     assert len(made.alias) == 255
     parsed = parse_alias(made.name, 9, made.alias)
-    assert parsed is not None and (parsed.container_id, parsed.ip) == ("4f1c", made.ip)
+    assert parsed is not None and (parsed.container_id, parsed.endpoint_id, parsed.ips) == ("4f1c", 7, made.ips)
 
 
-def test_what_is_not_ours_is_not_read() -> None:
-    assert parse_alias("eth0", 1, "kilim:a/b:c:10.0.0.1") is None
-    assert parse_alias("lxc1", 1, "somebody else's") is None
-    assert parse_alias("lxc1", 1, "kilim:a/b:c:10.0.0.999") is None
+@pytest.mark.parametrize(
+    "alias",
+    [
+        "somebody else's",
+        "kilim:a/b:c:1:10.0.0.999",
+        "kilim:a/b:c:1:fd00::g",
+        "kilim:a/b:c:1:",
+        "kilim:a/b:c:x:10.0.0.1",
+        "kilim:a/b:c:10.0.0.1",
+        "kilim:a/b:c:1:10.0.0.1,fd00::1,fd00::2",
+        "kilim:ab:c:1:10.0.0.1",
+    ],
+)
+def test_what_is_not_ours_is_not_read(alias: str) -> None:
+    assert parse_alias("eth0", 1, "kilim:a/b:c:1:10.0.0.1") is None
+    assert parse_alias("lxc1", 1, alias) is None
 
 
 def test_link_names_fit_and_differ() -> None:
