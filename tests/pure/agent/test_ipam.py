@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilim.agent.core.ipam import AddressNotOurs, AddressPool, PoolExhausted, usable_range
+from kilim.agent.core.ipam import AddressNotOurs, AddressPool, AddressPools, PoolExhausted, usable_range
 from kilim.model.address import format_ip, parse_cidr, parse_ip
 
 FREE: frozenset[int] = frozenset()
@@ -59,6 +59,63 @@ def test_after_a_restart_the_search_goes_on_behind_the_highest_in_use() -> None:
 def test_an_address_that_is_not_ours_is_refused(text: str) -> None:
     with pytest.raises(AddressNotOurs, match=text):
         pool("10.61.1.0/24").check(parse_ip(text))
+
+
+@given(st.integers(64, 128))
+def test_network_and_gateway_of_ipv6_are_never_given_out(prefix_len: int) -> None:
+    cidr = parse_cidr(f"fd00:10:61:1::/{prefix_len}")
+    size, usable = 1 << (128 - prefix_len), usable_range(cidr)
+    assert cidr.ip not in usable and cidr.ip + 1 not in usable
+    assert usable.stop - usable.start == max(0, size - 2)
+    assert size < 3 or cidr.ip + size - 1 in usable  # nothing is broadcast
+
+
+def test_a_large_pool_goes_round_at_its_end() -> None:
+    cidr = parse_cidr("fd00:10:61:1::/64")
+    addresses, last = pool(str(cidr)), cidr.ip + (1 << 64) - 1
+    addresses.start_after({last - 1})
+    used = {cidr.ip + 2}
+    chosen = [addresses.choose(used.__contains__) for _ in range(2)]
+    assert [format_ip(ip) for ip in chosen] == ["fd00:10:61:1:ffff:ffff:ffff:ffff", "fd00:10:61:1::3"]
+
+
+@pytest.mark.parametrize("text", ["fd00:10:61:1::", "fd00:10:61:1::1", "fd00:10:61:2::5"])
+def test_an_ipv6_address_that_is_not_ours_is_refused(text: str) -> None:
+    with pytest.raises(AddressNotOurs, match=text):
+        pool("fd00:10:61:1::/64").check(parse_ip(text))
+
+
+def pools(*cidrs: str) -> AddressPools:
+    return AddressPools([parse_cidr(cidr) for cidr in cidrs])
+
+
+def chosen(addresses: AddressPools, *asked: str, used: frozenset[int] = FREE) -> list[str]:
+    return [format_ip(ip) for ip in addresses.choose([parse_ip(ip) for ip in asked], used.__contains__)]
+
+
+def test_a_pod_gets_one_address_of_each_family_that_the_node_has() -> None:
+    assert chosen(pools("fd00:1::/64", "10.61.1.0/24", "fd00:2::/64")) == ["10.61.1.2", "fd00:1::2"]
+    assert chosen(pools("fd00:1::/64")) == ["fd00:1::2"]
+    assert chosen(pools("10.61.1.0/24", "10.62.1.0/24")) == ["10.61.1.2"]
+    with pytest.raises(PoolExhausted, match="no pod CIDRs"):
+        chosen(pools())
+
+
+def test_what_is_asked_for_is_given_and_the_other_family_chosen() -> None:
+    addresses = pools("10.61.1.0/24", "fd00:1::/64")
+    assert chosen(addresses, "fd00:1::9") == ["10.61.1.2", "fd00:1::9"]
+    assert chosen(addresses, "10.61.1.9") == ["10.61.1.9", "fd00:1::2"]
+    assert chosen(addresses, "fd00:1::a", "10.61.1.8") == ["10.61.1.8", "fd00:1::a"]
+
+
+@pytest.mark.parametrize("asked", ["fd00:1::1", "fd00:9::5"])
+def test_one_of_two_addresses_that_cannot_be_had_takes_the_other_with_it(asked: str) -> None:
+    with pytest.raises(AddressNotOurs, match=asked):
+        chosen(pools("10.61.1.0/24", "fd00:1::/64"), "10.61.1.9", asked)
+    with pytest.raises(AddressNotOurs, match=asked):
+        chosen(pools("10.61.1.0/24"), asked)
+    with pytest.raises(PoolExhausted, match="all 1 addresses"):
+        chosen(pools("10.61.1.0/30", "fd00:1::/64"), used=frozenset({parse_ip("10.61.1.2")}))
 
 
 @given(st.lists(st.integers(0, 40), max_size=200))

@@ -1,0 +1,160 @@
+"""The devices and routes of a node itself, in a namespace: which addresses it must have, and what is made of them."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from kilim.agent.core.node_routes import NodeRoute
+from kilim.agent.netlink.node import TUNNEL, NodeDevices, NoUnderlay, apply_node_devices
+from kilim.agent.netlink.node_routes import apply_node_routes
+from kilim.agent.netlink.session import NetlinkSession, find_link, open_netlink
+from kilim.lab.netns import create_netns, delete_netns, in_netns
+from kilim.model.address import format_ip, is_ipv6, parse_ip
+
+T = TypeVar("T")
+
+IPV4, IPV6 = parse_ip("192.0.2.1"), parse_ip("2001:db8::1")
+NODAD, TENTATIVE = 2, 0x40
+PORT = 8472
+
+
+@pytest.fixture
+def node(name_prefix: str) -> Iterator[Path]:
+    """With two interfaces without addresses, each the other's wire."""
+    netns = Path(f"/var/run/netns/{name_prefix}-node")
+    try:
+        create_netns(netns)
+        in_netns(netns, _make_wire)
+        yield netns
+    finally:
+        delete_netns(netns)
+
+
+def run(netns: Path, work: Callable[[NetlinkSession], Awaitable[T]]) -> T:
+    async def with_session() -> T:
+        session = NetlinkSession()
+        try:
+            return await work(session)
+        finally:
+            await session.close()
+
+    return in_netns(netns, lambda: asyncio.run(with_session()))
+
+
+def devices(netns: Path, *ips: int, mtu: int = 0) -> NodeDevices:
+    return run(netns, lambda session: apply_node_devices(session, ips, PORT, mtu))
+
+
+@pytest.mark.parametrize(("ips", "overhead"), [((IPV4,), 50), ((IPV6,), 70), ((IPV4, IPV6), 50)])
+def test_the_tunnel_leaves_what_the_family_of_the_underlay_takes(
+    node: Path, ips: tuple[int, ...], overhead: int
+) -> None:
+    in_netns(node, lambda: _have("wire0", *ips))
+    made = devices(node, *ips)
+    assert (made.underlay_name, made.mtu, made.overlay_bytes) == ("wire0", 1500, overhead)
+    tunnel = in_netns(node, lambda: _link(TUNNEL))
+    assert (tunnel["index"], tunnel.get_attr("IFLA_MTU")) == (made.tunnel_ifindex, 1500 - overhead)
+    assert devices(node, *ips, mtu=1400) == NodeDevices("wire0", made.underlay_ifindex, tunnel["index"], 1400, overhead)
+    assert in_netns(node, lambda: _link(TUNNEL)).get_attr("IFLA_MTU") == 1400 - overhead
+    assert in_netns(node, _addresses_of_tunnel) == []
+
+
+def test_a_tunnel_of_another_kind_is_made_anew(node: Path) -> None:
+    in_netns(node, lambda: _have("wire0", IPV6))
+    in_netns(node, _make_older_tunnel)
+    older = in_netns(node, lambda: _link(TUNNEL))["index"]
+    assert devices(node, IPV6).tunnel_ifindex != older
+
+
+@pytest.mark.parametrize("missing", [IPV4, IPV6])
+def test_every_address_must_be_on_this_node(node: Path, missing: int) -> None:
+    in_netns(node, lambda: _have("wire0", *({IPV4, IPV6} - {missing})))
+    with pytest.raises(NoUnderlay, match=f"no interface of this node has the address {format_ip(missing)}"):
+        devices(node, IPV4, IPV6)
+
+
+def test_both_addresses_must_be_on_one_interface(node: Path) -> None:
+    in_netns(node, lambda: _have("wire0", IPV4))
+    in_netns(node, lambda: _have("wire1", IPV6))
+    with pytest.raises(NoUnderlay, match="192.0.2.1 is on wire0, 2001:db8::1 is on wire1"):
+        devices(node, IPV4, IPV6)
+
+
+def test_an_address_that_is_still_probed_is_waited_for(node: Path) -> None:
+    in_netns(node, lambda: _have("wire0", IPV6, flags=0))
+    assert in_netns(node, lambda: _flags(IPV6)) & TENTATIVE
+    assert devices(node, IPV6).underlay_name == "wire0"
+    assert not in_netns(node, lambda: _flags(IPV6)) & TENTATIVE
+
+
+def test_routes_of_both_families_come_and_go(node: Path) -> None:
+    in_netns(node, lambda: _have("wire0", IPV4, IPV6))
+    underlay = devices(node, IPV4, IPV6).underlay_ifindex
+    wanted = {
+        "10.61.2.0/24": NodeRoute(parse_ip("192.0.2.2"), IPV4),
+        "fd00:61:2::/64": NodeRoute(parse_ip("2001:db8::2"), IPV6),
+    }
+    moved = wanted | {"fd00:61:2::/64": NodeRoute(parse_ip("2001:db8::3"), IPV6)}
+    afar = {
+        "10.61.9.0/24": NodeRoute(parse_ip("198.51.100.9"), IPV4),
+        "fd00:61:9::/64": NodeRoute(parse_ip("2001:db8:9::9"), IPV6),
+    }
+
+    async def apply(session: NetlinkSession) -> list[list[str]]:
+        steps = [(wanted, True), (moved, True), (moved, True), (wanted | afar, False), ({}, False)]
+        return [await apply_node_routes(session, routes, underlay, delete) for routes, delete in steps]
+
+    assert run(node, apply) == [[], [], [], [*afar], []]
+    assert in_netns(node, _our_routes) == {
+        ("10.61.2.0", "192.0.2.2", "192.0.2.1"),
+        ("fd00:61:2::", "2001:db8::2", "2001:db8::1"),
+    }
+    run(node, lambda session: apply_node_routes(session, {}, underlay, True))
+    assert in_netns(node, _our_routes) == set()
+
+
+def _make_wire() -> None:
+    with open_netlink() as ipr:
+        ipr.link("add", ifname="wire0", kind="veth", peer={"ifname": "wire1"})
+        for name in ("lo", "wire0", "wire1"):
+            ipr.link("set", index=ipr.link_lookup(ifname=name)[0], state="up")
+
+
+def _make_older_tunnel() -> None:
+    with open_netlink() as ipr:
+        ipr.link("add", ifname=TUNNEL, kind="vxlan", vxlan_collect_metadata=1, vxlan_port=PORT)
+
+
+def _have(name: str, *ips: int, flags: int = NODAD) -> None:
+    with open_netlink() as ipr:
+        index = ipr.link_lookup(ifname=name)[0]
+        for ip in ips:
+            family: dict[str, Any] = {"prefixlen": 64, "flags": flags} if is_ipv6(ip) else {"prefixlen": 24}
+            ipr.addr("add", index=index, address=format_ip(ip), **family)
+
+
+def _link(name: str) -> Any:
+    with open_netlink() as ipr:
+        return find_link(ipr, name)
+
+
+def _flags(ip: int) -> int:
+    with open_netlink() as ipr:
+        found = [each for each in ipr.get_addr(family=socket.AF_INET6) if each.get_attr("IFA_ADDRESS") == format_ip(ip)]
+    return int(found[0]["flags"])
+
+
+def _addresses_of_tunnel() -> list[Any]:
+    with open_netlink() as ipr:
+        return list(ipr.get_addr(index=ipr.link_lookup(ifname=TUNNEL)[0]))
+
+
+def _our_routes() -> set[tuple[str, str, str]]:
+    with open_netlink() as ipr:
+        routes = [*ipr.get_routes(family=socket.AF_INET), *ipr.get_routes(family=socket.AF_INET6)]
+    ours = [route for route in routes if route["proto"] == 120]
+    return {tuple(map(route.get_attr, ("RTA_DST", "RTA_GATEWAY", "RTA_PREFSRC"))) for route in ours}
