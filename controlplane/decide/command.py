@@ -31,13 +31,12 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class RegisterNode:
-    """`ip` is its IPv4 address, `ipv6` its IPv6 address; one may be empty. `labels`: all that are given to it."""
+    """`labels`: all that are given to it."""
 
     name: str
     ip: str
     pod_cidrs: tuple[str, ...] = ()
     labels: LabelPairs = ()
-    ipv6: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,7 @@ class DeleteObjects:
 
 @dataclass(frozen=True, slots=True)
 class RegisterEndpoint:
-    """`ip` and `ipv6` as a node's. `labels` and `service_account` count where the state has no Pod object of this
-    name."""
+    """`labels` and `service_account` count where the state has no Pod object of this name."""
 
     node: str
     namespace: str
@@ -70,7 +68,6 @@ class RegisterEndpoint:
     endpoint_id: int
     labels: LabelPairs = ()
     service_account: str = ""
-    ipv6: str = ""
 
 
 @dataclass(frozen=True, slots=True)
