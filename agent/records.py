@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kilim.model.address import from_mapped_or_zeros
+
 EVENT = np.dtype(
     [
         ("time_ns", "=u8"),
-        ("src_ip", ">u4"),
-        ("dst_ip", ">u4"),
+        ("src_ip", "V16"),
+        ("dst_ip", "V16"),
         ("src_port", ">u2"),
         ("dst_port", ">u2"),
         ("protocol", "u1"),
@@ -71,7 +73,8 @@ REASON_NAMES = {
 
 
 class Record(NamedTuple):
-    """One event as Python values: the fields of EVENT, in their order. Ports of ICMP: echo id, type."""
+    """One event as Python values: the fields of EVENT, in their order. Addresses are 0 where it was dropped before they
+    were read. Ports of ICMP: echo id, type."""
 
     time_ns: int
     src_ip: int
@@ -130,7 +133,10 @@ def _of_type(events: Events, event_type: int) -> Events:
 def decode_records(events: Events) -> Iterator[Record]:
     """One by one, for those that someone wants to read; filter the array before."""
     rows: list[Any] = events.tolist()
-    return (Record(*row) for row in rows)
+    return (
+        Record(time_ns, from_mapped_or_zeros(src), from_mapped_or_zeros(dst), *rest)
+        for time_ns, src, dst, *rest in rows
+    )
 
 
 def decode_counts(events: Events) -> dict[tuple[int, int], int]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kilim.model.digest import Multiset
 from kilim.model.tables import ROW_BYTES, hash_rows
 
-_WORDS = 3  # of 8 bytes; no row is longer
+_WORDS = 5  # of 8 bytes; no row is longer
 
 
 class _Seen(NamedTuple):

@@ -17,19 +17,21 @@
 static __always_inline int arp_from_endpoint(struct __sk_buff *skb)
 {
 	struct endpoint_value endpoint;
-	__be32 sender;
+	struct addr sender;
+	__be32 ip;
 
-	if (bpf_skb_load_bytes(skb, ARP_SENDER_IP, &sender, sizeof(sender)))
+	if (bpf_skb_load_bytes(skb, ARP_SENDER_IP, &ip, sizeof(ip)))
 		return drop_quietly(skb, DROP_INVALID_PACKET, EGRESS);
-	if (!find_endpoint(sender, &endpoint) || endpoint.ifindex != skb->ifindex)
+	addr_set_ipv4(&sender, ip);
+	if (!find_endpoint(&sender, &endpoint) || endpoint.ifindex != skb->ifindex)
 		return drop_quietly(skb, DROP_INVALID_SOURCE_IP, EGRESS);
 	return TC_ACT_OK;
 }
 
 /* Multicast, broadcast, loopback: no way leads there from a pod. */
-static __always_inline bool unroutable(__be32 ip)
+static __always_inline bool unroutable(const struct addr *ip)
 {
-	__u8 first = bpf_ntohl(ip) >> 24;
+	__u8 first = bpf_ntohl(ip->w[3]) >> 24;
 
 	return first == 0 || first == 127 || first >= 224;
 }
@@ -45,15 +47,19 @@ static __always_inline bool forges_tunnel(const struct packet *p)
 	return p->dst_identity == IDENTITY_HOST || is_remote_node(p->dst_identity);
 }
 
-static __always_inline int enter_tunnel(struct __sk_buff *skb, const struct packet *p, __be32 tunnel_endpoint)
+/* The other node may have the tunnel's end at an address of either family, whatever the family of the packet. */
+static __always_inline int enter_tunnel(struct __sk_buff *skb, const struct packet *p, const struct addr *to)
 {
-	struct bpf_tunnel_key key = {
-		.tunnel_id = p->src_identity,
-		.remote_ipv4 = bpf_ntohl(tunnel_endpoint),
-		.tunnel_ttl = 64,
-	};
+	struct bpf_tunnel_key key = {.tunnel_id = p->src_identity, .tunnel_ttl = 64};
+	__u64 flags = BPF_F_ZERO_CSUM_TX;
 
-	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
+	if (addr_is_ipv4(to)) {
+		key.remote_ipv4 = bpf_ntohl(to->w[3]);
+	} else {
+		__builtin_memcpy(key.remote_ipv6, to->w, sizeof(to->w));
+		flags = BPF_F_TUNINFO_IPV6; /* without a checksum IPv6 takes no UDP (RFC 8200, 8.1) */
+	}
+	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags))
 		return drop(skb, p, DROP_WRITE_ERROR);
 	return bpf_redirect(tunnel_ifindex, 0);
 }
@@ -63,10 +69,10 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p)
 	struct ipcache_value remote = {.identity = IDENTITY_HOST};
 	int reason;
 
-	if (unroutable(p->dst_ip))
+	if (unroutable(&p->dst))
 		return drop(skb, p, DROP_UNROUTABLE_IP);
-	if (p->dst_ip != node_ip)
-		remote = find_ipcache(p->dst_ip);
+	if (!is_node_ip(&p->dst))
+		remote = find_ipcache(&p->dst);
 	p->dst_identity = remote.identity;
 	if (forges_tunnel(p))
 		return drop(skb, p, DROP_ENCAPSULATION);
@@ -76,8 +82,8 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p)
 	count(FORWARDED, EGRESS, skb->len);
 	if (remote.identity == IDENTITY_HOST)
 		return TC_ACT_OK;
-	if (remote.tunnel_endpoint && tunnel_ifindex)
-		return enter_tunnel(skb, p, remote.tunnel_endpoint);
+	if (tunnel_ifindex && addr_is_set(&remote.tunnel_endpoint))
+		return enter_tunnel(skb, p, &remote.tunnel_endpoint);
 	if (underlay_ifindex)
 		return bpf_redirect_neigh(underlay_ifindex, NULL, 0, 0);
 	return TC_ACT_OK;
@@ -99,12 +105,12 @@ int from_endpoint(struct __sk_buff *skb)
 		reason = read_l4(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
-	if (!find_endpoint(p.src_ip, &src) || src.ifindex != skb->ifindex)
+	if (!find_endpoint(&p.src, &src) || src.ifindex != skb->ifindex)
 		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
 	p.src_local = local_end(&src);
 	p.src_identity = src.identity;
 	p.endpoint_id = src.endpoint_id;
-	if (!find_endpoint(p.dst_ip, &dst))
+	if (!find_endpoint(&p.dst, &dst))
 		return leave_node(skb, &p);
 	p.dst_local = local_end(&dst);
 	p.dst_identity = dst.identity;

@@ -12,11 +12,11 @@ static __always_inline bool find_sender(struct packet *p)
 	struct ipcache_value remote;
 	struct endpoint_value local;
 
-	if (p->src_ip == node_ip || find_endpoint(p->src_ip, &local))
+	if (is_node_ip(&p->src) || find_endpoint(&p->src, &local))
 		return false;
-	remote = find_ipcache(p->src_ip);
+	remote = find_ipcache(&p->src);
 	p->src_identity = remote.identity;
-	return !(remote.tunnel_endpoint && tunnel_ifindex);
+	return !(tunnel_ifindex && addr_is_set(&remote.tunnel_endpoint));
 }
 
 SEC("tc")
@@ -29,7 +29,7 @@ int from_netdev(struct __sk_buff *skb)
 	if (!is_ipv4(skb))
 		return TC_ACT_OK;
 	reason = read_l3(skb, &p);
-	if (!p.dst_ip || !find_endpoint(p.dst_ip, &dst))
+	if (!addr_is_set(&p.dst) || !find_endpoint(&p.dst, &dst))
 		return TC_ACT_OK;
 	p.dst_identity = dst.identity;
 	p.dst_local = local_end(&dst);

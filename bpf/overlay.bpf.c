@@ -12,28 +12,44 @@
  * 2. An address nobody knows is spoken for by any node: the first packet of a new pod may be faster than its row.
  * 3. This node, its endpoints and other nodes do not speak through the tunnel.
  */
-static __always_inline bool vouched_for(const struct packet *p, __be32 from)
+static __always_inline bool vouched_for(const struct packet *p, const struct addr *from)
 {
-	struct ipcache_value sender = find_ipcache(p->src_ip);
+	struct ipcache_value sender = find_ipcache(&p->src);
 	struct endpoint_value local;
 
-	if (sender.tunnel_endpoint)
-		return sender.tunnel_endpoint == from;
+	if (addr_is_set(&sender.tunnel_endpoint))
+		return addr_equal(&sender.tunnel_endpoint, from);
 	if (sender.identity != IDENTITY_WORLD && sender.identity <= IDENTITY_ENDPOINT_MAX)
 		return false;
 	if (is_remote_node(sender.identity))
 		return false;
-	if (p->src_ip == node_ip || find_endpoint(p->src_ip, &local))
+	if (is_node_ip(&p->src) || find_endpoint(&p->src, &local))
 		return false;
 	return is_remote_node(find_ipcache(from).identity);
+}
+
+/* What the outer header says: the sender's identity and address. Returns 0 or a drop reason. */
+static __always_inline int read_tunnel(struct __sk_buff *skb, __u32 *identity, struct addr *from)
+{
+	struct bpf_tunnel_key key = {};
+
+	if (!bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
+		addr_set_ipv4(from, bpf_htonl(key.remote_ipv4));
+	else if (!bpf_skb_get_tunnel_key(skb, &key, sizeof(key), BPF_F_TUNINFO_IPV6))
+		__builtin_memcpy(from->w, key.remote_ipv6, sizeof(from->w));
+	else
+		return DROP_NO_TUNNEL_KEY;
+	*identity = key.tunnel_id;
+	return is_endpoint_identity(key.tunnel_id) ? 0 : DROP_INVALID_VNI;
 }
 
 SEC("tc")
 int overlay(struct __sk_buff *skb)
 {
 	struct packet p = {.direction = INGRESS, .dst_local = LOCAL};
-	struct bpf_tunnel_key key = {};
 	struct endpoint_value dst;
+	struct addr from;
+	__u32 identity;
 	int reason;
 
 	if (!is_ipv4(skb))
@@ -41,16 +57,14 @@ int overlay(struct __sk_buff *skb)
 	reason = read_l3(skb, &p);
 	if (!reason)
 		reason = read_l4(skb, &p);
+	if (!reason)
+		reason = read_tunnel(skb, &identity, &from);
 	if (reason)
 		return drop(skb, &p, reason);
-	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
-		return drop(skb, &p, DROP_NO_TUNNEL_KEY);
-	if (!is_endpoint_identity(key.tunnel_id))
-		return drop(skb, &p, DROP_INVALID_VNI);
-	if (!vouched_for(&p, bpf_htonl(key.remote_ipv4)))
+	if (!vouched_for(&p, &from))
 		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
-	p.src_identity = key.tunnel_id;
-	if (!find_endpoint(p.dst_ip, &dst))
+	p.src_identity = identity;
+	if (!find_endpoint(&p.dst, &dst))
 		return drop(skb, &p, DROP_NO_LOCAL_ENDPOINT);
 	p.dst_identity = dst.identity;
 	p.dst_local = local_end(&dst);

@@ -22,8 +22,8 @@ int to_endpoint(struct __sk_buff *skb)
 		reason = read_l4(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
-	p.src_identity = identity_of(p.src_ip);
-	if (!find_endpoint(p.dst_ip, &dst) || dst.ifindex != skb->ifindex)
+	p.src_identity = identity_of(&p.src);
+	if (!find_endpoint(&p.dst, &dst) || dst.ifindex != skb->ifindex)
 		return drop(skb, &p, DROP_NO_LOCAL_ENDPOINT);
 	p.dst_identity = dst.identity;
 	p.dst_local = local_end(&dst);

@@ -7,7 +7,7 @@ Row by row:
   policy    subject -> {(direction, peer, protocol, port, port_prefix_len, tier): value}
 A value is an action and above it a precedence, in NORMAL 0 but of a row that passes on: of two rows that cover a packet
 the one with the greater value counts, in every tier.
-IPs are ints in host byte order. What is desired depends on the state alone (I4); local inputs are joined later (I13).
+IPs are those of model/address.py. What is desired depends on the state alone (I4); local inputs are joined later (I13).
 """
 
 import struct
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+from kilim.model.address import IPV6, from_mapped, from_mapped_or_zeros, mapped, mapped_or_zeros
 from kilim.model.digest import Multiset, hash_bytes
 
 INGRESS = 0
@@ -171,8 +172,8 @@ def _apply(target: dict[K, V], delta: dict[K, V | None]) -> None:
 
 # A row as it is packed, and before it what makes an entry of it as `hash_entry` lays it out: table, length of the key.
 _PACKING = {
-    "ipcache": struct.Struct(">IBII"),
-    "endpoints": struct.Struct(">IHIB"),
+    "ipcache": struct.Struct(">16sBI16s"),
+    "endpoints": struct.Struct(">16sHIB"),
     "subjects": struct.Struct(">IB"),
     "policy": struct.Struct(">IBIBHBBI"),
 }
@@ -182,14 +183,20 @@ _ENTRY = {
     "subjects": b"subjects\0\0\0\x04",
     "policy": b"policy\0\0\0\x0e",
 }
-# An endpoint without flags counts in the digest as it did before there were any.
-_FLAGLESS = b"\0"
+# In the digest an address counts with the bytes of its family, so that rows of IPv4 count as they did before there was
+# IPv6; an endpoint without flags as it did before there were any.
+_IPV6_ENTRY = {
+    "ipcache": b"ipcache\0\0\0\x11",
+    "endpoints": b"endpoints\0\0\0\x10",
+}
 # A policy row of tier NORMAL with a value below 256 counts in the digest as it did before there were tiers, so that
 # versions on either side agree on it: key without tier, value of one byte.
 _PLAIN_ENTRY = b"policy\0\0\0\x0d"
 _PLAIN = b"\0\0\0\0"  # tier and the upper bytes of the value
-ROW_FORMAT = 1  # of what is packed so; another number with every change of _PACKING
+ROW_FORMAT = 2  # of what is packed so; another number with every change of _PACKING
 ROW_BYTES = {table: packing.size for table, packing in _PACKING.items()}
+
+_pack_lengths = struct.Struct(">BI").pack
 
 # Both in one go.
 _pack_ipcache = struct.Struct(">11sIBII").pack
@@ -205,9 +212,14 @@ def pack_rows(table: str, tables: Tables) -> bytes:
     pack = _PACKING[table].pack
     match table:
         case "ipcache":
-            return b"".join([pack(*key, *value) for key, value in tables.ipcache.items()])
+            return b"".join(
+                [
+                    pack(mapped(ip), length, identity, mapped_or_zeros(tunnel))
+                    for (ip, length), (identity, tunnel) in tables.ipcache.items()
+                ]
+            )
         case "endpoints":
-            return b"".join([pack(ip, *value) for ip, value in tables.endpoints.items()])
+            return b"".join([pack(mapped(ip), *value) for ip, value in tables.endpoints.items()])
         case "subjects":
             return b"".join([pack(identity, flags) for identity, flags in tables.subjects.items()])
         case _:
@@ -229,9 +241,12 @@ def unpack_rows(table: str, data: bytes, into: Tables) -> None:
     rows = _PACKING[table].iter_unpack(data)
     match table:
         case "ipcache":
-            into.ipcache.update(((ip, length), (identity, tunnel)) for ip, length, identity, tunnel in rows)
+            into.ipcache.update(
+                ((from_mapped(ip), length), (identity, from_mapped_or_zeros(tunnel)))
+                for ip, length, identity, tunnel in rows
+            )
         case "endpoints":
-            into.endpoints.update((ip, EndpointValue(*value)) for ip, *value in rows)
+            into.endpoints.update((from_mapped(ip), EndpointValue(*value)) for ip, *value in rows)
         case "subjects":
             into.subjects.update(rows)
         case _:
@@ -241,23 +256,44 @@ def unpack_rows(table: str, data: bytes, into: Tables) -> None:
 
 def hash_rows(table: str, data: bytes) -> int:
     """What packed rows add to the sum behind the digest of a node's tables (`Multiset`)."""
-    size, entry = ROW_BYTES[table], _ENTRY[table]
-    rows = (data[start : start + size] for start in range(0, len(data), size))
-    if table == "endpoints":
-        return sum(hash_bytes(entry + row.removesuffix(_FLAGLESS)) for row in rows)
-    if table != "policy":
-        return sum(hash_bytes(entry + row) for row in rows)
-    return sum(hash_bytes(_PLAIN_ENTRY + row[:13] + row[17:] if row[13:17] == _PLAIN else entry + row) for row in rows)
+    rows = _PACKING[table].iter_unpack(data)
+    match table:
+        case "ipcache":
+            return sum(
+                hash_ipcache((from_mapped(ip), length), (identity, from_mapped_or_zeros(tunnel)))
+                for ip, length, identity, tunnel in rows
+            )
+        case "endpoints":
+            return sum(hash_endpoint(from_mapped(ip), EndpointValue(*value)) for ip, *value in rows)
+        case "subjects":
+            return sum(hash_subject(*row) for row in rows)
+        case _:
+            entry, size = _ENTRY[table], ROW_BYTES[table]
+            packed = (data[start : start + size] for start in range(0, len(data), size))
+            return sum(
+                hash_bytes(_PLAIN_ENTRY + row[:13] + row[17:] if row[13:17] == _PLAIN else entry + row)
+                for row in packed
+            )
 
 
 def hash_ipcache(key: IpcacheKey, value: IpcacheValue) -> int:
+    if key[0] >= IPV6 or value[1] >= IPV6:
+        entry = _ENTRY["ipcache"] if key[0] < IPV6 else _IPV6_ENTRY["ipcache"]
+        return hash_bytes(entry + _family_bytes(key[0]) + _pack_lengths(key[1], value[0]) + _family_bytes(value[1]))
     return hash_bytes(_pack_ipcache(_ENTRY["ipcache"], *key, *value))
 
 
 def hash_endpoint(ip: int, value: EndpointValue) -> int:
+    if ip >= IPV6:
+        packed = _PACKING["endpoints"].pack(mapped(ip), *value)
+        return hash_bytes(_IPV6_ENTRY["endpoints"] + (packed if value.flags else packed[:-1]))
     if not value.flags:
         return hash_bytes(_pack_endpoint(_ENTRY["endpoints"], ip, *value[:2]))
     return hash_bytes(_pack_flagged_endpoint(_ENTRY["endpoints"], ip, *value))
+
+
+def _family_bytes(ip: int) -> bytes:
+    return (ip - IPV6).to_bytes(16, "big") if ip >= IPV6 else ip.to_bytes(4, "big")
 
 
 def hash_subject(identity: int, flags: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 from kilim.agent.bpf import rows
 from kilim.agent.bpf.layout import TICK_SHIFT
 from kilim.agent.bpf.maps import Map, Maps
-from kilim.model.address import format_ip
+from kilim.model.address import format_ip, from_mapped, is_ipv6
 from kilim.model.rows import cells, endpoint_flags
 from kilim.model.tables import EGRESS, FOREIGN_KEY, INGRESS
 
@@ -22,7 +22,7 @@ def _cells(row: list[Any]) -> list[str]:
     return [str(cell) for cell in row]
 
 
-def _sorted_rows(each: Map) -> list[tuple[tuple[int, ...], tuple[Any, ...]]]:
+def _sorted_rows(each: Map) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
     keys, values = each.read()
     return sorted(zip(keys.tolist(), values.tolist(), strict=True), key=lambda row: row[0])
 
@@ -38,8 +38,8 @@ def _dump_ipcache(maps: Maps, raw: bool) -> Dump:
 def _dump_endpoints(maps: Maps, raw: bool) -> Dump:
     columns = ["ip", "endpoint_id", "identity", "flags"]
     listed: list[list[str]] = []
-    for (ip,), (ifindex, identity, endpoint_id, flags, mac, gateway) in _sorted_rows(maps["endpoints"]):
-        row = _cells([format_ip(ip), endpoint_id, identity, endpoint_flags(flags)])
+    for (key,), (ifindex, identity, endpoint_id, flags, mac, gateway) in _sorted_rows(maps["endpoints"]):
+        row = _cells([format_ip(from_mapped(key)), endpoint_id, identity, endpoint_flags(flags)])
         listed.append([*row, str(ifindex), _mac(mac), _mac(gateway)] if raw else row)
     return [*columns, "ifindex", "mac", "node_mac"] if raw else columns, listed
 
@@ -83,7 +83,7 @@ def _dump_ct(maps: Maps, raw: bool) -> Dump:
             continue
         lo, hi = (ends[0], ends[2]), (ends[1], ends[3])
         (source, source_port), (destination, destination_port) = (hi, lo) if initiator else (lo, hi)
-        row = [protocol, f"{format_ip(source)}:{source_port}", f"{format_ip(destination)}:{destination_port}"]
+        row = [protocol, _end(source, source_port), _end(destination, destination_port)]
         row += [(max(expires - now, 0) << TICK_SHIFT) // 10**9, *(f"{flags:#04x}" for flags in tcp_flags)]
         for direction in (EGRESS, INGRESS):
             subject, peer, revision = verdicts[direction]
@@ -92,6 +92,11 @@ def _dump_ct(maps: Maps, raw: bool) -> Dump:
         listed.append(_cells(row))
     columns = ["protocol", "source", "destination", "expires_s", "flags", "reply_flags", "egress", "ingress"]
     return columns, listed
+
+
+def _end(address: bytes, port: int) -> str:
+    ip = from_mapped(address)
+    return f"[{format_ip(ip)}]:{port}" if is_ipv6(ip) else f"{format_ip(ip)}:{port}"
 
 
 def _mac(octets: Any) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kilim.agent.bpf import rows
+from kilim.agent.bpf.addresses import ips_of
 from kilim.agent.bpf.maps import Maps, Rows
 from kilim.agent.core.drift import DriftedRow, in_words
 from kilim.model.address import format_ip
@@ -59,7 +60,7 @@ def read_kernel_rows(maps: Maps) -> KernelRows:
     kernel = KernelRows(ipcache=rows.decode_ipcache(*maps["ipcache"].read()))
     keys, values = maps["endpoints"].read()
     whole = has_local_inputs(values)
-    for ip, row, is_whole in zip(keys["ip"].tolist(), values.tolist(), whole, strict=True):
+    for ip, row, is_whole in zip(ips_of(keys["ip"]), values.tolist(), whole, strict=True):
         ifindex, flags = (row[0] if is_whole else NO_INTERFACE), min(row[3], FLAGS_MAX)
         kernel.endpoints[ip] = KernelEndpoint(ifindex, row[1], row[2], flags)
     keys, values = maps["subjects"].read()

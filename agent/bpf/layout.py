@@ -9,9 +9,11 @@ import numpy as np
 from kilim.agent.bpf.btf import Btf
 from kilim.agent.records import EVENT
 
-IPCACHE_KEY = np.dtype([("prefix_len", "=u4"), ("ip", ">u4")])
-IPCACHE_VALUE = np.dtype([("identity", "=u4"), ("tunnel_endpoint", ">u4")])
-ENDPOINT_KEY = np.dtype([("ip", ">u4")])
+ADDR = "V16"  # struct addr: the mapped form of model/address.py
+
+IPCACHE_KEY = np.dtype([("prefix_len", "=u4"), ("ip", ADDR)])
+IPCACHE_VALUE = np.dtype([("identity", "=u4"), ("tunnel_endpoint", ADDR)])
+ENDPOINT_KEY = np.dtype([("ip", ADDR)])
 ENDPOINT_VALUE = np.dtype(
     [
         ("ifindex", "=u4"),
@@ -38,8 +40,8 @@ POLICY_KEY = np.dtype(
 POLICY_VALUE = np.dtype([("value", "=u4")])
 CT_KEY = np.dtype(
     [
-        ("ip_lo", ">u4"),
-        ("ip_hi", ">u4"),
+        ("ip_lo", ADDR),
+        ("ip_hi", ADDR),
         ("port_lo", ">u2"),
         ("port_hi", ">u2"),
         ("protocol", "u1"),
@@ -57,6 +59,9 @@ CT_ENTRY = np.dtype(
     ]
 )
 METRIC_VALUE = np.dtype([("packets", "=u8"), ("bytes", "=u8")])
+
+# What an IPv4 prefix is longer in the kernel than it is written (bpf/lib/addr.h).
+IPV4_PREFIX_LEN = 96
 
 # Seconds to ticks of the datapath's clock (TICK_SHIFT of settings.h).
 TICK_SHIFT = 30

@@ -9,18 +9,20 @@ from pathlib import Path
 from kilim.agent.bpf import layout, syscall
 from kilim.agent.bpf.hooks import AttachMode
 from kilim.agent.bpf.libbpf import LoadError, ObjectFile, ObjectMap
+from kilim.model.address import mapped_or_zeros
 
 PROGRAMS = ("from_endpoint", "to_endpoint", "overlay", "from_netdev")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a node's programs are loaded with; see bpf/lib/settings.h. Addresses are ints in host byte order."""
+    """What a node's programs are loaded with; see bpf/lib/settings.h. Addresses are those of model/address.py."""
 
-    node_ip: int
+    node_ip: int = 0  # 0: the node has no IPv4 address
     underlay_ifindex: int = 0  # 0: packets for outside are left to the node's stack
     tunnel_ifindex: int = 0  # 0: no overlay
     tunnel_port: int = 0  # UDP, the same on all nodes
+    node_ipv6: int = 0  # 0: the node has no IPv6 address
     ct_max_entries: int = 262144
     events_bytes: int = 2 << 20  # of the ring buffer; a power of two
     ct_life_tcp_s: int = 8000
@@ -44,7 +46,10 @@ class Settings:
             "wakeup_bytes": self.wakeup_bytes,
         }
         packed = {name: value.to_bytes(4, "little") for name, value in values.items()}
-        return packed | {"node_ip": self.node_ip.to_bytes(4, "big")}
+        return packed | {
+            "node_ipv4": mapped_or_zeros(self.node_ip),
+            "node_ipv6": mapped_or_zeros(self.node_ipv6),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kilim.agent.bpf import rows
+from kilim.agent.bpf.addresses import ips_of
 from kilim.agent.bpf.kernel_rows import (
     FLAGS_MAX,
     NO_INTERFACE,
@@ -20,6 +21,7 @@ from kilim.agent.bpf.kernel_rows import (
     drifted_subject,
     has_local_inputs,
 )
+from kilim.agent.bpf.layout import ADDR
 from kilim.agent.bpf.maps import Map, Maps, Rows
 from kilim.agent.core.drift import DriftedRow
 from kilim.model.tables import ROW_BYTES
@@ -28,8 +30,8 @@ TABLES = tuple(ROW_BYTES)
 _LOOK_UP_MAX = 2_000  # 10 us each, in which nothing else happens
 
 # As model/tables.py packs them.
-_IPCACHE = np.dtype([("ip", ">u4"), ("prefix_len", "u1"), ("identity", ">u4"), ("tunnel_endpoint", ">u4")])
-_ENDPOINT = np.dtype([("ip", ">u4"), ("endpoint_id", ">u2"), ("identity", ">u4"), ("flags", "u1")])
+_IPCACHE = np.dtype([("ip", ADDR), ("prefix_len", "u1"), ("identity", ">u4"), ("tunnel_endpoint", ADDR)])
+_ENDPOINT = np.dtype([("ip", ADDR), ("endpoint_id", ">u2"), ("identity", ">u4"), ("flags", "u1")])
 _SUBJECT = np.dtype([("identity", ">u4"), ("flags", "u1")])
 _POLICY = np.dtype(
     [
@@ -91,7 +93,7 @@ class Reading:
     def _drifted(self, ips: Rows, endpoints: Rows, identities: Rows, subjects: Rows) -> list[DriftedRow]:
         found = []
         whole = has_local_inputs(endpoints)
-        for ip, (ifindex, *_), is_whole in zip(ips["ip"].tolist(), endpoints.tolist(), whole, strict=True):
+        for ip, (ifindex, *_), is_whole in zip(ips_of(ips["ip"]), endpoints.tolist(), whole, strict=True):
             written = self._endpoints.get(ip)
             if written is not None and (written.ifindex != ifindex or not is_whole):
                 found.append(drifted_endpoint(ip, written.ifindex, ifindex if is_whole else NO_INTERFACE))
@@ -131,7 +133,7 @@ def _plain(array: Rows) -> Rows:
 
 def _pack_ipcache(keys: Rows, values: Rows) -> bytes:
     packed = np.empty(len(keys), _IPCACHE)
-    packed["ip"], packed["prefix_len"] = keys["ip"], keys["prefix_len"]
+    packed["ip"], packed["prefix_len"] = keys["ip"], rows.prefix_lens(keys)
     packed["identity"], packed["tunnel_endpoint"] = values["identity"], values["tunnel_endpoint"]
     return packed.tobytes()
 

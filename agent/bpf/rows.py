@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kilim.agent.bpf import layout
+from kilim.agent.bpf.addresses import are_ipv4, ips_of, ips_or_zero_of, mapped_or_zeros_rows, mapped_rows
 from kilim.agent.bpf.maps import Rows
+from kilim.model import address
 from kilim.model.mac import node_mac, pod_mac
 from kilim.model.tables import FOREIGN_KEY, IpcacheKey, IpcacheValue, PolicyKey, PolicyRows
 
@@ -25,37 +27,47 @@ def _columns(rows: Collection[Sequence[int]], width: int) -> npt.NDArray[np.int6
 
 
 def ipcache_keys(keys: Collection[IpcacheKey]) -> Rows:
-    columns = _columns(keys, 2)
-    rows = np.zeros(len(columns), layout.IPCACHE_KEY)
-    rows["ip"], rows["prefix_len"] = columns[:, 0], columns[:, 1]
+    rows = np.zeros(len(keys), layout.IPCACHE_KEY)
+    ips = mapped_rows([ip for ip, _ in keys])
+    rows["ip"], rows["prefix_len"] = ips, np.fromiter((length for _, length in keys), np.uint32, len(keys))
+    rows["prefix_len"] += np.where(are_ipv4(ips), layout.IPV4_PREFIX_LEN, 0).astype(np.uint32)
     return rows
 
 
 def ipcache_values(values: Collection[IpcacheValue]) -> Rows:
-    columns = _columns(values, 2)
-    rows = np.zeros(len(columns), layout.IPCACHE_VALUE)
-    rows["identity"], rows["tunnel_endpoint"] = columns[:, 0], columns[:, 1]
+    rows = np.zeros(len(values), layout.IPCACHE_VALUE)
+    rows["identity"] = np.fromiter((identity for identity, _ in values), np.uint32, len(values))
+    rows["tunnel_endpoint"] = mapped_or_zeros_rows([tunnel for _, tunnel in values])
     return rows
 
 
 def without_host_bits(key: IpcacheKey) -> IpcacheKey:
     """To the kernel both are the same entry; whichever was written last is what it gives back."""
     ip, prefix_len = key
-    return ip & (0xFFFFFFFF << (32 - prefix_len)), prefix_len
+    return address.without_host_bits(ip, prefix_len), prefix_len
 
 
 def decode_ipcache(keys: Rows, values: Rows) -> dict[IpcacheKey, IpcacheValue]:
+    lengths = prefix_lens(keys).tolist()
+    tunnels = ips_or_zero_of(values["tunnel_endpoint"])
     return dict(
         zip(
-            zip(keys["ip"].tolist(), keys["prefix_len"].tolist(), strict=True),
-            zip(values["identity"].tolist(), values["tunnel_endpoint"].tolist(), strict=True),
+            zip(ips_of(keys["ip"]), lengths, strict=True),
+            zip(values["identity"].tolist(), tunnels, strict=True),
             strict=True,
         )
     )
 
 
+def prefix_lens(keys: Rows) -> npt.NDArray[np.int64]:
+    """Of `ipcache` keys, as they are written of their family."""
+    mapped_lens = keys["prefix_len"].astype(np.int64)
+    lengths: npt.NDArray[np.int64] = np.where(are_ipv4(keys["ip"]), mapped_lens - layout.IPV4_PREFIX_LEN, mapped_lens)
+    return lengths
+
+
 def endpoint_keys(ips: Iterable[int]) -> Rows:
-    return np.array([(ip,) for ip in ips], layout.ENDPOINT_KEY)
+    return mapped_rows(list(ips)).view(layout.ENDPOINT_KEY)
 
 
 def endpoint_values(endpoints: Iterable[tuple[int, int, int, int]]) -> Rows:

@@ -7,13 +7,14 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "addr.h"
 #include "packet.h"
 #include "policy.h"
 #include "settings.h"
 
 struct ct_key {
-	__be32 ip_lo;
-	__be32 ip_hi;
+	struct addr ip_lo;
+	struct addr ip_hi;
 	__be16 port_lo;
 	__be16 port_hi;
 	__u8 protocol;
@@ -45,13 +46,13 @@ struct {
 } ct SEC(".maps");
 
 /* Returns which end is the sender: 0 lo, 1 hi. */
-static __always_inline __u8 ct_key_of(struct ct_key *key, __be32 src_ip, __be32 dst_ip, __be16 src_port,
-				      __be16 dst_port, __u8 protocol)
+static __always_inline __u8 ct_key_of(struct ct_key *key, const struct addr *src, const struct addr *dst,
+				      __be16 src_port, __be16 dst_port, __u8 protocol)
 {
-	bool src_is_lo = src_ip < dst_ip || (src_ip == dst_ip && src_port <= dst_port);
+	bool src_is_lo = addr_less(src, dst) || (addr_equal(src, dst) && src_port <= dst_port);
 
-	key->ip_lo = src_is_lo ? src_ip : dst_ip;
-	key->ip_hi = src_is_lo ? dst_ip : src_ip;
+	key->ip_lo = src_is_lo ? *src : *dst;
+	key->ip_hi = src_is_lo ? *dst : *src;
 	key->port_lo = src_is_lo ? src_port : dst_port;
 	key->port_hi = src_is_lo ? dst_port : src_port;
 	key->protocol = protocol;
@@ -138,6 +139,7 @@ __noinline int ct_related(struct __sk_buff *skb, const struct packet *p)
 {
 	const struct ct_entry *entry;
 	struct ct_key key = {};
+	struct addr sender, receiver; /* of the embedded packet */
 	struct iphdr ip;
 	__u32 offset;
 	__be16 l4[4];
@@ -150,7 +152,9 @@ __noinline int ct_related(struct __sk_buff *skb, const struct packet *p)
 		return false;
 	if (bpf_skb_load_bytes(skb, offset + ip.ihl * 4, l4, sizeof(l4)))
 		return false;
-	if (ip.saddr != p->dst_ip || (p->src_local && ip.daddr != p->src_ip))
+	addr_set_ipv4(&sender, ip.saddr);
+	addr_set_ipv4(&receiver, ip.daddr);
+	if (addr_differs(&sender, &p->dst) || (p->src_local && addr_differs(&receiver, &p->src)))
 		return false;
 	if (ip.protocol == IPPROTO_ICMP) { /* type and code, checksum, id, sequence */
 		bool request = *(__u8 *)l4 == ICMP_ECHO;
@@ -158,7 +162,7 @@ __noinline int ct_related(struct __sk_buff *skb, const struct packet *p)
 		l4[0] = request ? l4[2] : 0;
 		l4[1] = request ? 0 : l4[2];
 	}
-	direction = ct_key_of(&key, ip.saddr, ip.daddr, l4[0], l4[1], ip.protocol);
+	direction = ct_key_of(&key, &sender, &receiver, l4[0], l4[1], ip.protocol);
 	entry = bpf_map_lookup_elem(&ct, &key);
 	if (!entry || entry->expires <= clock_ticks())
 		return false;

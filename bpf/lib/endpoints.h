@@ -6,12 +6,13 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "addr.h"
 #include "packet.h"
 
 #define ENDPOINT_AUDITED 1
 
 struct endpoint_key {
-	__be32 ip;
+	struct addr ip;
 };
 
 struct endpoint_value {
@@ -40,9 +41,9 @@ static __always_inline __u8 local_end(const struct endpoint_value *endpoint)
 }
 
 /* Copies the row: a hash map may reuse an element at once after a removal, under the hands of its readers. */
-static __always_inline bool find_endpoint(__be32 ip, struct endpoint_value *endpoint)
+static __always_inline bool find_endpoint(const struct addr *ip, struct endpoint_value *endpoint)
 {
-	struct endpoint_key key = {.ip = ip};
+	struct endpoint_key key = {.ip = *ip};
 	const struct endpoint_value *found = bpf_map_lookup_elem(&endpoints, &key);
 
 	if (!found)

@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "addr.h"
 #include "packet.h"
 #include "reasons.h"
 #include "settings.h"
@@ -33,8 +34,8 @@ struct {
 
 struct event {
 	__u64 time_ns; /* CLOCK_MONOTONIC */
-	__be32 src_ip;
-	__be32 dst_ip;
+	struct addr src_ip;
+	struct addr dst_ip;
 	__be16 src_port; /* ICMP: echo id */
 	__be16 dst_port; /* ICMP: type */
 	__u8 protocol;
@@ -56,6 +57,15 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 2097152);
 } events SEC(".maps");
+
+/* key: 0. value: a record that is being made; programs do not interrupt one another on a CPU, and have no stack for it.
+ * written by, read by: every program. full: cannot be. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct event);
+} event_draft SEC(".maps");
 
 static __always_inline void count(__u32 reason, __u32 direction, __u64 bytes)
 {
@@ -81,27 +91,36 @@ static __noinline int send_event(struct event *event)
 	return 0;
 }
 
-static __always_inline int report(struct __sk_buff *skb, const struct packet *p, __u8 type, __u16 reason)
+/* What `send_event` takes, filled but for what only its caller knows; NULL never happens. */
+static __always_inline struct event *begin_event(struct __sk_buff *skb, const struct packet *p, __u8 type, __u16 reason)
 {
-	struct event event = {
-		.src_ip = p->src_ip,
-		.dst_ip = p->dst_ip,
-		.src_port = p->src_port,
-		.dst_port = p->policy_port,
-		.protocol = p->protocol,
-		.tcp_flags = p->tcp_flags,
-		.type = type,
-		.direction = p->direction,
-		.src_identity = p->src_identity,
-		.dst_identity = p->dst_identity,
-		.length = skb->len,
-		.ifindex = skb->ifindex,
-		.reason = reason,
-		.endpoint_id = p->endpoint_id,
-		.flags = (p->src_local ? EVENT_SRC_LOCAL : 0) | (p->dst_local ? EVENT_DST_LOCAL : 0),
-	};
+	struct event *event = bpf_map_lookup_elem(&event_draft, &(__u32){0});
 
-	return send_event(&event);
+	if (!event)
+		return NULL;
+	event->src_ip = p->src;
+	event->dst_ip = p->dst;
+	event->src_port = p->src_port;
+	event->dst_port = p->policy_port;
+	event->protocol = p->protocol;
+	event->tcp_flags = p->tcp_flags;
+	event->type = type;
+	event->direction = p->direction;
+	event->src_identity = p->src_identity;
+	event->dst_identity = p->dst_identity;
+	event->length = skb->len;
+	event->ifindex = skb->ifindex;
+	event->reason = reason;
+	event->endpoint_id = p->endpoint_id;
+	event->flags = (p->src_local ? EVENT_SRC_LOCAL : 0) | (p->dst_local ? EVENT_DST_LOCAL : 0);
+	return event;
+}
+
+static __noinline int report(struct __sk_buff *skb, const struct packet *p, __u8 type, __u16 reason)
+{
+	struct event *event = begin_event(skb, p, type, reason);
+
+	return event ? send_event(event) : 0;
 }
 
 /* The only way to drop a packet. */

@@ -6,11 +6,11 @@
 #include "ipcache.h"
 #include "settings.h"
 
-static __always_inline __u32 identity_of(__be32 ip)
+static __always_inline __u32 identity_of(const struct addr *ip)
 {
 	struct endpoint_value endpoint;
 
-	if (ip == node_ip)
+	if (is_node_ip(ip))
 		return IDENTITY_HOST;
 	if (find_endpoint(ip, &endpoint))
 		return endpoint.identity;

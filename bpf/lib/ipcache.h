@@ -6,6 +6,8 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "addr.h"
+
 #define IDENTITY_HOST	     1
 #define IDENTITY_WORLD	     2
 #define IDENTITY_REMOTE_NODE 6
@@ -18,13 +20,13 @@
 #define IDENTITY_SCOPE_NODE 2
 
 struct ipcache_key {
-	__u32 prefix_len;
-	__be32 ip;
+	__u32 prefix_len; /* of an IPv4 prefix IPV4_PREFIX_LEN more than it is written */
+	struct addr ip;
 };
 
 struct ipcache_value {
 	__u32 identity;
-	__be32 tunnel_endpoint; /* 0: on this node, or reached without a tunnel */
+	struct addr tunnel_endpoint; /* zeros: on this node, or reached without a tunnel */
 };
 
 /* key: prefix. value: identity and tunnel of the addresses in it; no row: `world`.
@@ -48,9 +50,9 @@ static __always_inline bool is_remote_node(__u32 identity)
 	return identity == IDENTITY_REMOTE_NODE || identity >> 24 == IDENTITY_SCOPE_NODE;
 }
 
-static __always_inline struct ipcache_value find_ipcache(__be32 ip)
+static __always_inline struct ipcache_value find_ipcache(const struct addr *ip)
 {
-	struct ipcache_key key = {.prefix_len = 32, .ip = ip};
+	struct ipcache_key key = {.prefix_len = 128, .ip = *ip};
 	const struct ipcache_value *found = bpf_map_lookup_elem(&ipcache, &key);
 	struct ipcache_value world = {.identity = IDENTITY_WORLD};
 

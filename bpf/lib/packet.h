@@ -14,6 +14,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
+#include "addr.h"
 #include "reasons.h"
 
 #define INGRESS 0
@@ -40,8 +41,8 @@
 
 /* One packet and what has been learned about it so far; on the stack of the program. */
 struct packet {
-	__be32 src_ip;
-	__be32 dst_ip;
+	struct addr src;
+	struct addr dst;
 	__be16 src_port; /* ICMP echo: the id at the end that asks, 0 at the end that answers */
 	__be16 dst_port;
 	__be16 policy_port; /* what policy calls the port: dst_port, or the ICMP type */
@@ -85,8 +86,8 @@ static __always_inline int read_l3(struct __sk_buff *skb, struct packet *p)
 	ip = data + ETH_HLEN;
 	if (ip->version != 4 || ip->ihl < 5)
 		return DROP_INVALID_PACKET;
-	p->src_ip = ip->saddr;
-	p->dst_ip = ip->daddr;
+	addr_set_ipv4(&p->src, ip->saddr);
+	addr_set_ipv4(&p->dst, ip->daddr);
 	p->protocol = ip->protocol;
 	p->l4_offset = ETH_HLEN + ip->ihl * 4;
 	/* Later fragments have no ports, and a first fragment alone is of no use. All drop until a map remembers the

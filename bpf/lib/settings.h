@@ -7,8 +7,12 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
-/* This node's own address: as a destination it is the stack's, as a source it is identity `host`. */
-const volatile __be32 node_ip = 0;
+#include "addr.h"
+
+/* This node's own addresses: as a destination they are the stack's, as a source they are identity `host`. Zeros: none
+ * of that family. */
+const volatile struct addr node_ipv4 = {};
+const volatile struct addr node_ipv6 = {};
 /* Device towards the world and, where there is no tunnel, other nodes. 0: leave such packets to the stack. */
 const volatile __u32 underlay_ifindex = 0;
 /* Collect-metadata vxlan device. 0: no overlay, tunnel endpoints are ignored. */
@@ -29,6 +33,14 @@ const volatile __u32 wakeup_bytes = 65536;
 
 /* Seconds would take a division for each packet; a tick is 2^30 ns, 1.07 s. */
 #define TICK_SHIFT 30
+
+static __always_inline bool is_node_ip(const struct addr *ip)
+{
+	struct addr ipv4 = {.w = {node_ipv4.w[0], node_ipv4.w[1], node_ipv4.w[2], node_ipv4.w[3]}};
+	struct addr ipv6 = {.w = {node_ipv6.w[0], node_ipv6.w[1], node_ipv6.w[2], node_ipv6.w[3]}};
+
+	return addr_is_set(ip) && addr_equal(ip, addr_is_ipv4(ip) ? &ipv4 : &ipv6);
+}
 
 static __always_inline __u32 clock_ticks(void)
 {

@@ -113,19 +113,20 @@ static __always_inline __be16 policy_port(const struct packet *p, const struct d
 /* The record of a connection that passes by policy from now on, as its first packet was: a reply may be what tells. */
 static __noinline int report_connection(struct __sk_buff *skb, const struct packet *p, bool reply, __be16 port)
 {
-	struct packet opened = *p;
+	struct event *event = begin_event(skb, p, EVENT_CONNECTION, FORWARDED);
 
+	if (!event)
+		return 0;
 	if (reply) {
-		opened.src_ip = p->dst_ip;
-		opened.dst_ip = p->src_ip;
-		opened.src_port = p->dst_port;
-		opened.src_identity = p->dst_identity;
-		opened.dst_identity = p->src_identity;
-		opened.src_local = p->dst_local;
-		opened.dst_local = p->src_local;
+		event->src_ip = p->dst;
+		event->dst_ip = p->src;
+		event->src_port = p->dst_port;
+		event->src_identity = p->dst_identity;
+		event->dst_identity = p->src_identity;
+		event->flags = (p->dst_local ? EVENT_SRC_LOCAL : 0) | (p->src_local ? EVENT_DST_LOCAL : 0);
 	}
-	opened.policy_port = port;
-	return report(skb, &opened, EVENT_CONNECTION, FORWARDED);
+	event->dst_port = port;
+	return send_event(event);
 }
 
 /* Rule 4, and 5 as far as it is about passing. */
@@ -197,7 +198,7 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p)
 	if (p->icmp_error && ct_related(skb, p))
 		return 0;
 	d.now = clock_ticks();
-	sender = ct_key_of(&d.key, p->src_ip, p->dst_ip, p->src_port, p->dst_port, p->protocol);
+	sender = ct_key_of(&d.key, &p->src, &p->dst, p->src_port, p->dst_port, p->protocol);
 	if (p->tracked)
 		entry = bpf_map_lookup_elem(&ct, &d.key);
 	d.fresh = !entry || entry->expires <= d.now || ct_reopens(entry, p, sender);

@@ -6,6 +6,7 @@ from time import sleep
 
 import pytest
 
+from kilim.agent.bpf.addresses import ips_of
 from kilim.agent.bpf.maps import Map, Rows
 from kilim.agent.records import AUDITED, Record
 from kilim.model.tables import ALLOW, DENY, UNKNOWN_SUBJECT, EndpointValue, TablesDelta
@@ -224,7 +225,9 @@ def test_it_does_not_begin_for_the_endpoint_that_had_the_address_before(
         write(table, keys, values)
         if len(keys) and table is rig.datapath.maps["endpoints"]:
             found, held = table.read()
-            seen.extend((int(row["endpoint_id"]), int(row["flags"])) for row in held[found["ip"] == B.ip])
+            seen.extend(
+                (int(row["endpoint_id"]), int(row["flags"])) for row in held[[ip == B.ip for ip in ips_of(found["ip"])]]
+            )
 
     monkeypatch.setattr(Map, "update", write_and_look)
     rig.write(TablesDelta(endpoints={B.ip: EndpointValue(99, 1005, AUDIT_FLAG)}, subjects={1005: 1}))

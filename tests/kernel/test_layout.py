@@ -38,7 +38,7 @@ def with_field(dtype: np.dtype[Any], name: str, new: tuple[str, str] | None) -> 
 @pytest.mark.parametrize(
     ("struct", "dtype", "says"),
     [
-        ("event", with_field(EVENT, "reason", ("reason", "=u4")), "field reason is 2 bytes at 40"),
+        ("event", with_field(EVENT, "reason", ("reason", "=u4")), "field reason is 2 bytes at 64"),
         ("event", with_field(EVENT, "flags", None), "field flags is unknown to Python"),
         ("ct_entry", with_field(layout.CT_ENTRY, "initiator", None), "field initiator is unknown"),
         ("policy_key", with_field(layout.POLICY_KEY, "peer", ("other", "=u4")), "field peer is unknown"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
 
@@ -21,6 +22,7 @@ from kilim.agent.read_back import ReadBack
 from kilim.agent.replica import Replica
 from kilim.agent.table_answers import table_parts
 from kilim.kvstore.commit import encode_commit
+from kilim.model.address import mapped
 from kilim.model.nouns import Policy, policy_to_pb
 from kilim.model.tables import ALLOW, ROW_BYTES, Tables, TablesDelta, unpack_rows
 from kilim.v1 import controlplane_pb2 as api
@@ -66,7 +68,9 @@ class Node:
         """The one entry whose key has these fields."""
         each = self.maps[table]
         keys, values = each.read()
-        (number,) = [n for n in range(len(keys)) if all(int(keys[n][field]) == wanted[field] for field in wanted)]
+        (number,) = [
+            n for n in range(len(keys)) if all(keys[n][field] == raw(field, wanted[field]) for field in wanted)
+        ]
         return each, keys[number : number + 1].copy(), values[number : number + 1].copy()
 
 
@@ -74,6 +78,11 @@ class Node:
 def node(rig: Rig, tmp_path: Path) -> Iterator[Node]:
     made = Node(rig, tmp_path)
     yield made
+
+
+def raw(field: str, value: int) -> Any:
+    """As the kernel's entry has it."""
+    return np.void(mapped(value)) if field == "ip" else value
 
 
 def set_value(table: str, field: str, value: int, **key: int) -> Callable[[Node], None]:
@@ -89,7 +98,7 @@ def add(table: str, new: dict[str, int], like: dict[str, int]) -> Callable[[Node
     def change(node: Node) -> None:
         each, keys, values = node.row(table, **like)
         for field, value in new.items():
-            keys[field] = value
+            keys[field] = raw(field, value)
         each.update(keys, values)
 
     return change
@@ -102,7 +111,7 @@ def replace(table: str, new: dict[str, int], like: dict[str, int]) -> Callable[[
         each, keys, values = node.row(table, **like)
         each.delete(keys)
         for field, value in new.items():
-            keys[field] = value
+            keys[field] = raw(field, value)
         each.update(keys, values)
 
     return change
@@ -180,7 +189,7 @@ CHANGES = {
         ],
     ),
     "ipcache row with host bits": (
-        add("ipcache", {"ip": 0x01020304, "prefix_len": 24}, {"ip": POD}),
+        add("ipcache", {"ip": 0x01020304, "prefix_len": 96 + 24}, {"ip": POD}),
         ["ipcache 1.2.3.4/24: found 300 -, wanted nothing"],
     ),
     **{

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kilim.agent.bpf import layout
 from kilim.agent.bpf.datapath import Settings, load_objects
 from kilim.agent.bpf.maps import MapFull
+from kilim.agent.bpf.rows import endpoint_keys
 from kilim.agent.bpf.tables import KernelTables
 from kilim.agent.core.dump import dump_desired
 from kilim.model.tables import (
@@ -258,7 +258,7 @@ def test_after_a_failure_the_driver_reads_again(rig: Rig, monkeypatch: pytest.Mo
 
 def test_changes_made_by_others_are_found_by_reading(rig: Rig) -> None:
     maps = rig.datapath.maps
-    maps["endpoints"].delete(np.array([(A.ip,)], layout.ENDPOINT_KEY))
+    maps["endpoints"].delete(endpoint_keys([A.ip]))
     assert A.ip not in rig.tables.read_rows().endpoints
     rig.write(TablesDelta(endpoints={A.ip: EndpointValue(A.endpoint_id, A.identity)}))
     assert A.ip in rig.tables.read_rows().endpoints

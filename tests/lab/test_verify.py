@@ -9,9 +9,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kilim.agent.bpf import layout
+from kilim.agent.bpf.addresses import ips_of
 from kilim.agent.bpf.maps import Map
 from kilim.lab import api
 from kilim.lab.client import agent_status
@@ -19,7 +21,7 @@ from kilim.lab.commands import agent_socket
 from kilim.lab.names import pin_dir
 from kilim.lab.netns import in_netns
 from kilim.lab.topology import Lab
-from kilim.model.address import format_ip, parse_ip
+from kilim.model.address import format_ip, mapped, parse_ip
 from kilim.v1 import agent_pb2
 
 METRICS = "http://127.0.0.1:9962/metrics"
@@ -70,12 +72,14 @@ def until(holds: Callable[[], bool]) -> None:
 def change_one_and_add_one(ipcache: Map) -> tuple[str, int, str]:
     """The entry of a pod on the other node, and one of an address of nobody; what the former was."""
     keys, values = ipcache.read()
-    number = next(n for n, value in enumerate(values) if value["tunnel_endpoint"] and value["identity"] > 255)
+    number = next(
+        n for n, value in enumerate(values) if any(value["tunnel_endpoint"].tobytes()) and value["identity"] > 255
+    )
     key, value = keys[number : number + 1].copy(), values[number : number + 1].copy()
-    ip, identity, tunnel = int(key[0]["ip"]), int(value[0]["identity"]), int(value[0]["tunnel_endpoint"])
+    ip, identity, tunnel = ips_of(key["ip"])[0], int(value[0]["identity"]), ips_of(value["tunnel_endpoint"])[0]
     value["identity"] = identity + 7
     ipcache.update(key, value)
-    key["ip"] = parse_ip("203.0.113.9")
+    key["ip"] = np.void(mapped(parse_ip("203.0.113.9")))
     ipcache.update(key, value)
     return format_ip(ip), identity, format_ip(tunnel)
 
@@ -90,7 +94,7 @@ def test_rows_changed_by_hand_are_named_and_repaired(lab: Lab) -> None:
         far_ip, far, tunnel = change_one_and_add_one(maps["ipcache"])
         keys, values = maps["endpoints"].read()
         maps["endpoints"].delete(keys[:1])
-        gone, row = format_ip(int(keys[0]["ip"])), f"{values[0]['endpoint_id']} {values[0]['identity']} -"
+        gone, row = format_ip(ips_of(keys["ip"])[0]), f"{values[0]['endpoint_id']} {values[0]['identity']} -"
     finally:
         for each in maps.values():
             os.close(each.fd)
