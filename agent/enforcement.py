@@ -126,6 +126,7 @@ class Enforcement:
             kernel_digest=self.kernel_digest,
             kernel_seq=self.kernel_seq,
             kernel_readings=self.kernel_readings,
+            routing_mode="tunnel",
         )
 
     # --- arrivals

@@ -157,9 +157,15 @@ class EtcdEndpoint(click.ParamType[str]):
 @click.option("--advertise", type=Address(), help="What others reach it by. [default: the first --listen]")
 @click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
 @click.option(
-    "--cluster-pool-ipv4-cidr", type=Ipv4Cidr(), default="10.244.0.0/16", show_default=True,
-    help="What nodes without --pod-cidr get theirs from.",
+    "--cluster-pool-ipv4-cidr", type=IpCidr(), default="10.244.0.0/16", show_default=True,
+    help="What nodes with an IPv4 address and without a --pod-cidr of that family get theirs from.",
 )  # fmt: skip
+@click.option("--cluster-pool-ipv4-mask-size", type=int, default=24, show_default=True, help="How long theirs are.")
+@click.option(
+    "--cluster-pool-ipv6-cidr", type=IpCidr(), default="fd00:10:244::/48", show_default=True,
+    help="What nodes with an IPv6 address and without a --pod-cidr of that family get theirs from.",
+)  # fmt: skip
+@click.option("--cluster-pool-ipv6-mask-size", type=int, default=64, show_default=True, help="How long theirs are.")
 @click.option(
     "--log-archive-dir", type=DIRECTORY, metavar="DIR",
     help="Write events here before they are trimmed from etcd; a directory of this replica's own.",
@@ -171,6 +177,7 @@ class EtcdEndpoint(click.ParamType[str]):
 @click.pass_context
 def controlplane(context: click.Context, /, **flags: Any) -> None:
     """Run one replica of the control plane, until SIGTERM."""
+    from kilim.controlplane.decide.pool import ClusterPool
     from kilim.controlplane.runtime import Settings, run
 
     if flags["etcd_endpoints"] and flags["embedded_etcd"]:
@@ -179,6 +186,8 @@ def controlplane(context: click.Context, /, **flags: Any) -> None:
         raise BadUsage("--etcd-endpoints: must be given, or --embedded-etcd DIR")
     flags |= {"etcd_endpoints": flags["etcd_endpoints"] or (), "advertise": flags["advertise"] or ""}
     flags["prometheus_serve_addr"] = flags["prometheus_serve_addr"] or ""
+    for pool in ("cluster_pool_ipv4", "cluster_pool_ipv6"):
+        flags[pool] = ClusterPool(flags.pop(f"{pool}_cidr"), flags.pop(f"{pool}_mask_size"))
     settings = Settings(**{**flags, "log_format": _format(flags["log_format"])})
     try:
         settings.check()

@@ -5,7 +5,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kilim.model.settings import CLUSTER_POOL, NUMBER_SETTINGS, WORD_SETTINGS, NumberSetting
+from kilim.model.settings import (
+    CLUSTER_POOL_IPV4_CIDR,
+    CLUSTER_POOL_IPV4_MASK_SIZE,
+    CLUSTER_POOL_IPV6_CIDR,
+    CLUSTER_POOL_IPV6_MASK_SIZE,
+    NUMBER_SETTINGS,
+    WORD_SETTINGS,
+    NumberSetting,
+)
+
+# Of which each replica brings the default.
+_POOLS = {
+    CLUSTER_POOL_IPV4_CIDR: "an IPv4 CIDR that holds a node's",
+    CLUSTER_POOL_IPV4_MASK_SIZE: "a prefix length, 8 to 30",
+    CLUSTER_POOL_IPV6_CIDR: "an IPv6 CIDR that holds a node's",
+    CLUSTER_POOL_IPV6_MASK_SIZE: "a prefix length, 32 to 126",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +41,7 @@ class Shown:
 
 
 def known_names() -> list[str]:
-    return sorted((*NUMBER_SETTINGS, *WORD_SETTINGS, CLUSTER_POOL))
+    return sorted((*NUMBER_SETTINGS, *WORD_SETTINGS, *_POOLS))
 
 
 def settings_shown(objects: Iterable[Mapping[str, Any]]) -> list[Shown]:
@@ -65,7 +81,7 @@ def _with(plain: Shown, values: Mapping[tuple[str, str], str], node: str) -> Sho
 def _at_default(name: str) -> Shown:
     setting = NUMBER_SETTINGS.get(name) or WORD_SETTINGS.get(name)
     if setting is None:
-        return Shown(name, "", "", "a CIDR, /24 or wider" if name == CLUSTER_POOL else "")
+        return Shown(name, "", "", _POOLS.get(name, ""))
     if isinstance(setting, NumberSetting):
         default, allowed = str(setting.default), f"{setting.least} to {setting.most}"
         return Shown(name, default, default, allowed, setting.unit, least=setting.least, most=setting.most)

@@ -27,7 +27,7 @@ from kilim.controlplane.api.subscription import Subscriptions
 from kilim.controlplane.auditor import Auditor
 from kilim.controlplane.compaction import Compaction
 from kilim.controlplane.counters import Counters
-from kilim.controlplane.decide.setting import check_pool
+from kilim.controlplane.decide.pool import DEFAULT_IPV4, DEFAULT_IPV6, IPV4, IPV6, ClusterPool, check_pool
 from kilim.controlplane.decide.view import Defaults
 from kilim.controlplane.expiry import run_expiry
 from kilim.controlplane.history import HELD_BYTES_MAX, History
@@ -64,7 +64,8 @@ class Settings:
     listen: tuple[str, ...] = ("127.0.0.1:4260",)
     advertise: str = ""  # HOST:PORT for other replicas; empty: the first of `listen`
     cluster: str = "default"
-    cluster_pool_ipv4_cidr: str = "10.244.0.0/16"
+    cluster_pool_ipv4: ClusterPool = DEFAULT_IPV4
+    cluster_pool_ipv6: ClusterPool = DEFAULT_IPV6
     log_format: str = "console"
     prometheus_serve_addr: str = ""  # HOST:PORT; empty: no metrics
     history_bytes: int = HELD_BYTES_MAX
@@ -80,10 +81,8 @@ class Settings:
             raise ValueError("etcd: exactly one of etcd endpoints and a directory for an embedded etcd is needed")
         if not self.listen:
             raise ValueError("listen: at least one address is needed")
-        try:
-            check_pool(self.cluster_pool_ipv4_cidr)
-        except ValueError as error:
-            raise ValueError(f"cluster-pool-ipv4-cidr: {error}") from error
+        check_pool(IPV4, self.cluster_pool_ipv4)
+        check_pool(IPV6, self.cluster_pool_ipv6)
 
 
 def run(settings: Settings) -> int:
@@ -133,7 +132,7 @@ class _Process:
         self._session = Session(client, settings.cluster)
         self._election = Election(self._session, settings.name)
         self._store = Store(client)
-        defaults = Defaults(settings.cluster, settings.cluster_pool_ipv4_cidr)
+        defaults = Defaults(settings.cluster, settings.cluster_pool_ipv4, settings.cluster_pool_ipv6)
         self._replica = Replica(defaults, History(settings.history_bytes))
         self._counters = Counters()
         self._writer = Writer(self._replica, self._log, self._store.why_not, self._counters)

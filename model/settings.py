@@ -114,7 +114,11 @@ LAST_IDENTITY = NumberSetting(
     "an identity",
 )
 
-CLUSTER_POOL = "cluster-pool-ipv4-cidr"  # a CIDR; each replica brings the default
+# Where pod CIDRs of nodes that bring none come from, and how long they are; each replica brings the default.
+CLUSTER_POOL_IPV4_CIDR = "cluster-pool-ipv4-cidr"
+CLUSTER_POOL_IPV4_MASK_SIZE = "cluster-pool-ipv4-mask-size"
+CLUSTER_POOL_IPV6_CIDR = "cluster-pool-ipv6-cidr"
+CLUSTER_POOL_IPV6_MASK_SIZE = "cluster-pool-ipv6-mask-size"
 
 NUMBER_SETTINGS = {
     setting.name: setting

@@ -33,11 +33,11 @@ class Nodes(rpc.NodesServicer):
 
     async def RegisterNode(self, request: api.RegisterNodeRequest, context: Context) -> api.RegisterNodeResponse:
         async with answering(context):
-            check_names((("name", request.name), ("ip", request.ip)))
+            check_names((("name", request.name), ("ip", request.ip), ("ipv6", request.ipv6)))
             check_count("pod_cidrs", len(request.pod_cidrs), POD_CIDRS)
             check_count("labels", len(request.labels), LABELS)
             labels = tuple(sorted(request.labels.items()))
-            command = RegisterNode(request.name, request.ip, tuple(request.pod_cidrs), labels)
+            command = RegisterNode(request.name, request.ip, tuple(request.pod_cidrs), labels, request.ipv6)
             answer = await self._writer.submit(command, f"node:{request.name}")
             assert isinstance(answer.result, NodeRegistered)
             return api.RegisterNodeResponse(seq=answer.seq, pod_cidrs=answer.result.pod_cidrs)
@@ -48,6 +48,7 @@ class Nodes(rpc.NodesServicer):
         async with answering(context):
             check_names((("node", request.node), ("namespace", request.namespace), ("name", request.name)))
             check_names((("container_id", request.container_id), ("service_account", request.service_account)))
+            check_names((("ip", request.ip), ("ipv6", request.ipv6)))
             check_count("labels", len(request.labels), LABELS)
             command = RegisterEndpoint(
                 node=request.node,
@@ -58,6 +59,7 @@ class Nodes(rpc.NodesServicer):
                 endpoint_id=request.endpoint_id,
                 labels=tuple(sorted(request.labels.items())),
                 service_account=request.service_account,
+                ipv6=request.ipv6,
             )
             answer = await self._writer.submit(command, f"node:{request.node}")
             assert isinstance(answer.result, EndpointRegistered)
@@ -109,7 +111,7 @@ class Nodes(rpc.NodesServicer):
 
 
 def _check_report(report: api.NodeReport, node: str) -> None:
-    check_names((("node", report.node), ("agent_version", report.agent_version)))
+    check_names((("node", report.node), ("agent_version", report.agent_version), ("routing_mode", report.routing_mode)))
     check_count("errors", len(report.errors), ERRORS)
     for error in report.errors:
         check_length("errors", error, TEXT_LENGTH)

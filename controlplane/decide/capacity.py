@@ -9,16 +9,17 @@ from kilim.controlplane.decide.refusal import Code, Refusal
 
 
 def check_ipcache(draft: Draft, more: int) -> None:
-    """An address of every endpoint and node and a prefix of every CIDR identity is in the ipcache of every node."""
-    state, view = draft.state, draft.view
-    rows = len(state.endpoints) + len(state.nodes) + view.cidr_numbers.taken + more
+    """Each address of every endpoint and node and a prefix of every CIDR identity is in the ipcache of every node."""
+    view = draft.view
+    rows = len(view.endpoint_at) + len(view.node_at) + view.cidr_numbers.taken + more
     limit = view.defaults.limits.ipcache
     if rows > limit:
         raise Refusal(Code.EXHAUSTED, f"table ipcache of every node holds {limit} rows, {rows} would be needed")
 
 
-def check_endpoints(draft: Draft, node: str) -> None:
-    rows = len(draft.view.endpoints_on.get(node, {})) + 1
+def check_endpoints(draft: Draft, node: str, more: int) -> None:
+    """Each address of an endpoint is a row."""
+    rows = draft.view.addresses_on.get(node, 0) + more
     limit = draft.view.defaults.limits.endpoints
     if rows > limit:
         raise Refusal(Code.EXHAUSTED, f"table endpoints of node {node} holds {limit} rows, {rows} would be needed")

@@ -31,12 +31,13 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class RegisterNode:
-    """`labels`: all that are given to it."""
+    """`ip` is its IPv4 address, `ipv6` its IPv6 address; one may be empty. `labels`: all that are given to it."""
 
     name: str
     ip: str
     pod_cidrs: tuple[str, ...] = ()
     labels: LabelPairs = ()
+    ipv6: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ class DeleteObjects:
 
 @dataclass(frozen=True, slots=True)
 class RegisterEndpoint:
-    """`labels` and `service_account` count where the state has no Pod object of this name."""
+    """`ip` and `ipv6` as a node's. `labels` and `service_account` count where the state has no Pod object of this
+    name."""
 
     node: str
     namespace: str
@@ -68,6 +70,7 @@ class RegisterEndpoint:
     endpoint_id: int
     labels: LabelPairs = ()
     service_account: str = ""
+    ipv6: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ Where the labels, the service account and the named ports of an endpoint come fr
 
 from dataclasses import replace
 
+from kilim.controlplane.decide.addresses import field_of, parse_addresses
 from kilim.controlplane.decide.capacity import check_endpoints, check_ipcache
 from kilim.controlplane.decide.command import (
     Accepted,
@@ -17,8 +18,9 @@ from kilim.controlplane.decide.command import (
 )
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.identity import identity_of_endpoint
+from kilim.controlplane.decide.pool import family_of
 from kilim.controlplane.decide.refusal import Code, Refusal, invalid
-from kilim.model.address import parse_ip
+from kilim.model.address import format_ip
 from kilim.model.identity import membership_label
 from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE_NAME_LABEL, LabelPairs, security_labels
@@ -42,12 +44,15 @@ def decide_register_endpoint(draft: Draft, command: RegisterEndpoint) -> Endpoin
     """The same again changes nothing; a new container of the same pod takes the old one's place and options."""
     draft.cause = f"endpoint {command.namespace}/{command.name} container {command.container_id}"
     key = endpoint_key(command.namespace, command.name)
-    ip = _checked_ip(draft, command, key)
+    ip, ipv6 = _checked_ips(draft, command, key)
     before = draft.state.endpoints.get(key)
-    if before is None:
-        check_ipcache(draft, 1)
-    if before is None or before.node != command.node:
-        check_endpoints(draft, command.node)
+    addresses = (ip != 0) + (ipv6 != 0)
+    had = len(before.ips) if before is not None else 0
+    had_here = had if before is not None and before.node == command.node else 0
+    if addresses > had:
+        check_ipcache(draft, addresses - had)
+    if addresses > had_here:
+        check_endpoints(draft, command.node, addresses - had_here)
     wanted = Endpoint(
         namespace=command.namespace,
         name=command.name,
@@ -59,6 +64,7 @@ def decide_register_endpoint(draft: Draft, command: RegisterEndpoint) -> Endpoin
         labels=tuple(sorted(command.labels)),
         service_account=command.service_account,
         policy_audit_mode=before is not None and before.node == command.node and before.policy_audit_mode,
+        ipv6=ipv6,
     )
     return EndpointRegistered(put_endpoint(draft, wanted, namespace_labels(draft.state, command.namespace)))
 
@@ -113,7 +119,7 @@ def _put(draft: Draft, wanted: Endpoint, before: Endpoint | None, labels_of_name
     labels = security_labels(
         wanted.labels, wanted.namespace, labels_of_namespace, wanted.service_account, draft.view.defaults.cluster
     )
-    memberships = _memberships(draft, wanted.ip)
+    memberships = _memberships(draft, wanted.ips)
     if memberships:
         labels = tuple(sorted((*labels, *memberships)))
     identity = identity_of_endpoint(draft, labels, wanted.named_ports, before)
@@ -126,16 +132,19 @@ def _put(draft: Draft, wanted: Endpoint, before: Endpoint | None, labels_of_name
     return wanted.identity
 
 
-def _memberships(draft: Draft, ip: int) -> list[str]:
-    """Labels for the prefixes that policies name and that contain the address."""
+def _memberships(draft: Draft, ips: tuple[int, ...]) -> list[str]:
+    """Labels for the prefixes that policies name and that contain one of the addresses."""
     named, to_come = draft.view.pod_prefixes, draft.prefixes_to_come
     if not named and not to_come:
         return []
-    return [membership_label(cidr) for cidr in {*named.containing(ip), *to_come.containing(ip)}]
+    return [
+        membership_label(cidr)
+        for cidr in {each for ip in ips for table in (named, to_come) for each in table.containing(ip)}
+    ]
 
 
-def _checked_ip(draft: Draft, command: RegisterEndpoint, key: str) -> int:
-    """Rules in order: names, node, number, address, and whose number and address they are."""
+def _checked_ips(draft: Draft, command: RegisterEndpoint, key: str) -> tuple[int, int]:
+    """(IPv4, IPv6), 0: none. Rules in order: names, node, number, addresses, and whose they are."""
     where = f"endpoint {key}"
     _check_names(command, where)
     cidrs = draft.view.cidrs_of_node.get(command.node)
@@ -143,22 +152,22 @@ def _checked_ip(draft: Draft, command: RegisterEndpoint, key: str) -> int:
         raise Refusal(Code.NOT_FOUND, f"{where}: node: no node {command.node!r} is registered")
     if not 1 <= command.endpoint_id <= 65_535:
         raise invalid(f"{where}: endpoint_id", f"{command.endpoint_id} must be from 1 to 65535")
-    try:
-        ip = parse_ip(command.ip)
-    except ValueError as error:
-        raise invalid(f"{where}: ip", str(error)) from error
-    if not any(cidr.contains_ip(ip) for cidr in cidrs):
-        listed = ", ".join(str(cidr) for cidr in cidrs)
-        raise invalid(f"{where}: ip", f"{command.ip} must be in a pod CIDR of node {command.node} ({listed})")
-    holder = draft.view.endpoint_at.get(ip)
-    if holder is not None and holder != key:
-        raise Refusal(Code.CONFLICT, f"{where}: ip: {command.ip} belongs to endpoint {holder}")
+    ips = parse_addresses(where, command.ip, command.ipv6)
+    for ip in filter(None, ips):
+        path = f"{where}: {field_of(ip)}"
+        if not any(cidr.contains_ip(ip) for cidr in cidrs):
+            of_family = [str(cidr) for cidr in cidrs if family_of(cidr.ip) is family_of(ip)]
+            listed = ", ".join(of_family) or f"it has none of {family_of(ip).name}"
+            raise invalid(path, f"{format_ip(ip)} must be in a pod CIDR of node {command.node} ({listed})")
+        holder = draft.view.endpoint_at.get(ip)
+        if holder is not None and holder != key:
+            raise Refusal(Code.CONFLICT, f"{path}: {format_ip(ip)} belongs to endpoint {holder}")
     holder = draft.view.endpoints_on.get(command.node, {}).get(command.endpoint_id)
     if holder is not None and holder != key:
         raise Refusal(
             Code.CONFLICT, f"{where}: endpoint_id: {command.endpoint_id} belongs to {holder} on node {command.node}"
         )
-    return ip
+    return ips
 
 
 def _check_names(command: RegisterEndpoint, where: str) -> None:

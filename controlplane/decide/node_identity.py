@@ -54,9 +54,14 @@ def announce_to_nodes(draft: Draft, policy: Policy) -> NewTerms:
 
 def admit_nodes(draft: Draft, announced: NewTerms) -> None:
     """Tell the nodes apart by that."""
-    for ip, name in sorted(draft.view.node_at.items()):
-        if announced.keys or any(each.contains_ip(ip) for each in announced.prefixes):
-            put_node(draft, draft.state.nodes[name])
+    nodes = draft.state.nodes
+    inside = {
+        name
+        for ip, name in draft.view.node_at.items()
+        if announced.keys or any(each.contains_ip(ip) for each in announced.prefixes)
+    }
+    for name in sorted(inside, key=lambda name: nodes[name].ips):
+        put_node(draft, nodes[name])
 
 
 def let_go_of_nodes(draft: Draft) -> None:

@@ -35,7 +35,7 @@ class NodeTerms:
     def labels_of(self, node: Node, every_label: bool) -> set[str]:
         """Those that its identity needs, but for the one that says that it is a node."""
         own = {node_label(key, value) for key, value in node.labels if every_label or key in self.keys}
-        return own | {membership_label(prefix) for prefix in self.prefixes.containing(node.ip)}
+        return own | {membership_label(prefix) for ip in node.ips for prefix in self.prefixes.containing(ip)}
 
 
 def terms_of(parts: Iterable[PolicyRules]) -> tuple[set[str], tuple[Cidr, ...]]:

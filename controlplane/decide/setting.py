@@ -10,12 +10,11 @@ from kilim.controlplane.decide.command import Accepted, ChangeSetting
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.node_identity import tell_nodes_apart
 from kilim.controlplane.decide.policy import follow_cidr_match_mode
+from kilim.controlplane.decide.pool import IPV6, POOL_SETTINGS, ClusterPool, Family, check_pool
 from kilim.controlplane.decide.refusal import Code, Refusal, invalid
 from kilim.controlplane.decide.view import View
-from kilim.model.address import Cidr, parse_cidr
 from kilim.model.nouns import Setting, setting_to_pb
 from kilim.model.settings import (
-    CLUSTER_POOL,
     NODE_SELECTOR_LABELS,
     NUMBER_SETTINGS,
     PODS,
@@ -26,35 +25,41 @@ from kilim.model.settings import (
 from kilim.model.state import setting_key
 from kilim.v1 import events_pb2 as pb
 
-NODE_PREFIX_LEN = 24
 
-
-def cluster_pool(view: View) -> Cidr:
+def cluster_pool(view: View, family: Family) -> ClusterPool:
     """Where pod CIDRs of nodes that bring none are taken from."""
-    setting = view.state.settings.get(CLUSTER_POOL)
-    return parse_cidr(setting.value if setting and setting.value else view.defaults.cluster_pool_ipv4_cidr)
+    return _pool_with(view, family, {})
 
 
-def check_pool(value: str) -> None:
-    """Raises ValueError with the rule."""
-    if parse_cidr(value).prefix_len > NODE_PREFIX_LEN:
-        raise ValueError(f"must hold at least one /{NODE_PREFIX_LEN}, the pod CIDR of one node")
+def _pool_with(view: View, family: Family, changed: dict[str, str]) -> ClusterPool:
+    """As it will be; an empty value is the default again."""
+    names = POOL_SETTINGS[family]
+    default = view.defaults.cluster_pool_ipv6 if family is IPV6 else view.defaults.cluster_pool_ipv4
+    values = {name: _value(view, name) for name in names} | changed
+    return ClusterPool(values[names.cidr] or default.cidr, int(values[names.mask_size] or default.mask_size))
 
 
+def _value(view: View, name: str) -> str:
+    setting = view.state.settings.get(name)
+    return setting.value if setting is not None else ""
+
+
+_OF_POOLS = {name: family for family, names in POOL_SETTINGS.items() for name in names}
 _CHECKS: dict[str, Callable[[str], object]] = {
-    CLUSTER_POOL: check_pool,
     **{name: setting.parse for name, setting in NUMBER_SETTINGS.items()},
     **{name: setting.parse for name, setting in WORD_SETTINGS.items()},
 }
 
 
 def decide_change_setting(draft: Draft, command: ChangeSetting) -> Accepted:
-    check = _CHECKS.get(command.name)
-    if check is None:
-        raise Refusal(Code.INVALID, f"setting {command.name!r}: must be one of {', '.join(sorted(_CHECKS))}")
-    if command.value:
+    if command.name in _OF_POOLS:
+        _check_pool(draft, command)
+    elif command.name not in _CHECKS:
+        names = ", ".join(sorted((*_CHECKS, *_OF_POOLS)))
+        raise Refusal(Code.INVALID, f"setting {command.name!r}: must be one of {names}")
+    elif command.value:
         try:
-            check(command.value)
+            _CHECKS[command.name](command.value)
         except ValueError as error:
             raise invalid(f"setting {command.name}", str(error)) from error
     if command.node:
@@ -67,6 +72,18 @@ def decide_change_setting(draft: Draft, command: ChangeSetting) -> Accepted:
             tell_nodes_apart(draft, command.value == TRUE)
         draft.emit(pb.SettingChanged(setting=setting_to_pb(Setting(command.name, command.value, command.node))))
     return Accepted()
+
+
+def _check_pool(draft: Draft, command: ChangeSetting) -> None:
+    """With what holds of the other setting of the pool."""
+    family = _OF_POOLS[command.name]
+    if command.name == POOL_SETTINGS[family].mask_size and command.value:
+        if not (command.value.isascii() and command.value.isdecimal() and len(command.value) <= 3):
+            raise invalid(f"setting {command.name}", f"{command.value!r} is not a number")
+    try:
+        check_pool(family, _pool_with(draft.view, family, {command.name: command.value}))
+    except ValueError as error:
+        raise Refusal(Code.INVALID, f"setting {error}") from error
 
 
 def _check_node(draft: Draft, command: ChangeSetting) -> None:

@@ -12,6 +12,7 @@ from kilim.controlplane.decide.cidr_look_up import CidrGroups
 from kilim.controlplane.decide.foretold import Foretold
 from kilim.controlplane.decide.limits import Limits
 from kilim.controlplane.decide.node_terms import NodeTerms, terms_of
+from kilim.controlplane.decide.pool import DEFAULT_IPV4, DEFAULT_IPV6, ClusterPool
 from kilim.controlplane.decide.prefixes import Bearers, PrefixTable, pod_prefixes
 from kilim.model.address import Cidr, parse_cidr
 from kilim.model.compile import compile_policy, named_cidrs
@@ -25,7 +26,7 @@ from kilim.model.identity import (
     LAST_NODE,
     is_shared,
 )
-from kilim.model.nouns import Policy, decode_endpoint_identity, decode_node
+from kilim.model.nouns import Policy, decode_endpoint_identity, decode_node, ipv6_of
 from kilim.model.policy_parts import TABLES_OF_POLICIES, Parts, PolicyParts
 from kilim.model.settings import ENABLE_POLICY, LAST_IDENTITY
 from kilim.model.state import Change, State
@@ -37,7 +38,8 @@ class Defaults:
     """What every replica of a cluster is started with alike; settings in the log come before them."""
 
     cluster: str = "default"
-    cluster_pool_ipv4_cidr: str = "10.244.0.0/16"
+    cluster_pool_ipv4: ClusterPool = DEFAULT_IPV4
+    cluster_pool_ipv6: ClusterPool = DEFAULT_IPV6
     limits: Limits = Limits()
 
 
@@ -102,6 +104,7 @@ class View:
         self.state = state
         self.defaults = defaults
         self.endpoint_at: dict[int, str] = {}
+        self.addresses_on: dict[str, int] = {}  # node -> how many addresses its endpoints have
         self.endpoints_on: dict[str, dict[int, str]] = {}
         self.endpoints_in: dict[str, set[str]] = {}
         self.node_at: dict[int, str] = {}
@@ -196,7 +199,9 @@ class View:
         now = None if new is None else pb.Endpoint.FromString(new)
         self.bounds.change_endpoint(was, now)
         if was is not None:
-            _drop(self.endpoint_at, was.ip, key)
+            self._count_addresses(was.node, -len(_ips(was)))
+            for ip in _ips(was):
+                _drop(self.endpoint_at, ip, key)
             numbers = self.endpoints_on.get(was.node, {})
             _drop(numbers, was.endpoint_id, key)
             if not numbers:
@@ -206,14 +211,22 @@ class View:
             if not neighbours:
                 self.endpoints_in.pop(was.namespace, None)
         if now is not None:
-            self.endpoint_at[now.ip] = key
+            self._count_addresses(now.node, len(_ips(now)))
+            for ip in _ips(now):
+                self.endpoint_at[ip] = key
             self.endpoints_on.setdefault(now.node, {})[now.endpoint_id] = key
             self.endpoints_in.setdefault(now.namespace, set()).add(key)
+
+    def _count_addresses(self, node: str, step: int) -> None:
+        self.addresses_on[node] = self.addresses_on.get(node, 0) + step
+        if not self.addresses_on[node]:
+            del self.addresses_on[node]
 
     def _follow_node(self, key: str, old: bytes | None, new: bytes | None) -> None:
         if old is not None:
             was = decode_node(old)
-            _drop(self.node_at, was.ip, key)
+            for ip in was.ips:
+                _drop(self.node_at, ip, key)
             self.cidrs_of_node.pop(key, None)
             names = self.nodes_of_identity.get(was.identity, set())
             names.discard(key)
@@ -221,7 +234,8 @@ class View:
                 self.nodes_of_identity.pop(was.identity, None)
         if new is not None:
             node = decode_node(new)
-            self.node_at[node.ip] = key
+            for ip in node.ips:
+                self.node_at[ip] = key
             self.cidrs_of_node[key] = tuple(_readable_cidrs(node.pod_cidrs))
             if node.identity:
                 self.nodes_of_identity.setdefault(node.identity, set()).add(key)
@@ -247,6 +261,10 @@ class View:
                     self.cidr_uses[cidr] = uses
                 else:
                     self.cidr_uses.pop(cidr, None)
+
+
+def _ips(endpoint: pb.Endpoint) -> tuple[int, ...]:
+    return tuple(ip for ip in (endpoint.ip, ipv6_of(endpoint)) if ip)
 
 
 def _drop(mapping: dict[int, str], key: int, value: str) -> None:

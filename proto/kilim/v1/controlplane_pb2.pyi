@@ -706,6 +706,7 @@ class NodeReport(_message.Message):
     KERNEL_DIGEST_FIELD_NUMBER: _builtins.int
     KERNEL_SEQ_FIELD_NUMBER: _builtins.int
     KERNEL_READINGS_FIELD_NUMBER: _builtins.int
+    ROUTING_MODE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     seq: _builtins.int
     """everything up to here is enforced"""
@@ -721,6 +722,8 @@ class NodeReport(_message.Message):
     """the seq at which that was; 0: not yet"""
     kernel_readings: _builtins.int
     """read-backs since the agent started; one that stands still reads no more"""
+    routing_mode: _builtins.str
+    """"tunnel" | "native"; empty: not said"""
     @_builtins.property
     def errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what keeps the node from more, empty when well"""
@@ -738,10 +741,11 @@ class NodeReport(_message.Message):
         kernel_digest: _builtins.bytes = ...,
         kernel_seq: _builtins.int = ...,
         kernel_readings: _builtins.int = ...,
+        routing_mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "drift_repairs", b"drift_repairs", "errors", b"errors", "kernel_digest", b"kernel_digest", "kernel_readings", b"kernel_readings", "kernel_seq", b"kernel_seq", "node", b"node", "seq", b"seq", "state_digest", b"state_digest", "table_digest", b"table_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "drift_repairs", b"drift_repairs", "errors", b"errors", "kernel_digest", b"kernel_digest", "kernel_readings", b"kernel_readings", "kernel_seq", b"kernel_seq", "node", b"node", "routing_mode", b"routing_mode", "seq", b"seq", "state_digest", b"state_digest", "table_digest", b"table_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1024,6 +1028,8 @@ class NodeStatus(_message.Message):
     KERNEL_AGE_MS_FIELD_NUMBER: _builtins.int
     SILENT_FIELD_NUMBER: _builtins.int
     POLICY_AUDIT_MODE_FIELD_NUMBER: _builtins.int
+    IPV6_FIELD_NUMBER: _builtins.int
+    ROUTING_MODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     ip: _builtins.str
     up: _builtins.bool
@@ -1050,6 +1056,10 @@ class NodeStatus(_message.Message):
     """up, and nothing was heard for some seconds"""
     policy_audit_mode: _builtins.bool
     """all its endpoints are in audit mode; by the log, whatever it enforces"""
+    ipv6: _builtins.str
+    """empty: none, as with ip"""
+    routing_mode: _builtins.str
+    """as last heard; empty: not said"""
     @_builtins.property
     def pod_cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1075,10 +1085,12 @@ class NodeStatus(_message.Message):
         kernel_age_ms: _builtins.int = ...,
         silent: _builtins.bool = ...,
         policy_audit_mode: _builtins.bool = ...,
+        ipv6: _builtins.str = ...,
+        routing_mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift_repairs", b"drift_repairs", "errors", b"errors", "ip", b"ip", "kernel_age_ms", b"kernel_age_ms", "kernel_comparison", b"kernel_comparison", "lag_events", b"lag_events", "lag_ms", b"lag_ms", "last_report_age_ms", b"last_report_age_ms", "name", b"name", "pod_cidrs", b"pod_cidrs", "policy_audit_mode", b"policy_audit_mode", "seq", b"seq", "silent", b"silent", "state_comparison", b"state_comparison", "state_digest", b"state_digest", "table_comparison", b"table_comparison", "table_digest", b"table_digest", "up", b"up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift_repairs", b"drift_repairs", "errors", b"errors", "ip", b"ip", "ipv6", b"ipv6", "kernel_age_ms", b"kernel_age_ms", "kernel_comparison", b"kernel_comparison", "lag_events", b"lag_events", "lag_ms", b"lag_ms", "last_report_age_ms", b"last_report_age_ms", "name", b"name", "pod_cidrs", b"pod_cidrs", "policy_audit_mode", b"policy_audit_mode", "routing_mode", b"routing_mode", "seq", b"seq", "silent", b"silent", "state_comparison", b"state_comparison", "state_digest", b"state_digest", "table_comparison", b"table_comparison", "table_digest", b"table_digest", "up", b"up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

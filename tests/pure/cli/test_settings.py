@@ -10,6 +10,10 @@ from kilim.model.settings import NUMBER_SETTINGS, WORD_SETTINGS
 from kilim.v1 import events_pb2 as pb
 from tests.pure.cli.held import HeldHistory, commits_of, event
 
+POOLS = {
+    "cluster-pool-ipv4-cidr", "cluster-pool-ipv4-mask-size", "cluster-pool-ipv6-cidr", "cluster-pool-ipv6-mask-size",
+}  # fmt: skip
+
 
 def of(name: str, value: str, node: str = "") -> dict[str, Any]:
     return {"kind": "Setting", "metadata": {"name": name}, "spec": {"value": value} | ({"node": node} if node else {})}
@@ -21,7 +25,7 @@ def changed(name: str, value: str, node: str = "") -> bytes:
 
 def test_every_setting_of_the_registries_is_listed_with_its_rule() -> None:
     rows = {row.name: row for row in settings_shown([])}
-    assert {*NUMBER_SETTINGS, *WORD_SETTINGS, "cluster-pool-ipv4-cidr"} == rows.keys()
+    assert {*NUMBER_SETTINGS, *WORD_SETTINGS, *POOLS} == rows.keys()
     for name, number in NUMBER_SETTINGS.items():
         row = rows[name]
         assert (row.value, row.default, row.unit) == (str(number.default), str(number.default), number.unit)

@@ -80,7 +80,10 @@ def test_settings() -> None:
     assert world.bodies == ["setting_changed"]
     world.do(ChangeSetting("identity-release-grace-s", "5"))
     assert world.bodies == []
-    assert "must be one of cluster-pool-ipv4-cidr, enable" in world.refusal(ChangeSetting("colour", "red")).message
+    assert (
+        "must be one of cluster-pool-ipv4-cidr, cluster-pool-ipv4-mask-size, "
+        in world.refusal(ChangeSetting("colour", "red")).message
+    )
     assert world.refusal(ChangeSetting("identity-release-grace-s", "soon")).code is Code.INVALID
     assert "/24" in world.refusal(ChangeSetting("cluster-pool-ipv4-cidr", "10.0.0.0/25")).message
 

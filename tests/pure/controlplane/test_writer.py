@@ -14,7 +14,7 @@ async def test_who_gave_up_on_what_is_too_large_does_not_fail_the_others(monkeyp
     monkeypatch.setattr(
         "kilim.controlplane.writer.check_size", lambda command, *_: refusal if command.name == "large" else None
     )
-    writer = Writer(Replica(Defaults("default", "10.244.0.0/16")), None)  # type: ignore[arg-type]
+    writer = Writer(Replica(Defaults()), None)  # type: ignore[arg-type]
     batch = []
     for name in ("large", "large", "small"):
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -16,6 +16,7 @@ from kilim.controlplane.decide.command import (
 )
 from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.limits import Limits
+from kilim.controlplane.decide.pool import ClusterPool
 from kilim.controlplane.decide.refusal import Refusal
 from kilim.controlplane.decide.view import Defaults, View
 from kilim.model.nouns import Policy
@@ -25,7 +26,7 @@ from kilim.model.state import State
 
 class World:
     def __init__(self, pool: str = "10.244.0.0/16", limits: Limits | None = None) -> None:
-        self.view = View(State(), Defaults("default", pool, limits or Limits()))
+        self.view = View(State(), Defaults("default", ClusterPool(pool, 24), limits=limits or Limits()))
         self.bodies: list[str] = []  # names of the events of the last `do`
 
     @property
@@ -62,6 +63,7 @@ class World:
 def look_ups(view: View) -> tuple[object, ...]:
     return (
         dict(view.endpoint_at),
+        dict(view.addresses_on),
         {node: dict(numbers) for node, numbers in view.endpoints_on.items()},
         {name: set(keys) for name, keys in view.endpoints_in.items()},
         dict(view.node_at),
@@ -79,8 +81,8 @@ def look_ups(view: View) -> tuple[object, ...]:
     )
 
 
-def node(name: str = "node1", ip: str = "192.0.2.1", *cidrs: str) -> RegisterNode:
-    return RegisterNode(name, ip, cidrs)
+def node(name: str = "node1", ip: str = "192.0.2.1", *cidrs: str, ipv6: str = "") -> RegisterNode:
+    return RegisterNode(name, ip, cidrs, ipv6=ipv6)
 
 
 def two_nodes(*commands: Command, limits: Limits | None = None) -> World:
