@@ -14,7 +14,7 @@ from kilim.agent.cni.requests import PodRequest
 from kilim.agent.cni.spec import CniError
 from kilim.agent.core.ipam import AddressNotOurs, AddressPools, PoolExhausted
 from kilim.agent.core.link import LocalLink, PodLink, link_name
-from kilim.agent.core.reconcile import choose_endpoint_id
+from kilim.agent.core.reconcile import choose_endpoint_id, plan_leftovers
 from kilim.agent.replica import Replica
 from kilim.model.address import Cidr, format_ip, is_ipv6, parse_cidr
 from kilim.model.nouns import Endpoint
@@ -122,10 +122,9 @@ class Inventory:
     def is_stale(self, endpoint: Endpoint) -> bool:
         """The log still has exactly this endpoint, and no link of ours is its container's."""
         logged = self._replica().own_endpoints.get(f"{endpoint.namespace}/{endpoint.name}")
-        identity = (endpoint.container_id, endpoint.ips)
-        if logged is None or (logged.container_id, logged.ips) != identity:
+        if logged is None or (logged.container_id, logged.ips) != (endpoint.container_id, endpoint.ips):
             return False
-        return all((link.container_id, link.ips) != identity for link in self._links.values())
+        return bool(plan_leftovers([endpoint], self._links.values(), ()).endpoints)
 
     @asynccontextmanager
     async def alone(self, key: str) -> AsyncIterator[None]:

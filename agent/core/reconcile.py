@@ -4,6 +4,9 @@
    pod is gone, it is removed from the log.
 2. A link of ours that no endpoint of the log describes, and that no CNI call is about to register: reported, and kept;
    its runtime will call DEL or GC. Its pod stays closed, for no row names its address.
+
+Both are of one container where they have its id and an address in common: a log that knows one address of two, as a
+control plane without IPv6 writes it, is no reason to cut a pod off.
 """
 
 from collections.abc import Collection, Iterable
@@ -22,16 +25,18 @@ class Leftovers:
 def plan_leftovers(endpoints: Iterable[Endpoint], links: Iterable[LocalLink], busy: Collection[str]) -> Leftovers:
     """`busy`: keys (namespace/pod) that a CNI call is about right now; nothing is said about those."""
     links = list(links)
-    attached = {(link.container_id, link.ips) for link in links}
-    logged = set()
+    attached = {(link.container_id, ip) for link in links for ip in link.ips}
+    logged: set[tuple[str, int]] = set()
     stale = []
     for endpoint in endpoints:
         key = f"{endpoint.namespace}/{endpoint.name}"
-        identity = (endpoint.container_id, endpoint.ips)
-        logged.add(identity)
-        if key not in busy and identity not in attached:
+        held = {(endpoint.container_id, ip) for ip in endpoint.ips}
+        logged |= held
+        if key not in busy and held.isdisjoint(attached):
             stale.append(endpoint)
-    unknown = [link for link in links if link.key not in busy and (link.container_id, link.ips) not in logged]
+    unknown = [
+        link for link in links if link.key not in busy and logged.isdisjoint((link.container_id, ip) for ip in link.ips)
+    ]
     return Leftovers(tuple(stale), tuple(unknown))
 
 

@@ -1,11 +1,15 @@
 """What is left over in the log or on the node."""
 
+from dataclasses import replace
+
 import pytest
 
 from kilim.agent.core.link import LocalLink, PodLink, link_name, parse_alias
 from kilim.agent.core.reconcile import choose_endpoint_id, plan_leftovers
 from kilim.model.address import parse_ip
 from kilim.model.nouns import Endpoint
+
+IPV4, IPV6 = parse_ip("10.0.0.5"), parse_ip("fd00:10::5")
 
 
 def endpoint(name: str, ip: int = 1, container_id: str = "c") -> Endpoint:
@@ -31,13 +35,19 @@ def test_a_link_of_another_container_does_not_keep_an_endpoint() -> None:
     assert left.endpoints == (endpoint("a"),) and left.links == (link("a", container_id="older"),)
 
 
+def test_one_address_in_common_is_enough() -> None:
+    dual = LocalLink("lxc0", 7, "default", "a", "c", 1, (IPV4, IPV6))
+    for ips in ((IPV4, 0), (0, IPV6), (IPV4, IPV6)):
+        left = plan_leftovers([replace(endpoint("a", ips[0]), ipv6=ips[1])], [dual], set())
+        assert not left.endpoints and not left.links
+    left = plan_leftovers([replace(endpoint("a", IPV4 + 1), ipv6=IPV6 + 1)], [dual], set())
+    assert left.endpoints and left.links == (dual,)
+
+
 def test_endpoint_ids_go_round() -> None:
     assert choose_endpoint_id(set(), 0) == 1
     assert choose_endpoint_id({2, 3}, 1) == 4
     assert choose_endpoint_id({65535}, 65534) == 1
-
-
-IPV4, IPV6 = parse_ip("10.0.0.5"), parse_ip("fd00:10::5")
 
 
 def wanted(pod: str, ips: tuple[int, ...] = (IPV4, IPV6)) -> PodLink:
