@@ -42,9 +42,11 @@ async def open_veth(settings: Settings) -> AsyncIterator["VethDatapath"]:
     session = NetlinkSession()
     try:
         devices = await apply_node_devices(session, settings.node_ips, settings.tunnel_port, settings.mtu)
+        by_family = {is_ipv6(ip): ip for ip in settings.node_ips}
         bpf = load_objects(
             BpfSettings(
-                node_ip=next((ip for ip in settings.node_ips if not is_ipv6(ip)), 0),
+                node_ip=by_family.get(False, 0),
+                node_ipv6=by_family.get(True, 0),
                 underlay_ifindex=devices.underlay_ifindex,
                 tunnel_ifindex=devices.tunnel_ifindex,
                 tunnel_port=settings.tunnel_port,

@@ -88,15 +88,14 @@ def _index_of(ipr: Any, ip: int) -> int:
 
 def _apply_tunnel(ipr: Any, node_ips: Sequence[int], port: int, mtu: int) -> int:
     link = find_link(ipr, TUNNEL)
-    if link is not None and not _is_ours(link, port, any(map(is_ipv6, node_ips))):
+    if link is not None and not _is_ours(link, port):
         with tolerate(*GONE):
             ipr.link("del", index=link["index"])
         link = None
     if link is None:
         ipr.link(
-            "add", ifname=TUNNEL, kind="vxlan", vxlan_collect_metadata=1, vxlan_learning=0, vxlan_port=port, mtu=mtu,
-            vxlan_udp_zero_csum6_rx=1,  # as the datapath sends, over IPv4 and IPv6 alike (RFC 6935)
-        )  # fmt: skip
+            "add", ifname=TUNNEL, kind="vxlan", vxlan_collect_metadata=1, vxlan_learning=0, vxlan_port=port, mtu=mtu
+        )
         link = find_link(ipr, TUNNEL)
         assert link is not None
     quiet_link(TUNNEL)  # inner sources are reached by other ways than they came
@@ -104,11 +103,9 @@ def _apply_tunnel(ipr: Any, node_ips: Sequence[int], port: int, mtu: int) -> int
     return int(link["index"])
 
 
-def _is_ours(link: Any, port: int, over_ipv6: bool) -> bool:
+def _is_ours(link: Any, port: int) -> bool:
     info = link.get_attr("IFLA_LINKINFO")
     data = info.get_attr("IFLA_INFO_DATA") if info is not None else None
     if data is None or info.get_attr("IFLA_INFO_KIND") != "vxlan":
-        return False
-    if over_ipv6 and not data.get_attr("IFLA_VXLAN_UDP_ZERO_CSUM6_RX"):
         return False
     return bool(data.get_attr("IFLA_VXLAN_COLLECT_METADATA")) and data.get_attr("IFLA_VXLAN_PORT") == port

@@ -65,9 +65,9 @@ def test_the_tunnel_leaves_what_the_family_of_the_underlay_takes(
 
 def test_a_tunnel_of_another_kind_is_made_anew(node: Path) -> None:
     in_netns(node, lambda: _have("wire0", IPV6))
-    in_netns(node, _make_older_tunnel)
-    older = in_netns(node, lambda: _link(TUNNEL))["index"]
-    assert devices(node, IPV6).tunnel_ifindex != older
+    in_netns(node, _make_other_tunnel)
+    other = in_netns(node, lambda: _link(TUNNEL))["index"]
+    assert devices(node, IPV6).tunnel_ifindex != other
 
 
 @pytest.mark.parametrize("missing", [IPV4, IPV6])
@@ -124,9 +124,9 @@ def _make_wire() -> None:
             ipr.link("set", index=ipr.link_lookup(ifname=name)[0], state="up")
 
 
-def _make_older_tunnel() -> None:
+def _make_other_tunnel() -> None:
     with open_netlink() as ipr:
-        ipr.link("add", ifname=TUNNEL, kind="vxlan", vxlan_collect_metadata=1, vxlan_port=PORT)
+        ipr.link("add", ifname=TUNNEL, kind="vxlan", vxlan_collect_metadata=1, vxlan_port=PORT + 1)
 
 
 def _have(name: str, *ips: int, flags: int = NODAD) -> None:
