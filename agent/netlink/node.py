@@ -15,6 +15,7 @@ TUNNEL = "kilim_vxlan"
 
 _TENTATIVE, _DAD_FAILED = 0x40, 0x08
 _DAD_S, _DAD_STEP_S = 5.0, 0.1
+_IPV6_MTU_MIN = 1280  # RFC 8200, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class NodeDevices:
 
 
 class NoUnderlay(Exception):
-    """No interface has the node's addresses."""
+    """No interface has the node's addresses, or the one that has them does not do."""
 
 
 class _StillProbed(NoUnderlay):
@@ -59,6 +60,10 @@ def _apply(ipr: Any, node_ips: Sequence[int], tunnel_port: int, mtu: int) -> Nod
     underlay = _find_underlay(ipr, node_ips)
     mtu = mtu or int(underlay.get_attr("IFLA_MTU"))
     header = overlay_bytes(node_ips)
+    if any(map(is_ipv6, node_ips)) and mtu - header < _IPV6_MTU_MIN:
+        raise NoUnderlay(
+            f"the underlay's MTU of {mtu} leaves {mtu - header} bytes to pods, and IPv6 needs {_IPV6_MTU_MIN}"
+        )
     tunnel = _apply_tunnel(ipr, node_ips, tunnel_port, mtu - header)
     return NodeDevices(str(underlay.get_attr("IFLA_IFNAME")), int(underlay["index"]), tunnel, mtu, header)
 

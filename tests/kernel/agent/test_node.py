@@ -84,6 +84,14 @@ def test_both_addresses_must_be_on_one_interface(node: Path) -> None:
         devices(node, IPV4, IPV6)
 
 
+def test_ipv6_needs_room_for_its_packets(node: Path) -> None:
+    in_netns(node, lambda: _have("wire0", IPV4, IPV6))
+    assert devices(node, IPV4, IPV6, mtu=1330).mtu == 1330
+    assert devices(node, IPV4, mtu=600).mtu == 600
+    with pytest.raises(NoUnderlay, match="MTU of 1329 leaves 1279 bytes to pods, and IPv6 needs 1280"):
+        devices(node, IPV4, IPV6, mtu=1329)
+
+
 def test_an_address_that_is_still_probed_is_waited_for(node: Path) -> None:
     in_netns(node, lambda: _have("wire0", IPV6, flags=0))
     assert in_netns(node, lambda: _flags(IPV6)) & TENTATIVE
