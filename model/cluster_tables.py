@@ -20,7 +20,7 @@ from kilim.model.state import Change, State, state_as_changes
 from kilim.model.tables import PolicyKey, PolicyRows, hash_policy_row, hash_subject
 from kilim.v1 import events_pb2 as pb
 
-Bearing = tuple[bool, tuple[str, ...], frozenset[NamedPort]]
+Bearing = tuple[bool, bool, tuple[str, ...], frozenset[NamedPort]]
 # It saves work, the outcome is the same in any order.
 _REFERENTS_FIRST = ("setting", "node", "identity", "policy", "endpoint")
 RowChanges = list[tuple[PolicyKey, int, int]]  # key, verdict before and after; 0 = no row

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from kilim.model.compile import compile_policy
-from kilim.model.identity import ANY_PEER, RESERVED, Identity
+from kilim.model.identity import ANY_PEER, HEALTH, RESERVED, Identity
 from kilim.model.labels import label_map
 from kilim.model.nouns import NamedPort
 from kilim.model.rules import Peer, PolicyRules, peer_matches
@@ -56,6 +56,8 @@ class StateFacts:
         return identity in self._identities
 
     def policies_of(self, subject: int) -> Sequence[PolicyRules]:
+        if subject == HEALTH:
+            return []
         labels = label_map(self._identities[subject].labels)
         return [policy for policy in self._policies if policy.subjects.matches(labels)]
 

@@ -11,6 +11,7 @@ from kilim.model.address import Cidr, parse_cidr
 ANY_PEER = 0
 HOST = 1
 WORLD = 2
+HEALTH = 4  # of the health endpoint that every node has; no policy selects it
 REMOTE_NODE = 6
 FIRST_CLUSTER_LOCAL = 256
 LAST_CLUSTER_LOCAL = 65535

@@ -11,6 +11,8 @@ from kilim.model.identity import Identity
 from kilim.model.labels import LabelPairs
 from kilim.v1 import events_pb2 as pb
 
+HEALTH_NAMESPACE = "kilim-health"  # of the health endpoint of each node, which has its name
+
 
 class NamedPort(NamedTuple):
     name: str

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import GROUP_LABEL
-from kilim.model.identity import ANY_PEER, NODE_LABEL, RESERVED, Identity
+from kilim.model.identity import ANY_PEER, HEALTH, NODE_LABEL, RESERVED, Identity
 from kilim.model.labels import label_map
 from kilim.model.nouns import NamedPort
 from kilim.model.policy_tokens import filing_tokens, is_positive, prefix_token, tokens_of
@@ -87,11 +87,12 @@ class PolicyIndex:
     def identities_with_ports(self) -> Iterable[int]:
         return self._ports.keys() - {ANY_PEER}
 
-    def bearing(self, subject: int) -> tuple[bool, tuple[str, ...], frozenset[NamedPort]]:
+    def bearing(self, subject: int) -> tuple[bool, bool, tuple[str, ...], frozenset[NamedPort]]:
         """What sets a subject's rows apart from another's at the same time: with equal bearings they are equal."""
         keys = tuple(sorted(self._subjects[subject].policies))
         by_name = any(self._policies[key].uses_port_names(INGRESS) for key in keys if key in self._users_of_names)
-        return subject in self._known, keys, frozenset(self.named_ports(subject) if by_name else ())
+        offered = frozenset(self.named_ports(subject) if by_name else ())
+        return subject in self._known, subject == HEALTH, keys, offered
 
     def keys_of(self, subject: int) -> AbstractSet[str]:
         """Of the policies that select a tracked subject."""
@@ -240,7 +241,7 @@ class PolicyIndex:
         subject = self._subjects[number]
         for key in subject.policies:
             self._subjects_of_policy[key].discard(number)
-        subject.labels = None if identity is None else label_map(identity.labels)
+        subject.labels = None if identity is None or number == HEALTH else label_map(identity.labels)
         filed = {key for token in tokens_of(identity) for key in self._filed_policies.get(token, ())}
         subject.policies = {key for key in filed if _selects(self._policies[key], subject.labels)}
         for key in subject.policies:

@@ -16,7 +16,8 @@ What a subject gets:
 6. A port range becomes the fewest prefixes that cover it.
 7. A direction in which policies of NORMAL have rules but none isolates is enforced with a row for everybody that passes
    on, below all other rows: what no rule speaks of is as if NORMAL had not spoken.
-8. Where `enable-policy` is never, nothing is enforced and there are no rows, 2 included; where it is always, NORMAL
+8. No policy selects the health endpoints of nodes (identity 4): nothing is enforced for them, in any mode.
+9. Where `enable-policy` is never, nothing is enforced and there are no rows, 2 included; where it is always, NORMAL
    isolates every subject that the log knows in both directions, rule 7 notwithstanding.
 
 A row is dropped where another of no smaller value covers it (same direction and tier; same or any peer; same or broader
@@ -30,7 +31,7 @@ from typing import NamedTuple
 
 from kilim.model.cilium_network_policy import CILIUM_KINDS
 from kilim.model.facts import Facts, StateFacts
-from kilim.model.identity import ANY_PEER, HOST
+from kilim.model.identity import ANY_PEER, HEALTH, HOST
 from kilim.model.nouns import NamedPort
 from kilim.model.rules import Origin, PolicyRules, PortName, PortRange, Rule, port_prefixes, unique
 from kilim.model.settings import ALWAYS, NEVER
@@ -115,7 +116,7 @@ def resolve_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
 
 def wanted_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
     """The same with the rows that others cover, so never fewer."""
-    if facts.enforcement == NEVER:
+    if facts.enforcement == NEVER or subject == HEALTH:
         return 0, {}
     if not facts.knows(subject):
         return CLOSED | UNKNOWN_SUBJECT, {}

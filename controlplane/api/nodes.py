@@ -60,6 +60,7 @@ class Nodes(rpc.NodesServicer):
                 labels=tuple(sorted(request.labels.items())),
                 service_account=request.service_account,
                 ipv6=request.ipv6,
+                health=request.health,
             )
             answer = await self._writer.submit(command, f"node:{request.node}")
             assert isinstance(answer.result, EndpointRegistered)

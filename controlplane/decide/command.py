@@ -60,7 +60,7 @@ class DeleteObjects:
 @dataclass(frozen=True, slots=True)
 class RegisterEndpoint:
     """`ip` and `ipv6` as a node's. `labels` and `service_account` count where the state has no Pod object of this
-    name."""
+    name. `health`: the node's health endpoint, which has the reserved identity and no labels."""
 
     node: str
     namespace: str
@@ -71,6 +71,7 @@ class RegisterEndpoint:
     labels: LabelPairs = ()
     service_account: str = ""
     ipv6: str = ""
+    health: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Where the labels, the service account and the named ports of an endpoint come from:
  1. the Pod object of that name, if the state has one;
  2. else what the registration brought (no named ports then).
+The health endpoint of a node has none of them, whatever there is: its identity is the reserved one.
 """
 
 from dataclasses import replace
@@ -21,11 +22,11 @@ from kilim.controlplane.decide.identity import identity_of_endpoint
 from kilim.controlplane.decide.pool import family_of
 from kilim.controlplane.decide.refusal import Code, Refusal, invalid
 from kilim.model.address import format_ip
-from kilim.model.identity import membership_label
+from kilim.model.identity import HEALTH, membership_label
 from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE_NAME_LABEL, LabelPairs, security_labels
 from kilim.model.names import check_dns_label, check_dns_subdomain, check_labels
-from kilim.model.nouns import Endpoint, endpoint_to_pb
+from kilim.model.nouns import HEALTH_NAMESPACE, Endpoint, endpoint_to_pb
 from kilim.model.state import State, endpoint_key
 from kilim.v1 import events_pb2 as pb
 
@@ -59,7 +60,7 @@ def decide_register_endpoint(draft: Draft, command: RegisterEndpoint) -> Endpoin
         node=command.node,
         endpoint_id=command.endpoint_id,
         ip=ip,
-        identity=0,
+        identity=HEALTH if command.health else 0,
         container_id=command.container_id,
         labels=tuple(sorted(command.labels)),
         service_account=command.service_account,
@@ -108,6 +109,18 @@ def _key_of(endpoint: Endpoint) -> str:
 
 def _put(draft: Draft, wanted: Endpoint, before: Endpoint | None, labels_of_namespace: LabelPairs) -> int:
     draft.step()
+    if wanted.identity != HEALTH:
+        wanted = _with_identity(draft, wanted, before, labels_of_namespace)
+    if before is None:
+        draft.emit(pb.EndpointAdded(endpoint=endpoint_to_pb(wanted)))
+    elif before != wanted:
+        draft.emit(pb.EndpointUpdated(endpoint=endpoint_to_pb(wanted)))
+    return wanted.identity
+
+
+def _with_identity(
+    draft: Draft, wanted: Endpoint, before: Endpoint | None, labels_of_namespace: LabelPairs
+) -> Endpoint:
     pod = draft.state.pods.get(_key_of(wanted))
     if pod is not None:
         wanted = replace(
@@ -123,13 +136,7 @@ def _put(draft: Draft, wanted: Endpoint, before: Endpoint | None, labels_of_name
     if memberships:
         labels = tuple(sorted((*labels, *memberships)))
     identity = identity_of_endpoint(draft, labels, wanted.named_ports, before)
-    if identity != wanted.identity:
-        wanted = replace(wanted, identity=identity)
-    if before is None:
-        draft.emit(pb.EndpointAdded(endpoint=endpoint_to_pb(wanted)))
-    elif before != wanted:
-        draft.emit(pb.EndpointUpdated(endpoint=endpoint_to_pb(wanted)))
-    return wanted.identity
+    return wanted if identity == wanted.identity else replace(wanted, identity=identity)
 
 
 def _memberships(draft: Draft, ips: tuple[int, ...]) -> list[str]:
@@ -179,3 +186,9 @@ def _check_names(command: RegisterEndpoint, where: str) -> None:
         check_labels(dict(command.labels), "labels")
     except Invalid as error:
         raise invalid(f"{where}: {error.path}", error.rule) from error
+    if command.health and (command.namespace, command.name) != (HEALTH_NAMESPACE, command.node):
+        raise invalid(f"{where}: health", f"must be {HEALTH_NAMESPACE}/{command.node}, the health endpoint of its node")
+    if not command.health and command.namespace == HEALTH_NAMESPACE:
+        raise invalid(f"{where}: namespace", f"{HEALTH_NAMESPACE} is for the health endpoints of nodes")
+    if command.health and (command.labels or command.service_account):
+        raise invalid(f"{where}: health", "a health endpoint has neither labels nor a service account")

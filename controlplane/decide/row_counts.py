@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import NamedTuple
 
-from kilim.model.identity import HOST
+from kilim.model.identity import HEALTH, HOST
 from kilim.model.nouns import NamedPort
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import (
@@ -48,6 +48,7 @@ class Count(NamedTuple):
 class _Bearing(NamedTuple):
     enforcement: str
     known: bool
+    health: bool
     policies: tuple[str, ...]
     offered: frozenset[NamedPort]
 
@@ -98,6 +99,8 @@ class RowCounts:
 
     def _count(self, number: int, offered: frozenset[NamedPort]) -> Count:
         index = self._index
+        if number == HEALTH:
+            return _NONE
         if not index.knows(number):
             return Count(len(HOST_ROWS), 0)
         named = {key: index.policy(key) for key in sorted(index.keys_of(number))}

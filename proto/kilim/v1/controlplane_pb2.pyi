@@ -440,6 +440,7 @@ class RegisterEndpointRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
     IPV6_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -449,6 +450,8 @@ class RegisterEndpointRequest(_message.Message):
     service_account: _builtins.str
     ipv6: _builtins.str
     """empty: none; it has this or ip or both"""
+    health: _builtins.bool
+    """the node's health endpoint, identity 4: namespace "kilim-health", the node's name, no labels"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """used where the log knows no Pod object of this name"""
@@ -465,10 +468,11 @@ class RegisterEndpointRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         service_account: _builtins.str = ...,
         ipv6: _builtins.str = ...,
+        health: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "endpoint_id", b"endpoint_id", "ip", b"ip", "ipv6", b"ipv6", "labels", b"labels", "name", b"name", "namespace", b"namespace", "node", b"node", "service_account", b"service_account"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "endpoint_id", b"endpoint_id", "health", b"health", "ip", b"ip", "ipv6", b"ipv6", "labels", b"labels", "name", b"name", "namespace", b"namespace", "node", b"node", "service_account", b"service_account"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -707,6 +711,7 @@ class NodeReport(_message.Message):
     KERNEL_SEQ_FIELD_NUMBER: _builtins.int
     KERNEL_READINGS_FIELD_NUMBER: _builtins.int
     ROUTING_MODE_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     seq: _builtins.int
     """everything up to here is enforced"""
@@ -728,6 +733,10 @@ class NodeReport(_message.Message):
     def errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what keeps the node from more, empty when well"""
 
+    @_builtins.property
+    def health(self) -> Global___ConnectivitySummary:
+        """whom it reaches; absent: it does not probe"""
+
     def __init__(
         self,
         *,
@@ -742,10 +751,11 @@ class NodeReport(_message.Message):
         kernel_seq: _builtins.int = ...,
         kernel_readings: _builtins.int = ...,
         routing_mode: _builtins.str = ...,
+        health: Global___ConnectivitySummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "drift_repairs", b"drift_repairs", "errors", b"errors", "kernel_digest", b"kernel_digest", "kernel_readings", b"kernel_readings", "kernel_seq", b"kernel_seq", "node", b"node", "routing_mode", b"routing_mode", "seq", b"seq", "state_digest", b"state_digest", "table_digest", b"table_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "drift_repairs", b"drift_repairs", "errors", b"errors", "health", b"health", "kernel_digest", b"kernel_digest", "kernel_readings", b"kernel_readings", "kernel_seq", b"kernel_seq", "node", b"node", "routing_mode", b"routing_mode", "seq", b"seq", "state_digest", b"state_digest", "table_digest", b"table_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -765,6 +775,76 @@ class ReportResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015
+
+@_typing.final
+class ConnectivitySummary(_message.Message):
+    """What a node's probes of all other nodes come to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    REACHABLE_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    nodes: _builtins.int
+    """other nodes that have been probed"""
+    reachable: _builtins.int
+    """of these: on all paths"""
+    more: _builtins.int
+    """unreachable paths that are not listed"""
+    @_builtins.property
+    def unreachable(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreachablePath]:
+        """the first of them, by node and path"""
+
+    def __init__(
+        self,
+        *,
+        nodes: _builtins.int = ...,
+        reachable: _builtins.int = ...,
+        unreachable: _abc.Iterable[Global___UnreachablePath] | None = ...,
+        more: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "nodes", b"nodes", "reachable", b"reachable", "unreachable", b"unreachable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConnectivitySummary: _TypeAlias = ConnectivitySummary  # noqa: Y015
+
+@_typing.final
+class UnreachablePath(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    IP_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    FOR_MS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    path: _builtins.str
+    """"host ICMP", "host HTTP", "endpoint ICMP", "endpoint HTTP" """
+    ip: _builtins.str
+    error: _builtins.str
+    """of the last probe"""
+    for_ms: _builtins.int
+    """since its last success, or its first probe"""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        path: _builtins.str = ...,
+        ip: _builtins.str = ...,
+        error: _builtins.str = ...,
+        for_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "for_ms", b"for_ms", "ip", b"ip", "node", b"node", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnreachablePath: _TypeAlias = UnreachablePath  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):
@@ -1030,6 +1110,7 @@ class NodeStatus(_message.Message):
     POLICY_AUDIT_MODE_FIELD_NUMBER: _builtins.int
     IPV6_FIELD_NUMBER: _builtins.int
     ROUTING_MODE_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     ip: _builtins.str
     up: _builtins.bool
@@ -1064,6 +1145,10 @@ class NodeStatus(_message.Message):
     def pod_cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def health(self) -> Global___ConnectivitySummary:
+        """whom it reaches by its last report; absent: it does not probe"""
+
     def __init__(
         self,
         *,
@@ -1087,10 +1172,11 @@ class NodeStatus(_message.Message):
         policy_audit_mode: _builtins.bool = ...,
         ipv6: _builtins.str = ...,
         routing_mode: _builtins.str = ...,
+        health: Global___ConnectivitySummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift_repairs", b"drift_repairs", "errors", b"errors", "ip", b"ip", "ipv6", b"ipv6", "kernel_age_ms", b"kernel_age_ms", "kernel_comparison", b"kernel_comparison", "lag_events", b"lag_events", "lag_ms", b"lag_ms", "last_report_age_ms", b"last_report_age_ms", "name", b"name", "pod_cidrs", b"pod_cidrs", "policy_audit_mode", b"policy_audit_mode", "routing_mode", b"routing_mode", "seq", b"seq", "silent", b"silent", "state_comparison", b"state_comparison", "state_digest", b"state_digest", "table_comparison", b"table_comparison", "table_digest", b"table_digest", "up", b"up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift_repairs", b"drift_repairs", "errors", b"errors", "health", b"health", "ip", b"ip", "ipv6", b"ipv6", "kernel_age_ms", b"kernel_age_ms", "kernel_comparison", b"kernel_comparison", "lag_events", b"lag_events", "lag_ms", b"lag_ms", "last_report_age_ms", b"last_report_age_ms", "name", b"name", "pod_cidrs", b"pod_cidrs", "policy_audit_mode", b"policy_audit_mode", "routing_mode", b"routing_mode", "seq", b"seq", "silent", b"silent", "state_comparison", b"state_comparison", "state_digest", b"state_digest", "table_comparison", b"table_comparison", "table_digest", b"table_digest", "up", b"up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
