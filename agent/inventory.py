@@ -156,7 +156,7 @@ class Inventory:
         """That of the link, whose MAC addresses follow from it, if nobody else has it."""
         logged = {row.endpoint_id for row in self._replica().tables.endpoints.values()}
         used = self._reserved_ids | logged | {link.endpoint_id for link in self._links.values() if link is not known}
-        if known is not None and known.endpoint_id not in used:
+        if known is not None and known.endpoint_id and known.endpoint_id not in used:
             return known.endpoint_id
         self._last_id = choose_endpoint_id(used, self._last_id)
         return self._last_id

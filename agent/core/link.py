@@ -3,7 +3,8 @@
 kilim:<namespace>/<pod>:<container id>:<endpoint id>:<address>[,<address>]
 
 An alias has room for 255 bytes; a long pod name is cut, so what identifies a link is (container id, addresses).
-Easy to get wrong: the addresses come last, as those of IPv6 have colons too.
+Easy to get wrong: the addresses come last, as those of IPv6 have colons too. Pods that an agent before IPv6 connected
+have no endpoint id in their alias; they are known all the same, as nothing else would keep them from being taken down.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ _ADDRESSES_MAX = 2  # one per family
 
 @dataclass(frozen=True, slots=True)
 class LocalLink:
-    """The host side of a pod's veth pair, as its alias tells (I7). `ips`: IPv4 first."""
+    """The host side of a pod's veth pair, as its alias tells (I7). `endpoint_id` 0: not told. `ips`: IPv4 first."""
 
     name: str
     ifindex: int
@@ -75,6 +76,8 @@ def parse_alias(name: str, ifindex: int, alias: str) -> LocalLink | None:
     if not name.startswith(LINK_PREFIX) or not alias.startswith(_ALIAS):
         return None
     parts = alias[len(_ALIAS) :].split(":", 3)
+    if len(parts) == 3:
+        parts.insert(2, "0")
     if len(parts) != 4 or "/" not in parts[0] or not parts[2].isdecimal():
         return None
     namespace, _, pod = parts[0].partition("/")

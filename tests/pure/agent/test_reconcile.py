@@ -70,6 +70,10 @@ def test_a_long_pod_name_is_cut_but_container_and_addresses_stay() -> None:
     assert parsed is not None and (parsed.container_id, parsed.endpoint_id, parsed.ips) == ("4f1c", 7, made.ips)
 
 
+def test_a_pod_of_an_agent_before_ipv6_is_known() -> None:
+    assert parse_alias("lxc1", 9, "kilim:a/b:c:10.0.0.5") == LocalLink("lxc1", 9, "a", "b", "c", 0, (IPV4,))
+
+
 @pytest.mark.parametrize(
     "alias",
     [
@@ -78,7 +82,7 @@ def test_a_long_pod_name_is_cut_but_container_and_addresses_stay() -> None:
         "kilim:a/b:c:1:fd00::g",
         "kilim:a/b:c:1:",
         "kilim:a/b:c:x:10.0.0.1",
-        "kilim:a/b:c:10.0.0.1",
+        "kilim:a/b:c:0x1",
         "kilim:a/b:c:1:10.0.0.1,fd00::1,fd00::2",
         "kilim:ab:c:1:10.0.0.1",
     ],
