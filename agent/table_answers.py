@@ -14,6 +14,7 @@ import structlog
 from kilim.agent.backoff import Backoff
 from kilim.agent.read_back import Moment, NotInSync, ReadBack
 from kilim.agent.servers import Renewed, Server, renewable
+from kilim.model.address import mapped
 from kilim.model.tables import ROW_BYTES, ROW_FORMAT
 from kilim.v1 import controlplane_pb2 as pb
 
@@ -77,7 +78,7 @@ def table_parts(moment: Moment, part_bytes: int = _PART_BYTES) -> Iterator[pb.Ta
         seq=seq,
         table_digest=digest,
         local_drift=drift,
-        held_endpoints=waiting,
+        held_endpoints=[mapped(ip) for ip in waiting],
         last=True,
         row_format=ROW_FORMAT,
     )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 import grpc
 
+from kilim.cli.addresses import FORM, split_port
 from kilim.cli.failure import BadUsage, Failure
 from kilim.lab.outcome import Outcome, outcome_of, reason, unknown
 from kilim.v1 import controlplane_pb2, controlplane_pb2_grpc
@@ -59,10 +60,9 @@ def connect(servers: str | None) -> "Client":
 
 
 def _checked(server: str) -> str:
-    host, _, port = server.rpartition(":")
-    if server.startswith("unix:") or (host and port.isdecimal() and 0 < int(port) < 65536):
+    if server.startswith("unix:") or split_port(server) is not None:
         return server
-    raise BadUsage(f'--server: "{server}" must be HOST:PORT')
+    raise BadUsage(f'--server: "{server}" must be {FORM}')
 
 
 class Client:

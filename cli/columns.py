@@ -79,6 +79,12 @@ def _endpoint_addresses(item: dict[str, Any]) -> list[str]:
     return [address for each in item.get("endpoints") or [] for address in each["addresses"]]
 
 
+def _ips(item: dict[str, Any]) -> list[str]:
+    """Of a node or an endpoint, which may have one of each family."""
+    spec = item.get("spec") or {}
+    return [spec[name] for name in ("ip", "ipv6") if spec.get(name)]
+
+
 def _identity_labels(item: dict[str, Any]) -> list[str]:
     return list((item.get("spec") or {}).get("labels") or [])
 
@@ -155,14 +161,14 @@ OF_KIND: dict[str, tuple[Column, ...]] = {
         Column("PORTS", _ports, wide=True),
     ),
     "Node": (
-        Column("IP", at("spec.ip")),
+        Column("IP", _ips),
         Column("POD CIDRS", at("spec.podCIDRs")),
         Column("LABELS", at("metadata.labels"), wide=True),
     ),
     "Endpoint": (
         Column("NODE", at("spec.node")),
         Column("ID", at("spec.endpointId")),
-        Column("IP", at("spec.ip")),
+        Column("IP", _ips),
         Column("IDENTITY", at("spec.identity")),
         Column("LABELS", at("metadata.labels")),
         Column("CONTAINER", at("spec.containerId"), wide=True),

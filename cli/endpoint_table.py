@@ -27,7 +27,7 @@ def as_lines(history: HistorySource, state: State, found: EndpointPolicy) -> Ite
     yield f"Endpoint   {one.namespace}/{one.name}"
     yield f"ID         {one.endpoint_id}"
     yield f"Node       {one.node}"
-    yield f"Address    {format_ip(one.ip)}"
+    yield f"Address    {', '.join(map(format_ip, one.ips))}"
     yield f"Identity   {identity_text(one.identity)}{'' if found.is_known else ', which the log does not know: closed'}"
     for number, label in enumerate(found.labels):
         yield f"{'Labels' if not number else '':<11}{label}"
@@ -76,7 +76,8 @@ def as_data(history: HistorySource, state: State, found: EndpointPolicy) -> dict
         "namespace": one.namespace,
         "id": one.endpoint_id,
         "node": one.node,
-        "address": format_ip(one.ip),
+        "address": format_ip(one.ips[0]) if one.ips else None,
+        "addresses": [format_ip(ip) for ip in one.ips],
         "identity": one.identity,
         "labels": list(found.labels),
         "policyAuditMode": _is_audited(state, found),

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Callable
-from ipaddress import IPv4Address
 from typing import Any
 
-from kilim.model.nouns import EndpointSlice, Service
+from kilim.model.address import format_ip
+from kilim.model.nouns import EndpointSlice, Service, ipv6_of
 from kilim.model.service import service_of, slice_of
 from kilim.v1 import events_pb2 as pb
 
@@ -29,12 +29,16 @@ def _place(noun: Any) -> str:
 
 
 def _node(body: Any) -> str:
-    return f"{body.node.name} {IPv4Address(body.node.ip)} {','.join(body.node.pod_cidrs)}".rstrip()
+    return f"{body.node.name} {_addresses(body.node)} {','.join(body.node.pod_cidrs)}".rstrip()
 
 
 def _endpoint(body: Any) -> str:
     endpoint = body.endpoint
-    return f"{_place(endpoint)} {IPv4Address(endpoint.ip)} on {endpoint.node}, identity {endpoint.identity}"
+    return f"{_place(endpoint)} {_addresses(endpoint)} on {endpoint.node}, identity {endpoint.identity}"
+
+
+def _addresses(noun: Any) -> str:
+    return ",".join(format_ip(ip) for ip in (noun.ip, ipv6_of(noun)) if ip) or "no address"
 
 
 def _policy(body: Any) -> str:

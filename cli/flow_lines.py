@@ -1,6 +1,6 @@
 """Hubble's flows, one JSON object a line (`hubble observe -o json`, or the file its exporter writes).
 
-Easy to get wrong: replies are no connections of their own and are left out, and so is what has no IPv4 address or no
+Easy to get wrong: replies are no connections of their own and are left out, and so is what has no IP address or no
 protocol that policy knows; they are counted.
 """
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kilim.cli.failure import Failure
-from kilim.model.address import parse_ipv4
+from kilim.model.address import parse_ip
 from kilim.model.flow_verdicts import FlowEnd, SeenFlow
 from kilim.model.protocols import PROTOCOLS
 
-ICMP = 1
+ICMP_KINDS = {"ICMPv4": 1, "ICMPv6": 58}
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class SeenFlows:
 
     flows: Counter[SeenFlow] = field(default_factory=Counter)
     replies: int = 0
-    others: int = 0  # not IPv4, or nothing that policy speaks of
+    others: int = 0  # not IP, or nothing that policy speaks of
 
 
 def read_flows(lines: Iterable[str], name: str) -> SeenFlows:
@@ -68,8 +68,8 @@ def _l4(layer: dict[str, Any]) -> tuple[int, int] | None:
             continue
         if name in PROTOCOLS:
             return _numbered(PROTOCOLS[name], body.get("destination_port"), 0xFFFF)
-        if name == "ICMPv4":
-            return _numbered(ICMP, body.get("type", 0), 0xFF)
+        if name in ICMP_KINDS:
+            return _numbered(ICMP_KINDS[name], body.get("type", 0), 0xFF)
     return None
 
 
@@ -81,7 +81,7 @@ def _numbered(protocol: int, number: object, most: int) -> tuple[int, int] | Non
 
 def _end(endpoint: dict[str, Any], ip: object) -> FlowEnd | None:
     try:
-        number = parse_ipv4(str(ip))
+        number = parse_ip(str(ip))
     except ValueError:
         return None
     namespace, name = endpoint.get("namespace"), endpoint.get("pod_name")

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from kilim.cli.addresses import with_port
 from kilim.cli.agent_socket import ask, socket_of, socket_options
 from kilim.cli.command import Command
 from kilim.cli.duration import DURATION
@@ -23,7 +24,7 @@ from kilim.v1 import agent_pb2 as pb
 AUDITS_OF = {"drop": False, "policy-verdict": True}
 POLL_S = 0.3
 MOST = 2_000  # that an answer holds
-ICMP = 1
+ICMP_KINDS = {1: "ICMPv4", 58: "ICMPv6"}
 
 
 @click.command(
@@ -86,13 +87,14 @@ def _list_drops(socket: str, audits: bool, since_ns: int, last: int) -> pb.ListD
 
 
 def as_line(record: pb.Drop) -> str:
-    port = f" type {record.destination_port}" if record.protocol == ICMP else f":{record.destination_port}"
-    source = record.source_pod or record.source_ip
-    source_port = "" if record.protocol == ICMP else f":{record.source_port}"
-    target = record.destination_pod or record.destination_ip
+    source, target = record.source_pod or record.source_ip, record.destination_pod or record.destination_ip
+    if record.protocol in ICMP_KINDS:
+        target = f"{target} type {record.destination_port}"
+    else:
+        source, target = with_port(source, record.source_port), with_port(target, record.destination_port)
     return (
-        f"{format_time(_wall_ns(record))}: {source}{source_port} ({_identity(record.source_identity)}) -> "
-        f"{target}{port} ({_identity(record.destination_identity)}) "
+        f"{format_time(_wall_ns(record))}: {source} ({_identity(record.source_identity)}) -> "
+        f"{target} ({_identity(record.destination_identity)}) "
         f"{PROTOCOL_WORDS.get(record.protocol, record.protocol)} {record.verdict} "
         f"({record.reason}, {record.direction}){_by(record)}"
     )
@@ -118,7 +120,7 @@ def as_flow(record: pb.Drop) -> dict[str, Any]:
         "verdict": record.verdict,
         "drop_reason": record.reason_number,
         "drop_reason_desc": record.reason,
-        "IP": {"source": record.source_ip, "destination": record.destination_ip, "ipVersion": "IPv4"},
+        "IP": {"source": record.source_ip, "destination": record.destination_ip, "ipVersion": _version(record)},
         "l4": _l4(record),
         "source": _end(record.source_identity, record.source_pod),
         "destination": _end(record.destination_identity, record.destination_pod),
@@ -132,11 +134,15 @@ def as_flow(record: pb.Drop) -> dict[str, Any]:
 
 
 def _l4(record: pb.Drop) -> dict[str, Any]:
-    if record.protocol == ICMP:
-        return {"ICMPv4": {"type": record.destination_port}}
+    if record.protocol in ICMP_KINDS:
+        return {ICMP_KINDS[record.protocol]: {"type": record.destination_port}}
     word = PROTOCOL_WORDS.get(record.protocol)
     ports = {"source_port": record.source_port, "destination_port": record.destination_port}
     return {word: ports} if word else {}
+
+
+def _version(record: pb.Drop) -> str:
+    return "IPv6" if ":" in record.source_ip else "IPv4"
 
 
 def _end(identity: int, pod: str) -> dict[str, Any]:

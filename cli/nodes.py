@@ -57,7 +57,7 @@ def _kernel(node: Any) -> str:
 _CELLS: dict[str, Callable[[Any, bool], object]] = {
     "NAME": lambda node, wide: node.name,
     "STATUS": lambda node, wide: _condition(node),
-    "IP": lambda node, wide: node.ip,
+    "IP": lambda node, wide: [ip for ip in (node.ip, node.ipv6) if ip],
     "POD CIDRS": lambda node, wide: list(node.pod_cidrs),
     "SEQ": lambda node, wide: node.seq or None,
     "LAG": lambda node, wide: _lag(node),
@@ -65,6 +65,7 @@ _CELLS: dict[str, Callable[[Any, bool], object]] = {
     "TABLE DIGEST": lambda node, wide: compared_text(node.table_comparison, node.table_digest, wide),
     "KERNEL": lambda node, wide: _kernel(node),
     "REPAIRS": lambda node, wide: node.drift_repairs,
+    "ROUTING": lambda node, wide: node.routing_mode,
     "AUDIT": lambda node, wide: "on" if node.policy_audit_mode else None,
     "REPORTED": lambda node, wide: f"{age(node.last_report_age_ms)} ago" if node.seq else None,
     "ERRORS": lambda node, wide: "; ".join(node.errors),

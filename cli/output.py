@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
 import click
@@ -39,9 +39,10 @@ def typed_row(columns: Sequence[str], cells: Sequence[str]) -> dict[str, int | s
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """All fields by their proto names: bytes in hex, 64-bit numbers as numbers, addresses dotted.
+    """All fields by their proto names: bytes in hex, 64-bit numbers as numbers, addresses as text, or null.
 
-    In our messages `fixed32` is always an IPv4 address, and a field that ends in `_json` holds an object.
+    In our messages `fixed32` is always an IPv4 address, a field `ipv6` of bytes an IPv6 one, and a field that ends in
+    `_json` holds an object.
     """
     return dict(_field(message, field) for field in message.DESCRIPTOR.fields if _shown(message, field))
 
@@ -73,9 +74,11 @@ def _value(field: Any, value: Any) -> Any:
     match field.type:
         case FieldDescriptor.TYPE_MESSAGE:
             return plain(value)
+        case FieldDescriptor.TYPE_BYTES if field.name == "ipv6" and len(value) in (0, 16):
+            return str(IPv6Address(value)) if value else None
         case FieldDescriptor.TYPE_BYTES:
             return value.hex()
         case FieldDescriptor.TYPE_FIXED32:
-            return str(IPv4Address(value))
+            return str(IPv4Address(value)) if value else None
         case _:
             return value

@@ -5,7 +5,6 @@ Every flag may also come from the environment, KILIM_CONTROLPLANE_NAME or KILIM_
 
 import ipaddress
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from kilim.cli.addresses import FORM, split_port
 from kilim.cli.command import Command
 from kilim.cli.failure import BadUsage
 
@@ -22,7 +22,7 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 
 class Address(click.ParamType[str]):
-    """IP:PORT or HOST:PORT, or unix:PATH where that is allowed."""
+    """HOST:PORT, or unix:PATH where that is allowed."""
 
     name = "address"
 
@@ -31,13 +31,10 @@ class Address(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
-        host, _, port = text.rpartition(":")
         if self.unix and text.startswith("unix:/"):
             return text
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            self.fail(f'"{text}" must be HOST:PORT' + (" or unix:/PATH" if self.unix else ""), param, ctx)
-        if ":" in host and not (host[0] == "[" and host[-1] == "]"):
-            self.fail(f'"{text}" must have its IPv6 address in brackets: [ADDRESS]:PORT', param, ctx)
+        if split_port(text) is None:
+            self.fail(f'"{text}" must be {FORM}' + (", or unix:/PATH" if self.unix else ""), param, ctx)
         return text
 
 
@@ -72,16 +69,6 @@ class IpCidr(click.ParamType[str]):
         if ipaddress.ip_interface(str(value)) != ipaddress.ip_interface(cidr):
             self.fail(f'"{value}" has bits set behind its prefix, {cidr} is meant', param, ctx)
         return cidr
-
-
-class Ipv4Cidr(click.ParamType[str]):
-    name = "cidr"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            return str(ipaddress.IPv4Network(str(value)))
-        except ValueError:
-            self.fail(f'"{value}" must be an IPv4 CIDR without host bits', param, ctx)
 
 
 class Several(click.ParamType[tuple[str, ...]]):
@@ -134,9 +121,10 @@ class EtcdEndpoint(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value).rstrip("/")
-        if re.fullmatch(r"https?://[^/\s]+:\d{1,5}", text):
+        scheme, _, target = text.partition("://")
+        if scheme in ("http", "https") and "/" not in target and split_port(target) is not None:
             return text
-        self.fail(f'"{value}" must be http://HOST:PORT', param, ctx)
+        self.fail(f'"{value}" must be http://{FORM}', param, ctx)
 
 
 @click.command(

@@ -95,8 +95,14 @@ def _summary(answer: Any, wide: bool) -> list[str]:
         f"History  {_history(answer.log)}",
         f"State    digest {digest_text(answer.state_digest, wide)}",
         f"Policy   {_policy(answer)}",
+        *([f"Routing  {', '.join(modes)}"] if (modes := _routing_modes(answer)) else []),
         f"etcd     {_etcd(answer.etcd)}",
     ]
+
+
+def _routing_modes(answer: Any) -> list[str]:
+    """One, unless something is wrong; none where no agent has said."""
+    return sorted({node.routing_mode for node in answer.nodes if node.routing_mode})
 
 
 def _policy(answer: Any) -> str:

@@ -70,4 +70,4 @@ def parse_end(option: str, text: str) -> str | int:
     try:
         return parse_ip(text)
     except ValueError:
-        raise BadUsage(f'{option}: "{text}" must be NAMESPACE/POD or an IPv4 address') from None
+        raise BadUsage(f'{option}: "{text}" must be NAMESPACE/POD or an IP address') from None

@@ -19,6 +19,7 @@ from kilim.cli.history.source import HistorySource
 from kilim.cli.history.times import format_time
 from kilim.cli.nodes import digest_text
 from kilim.cli.table import table as text_table
+from kilim.model.address import from_mapped
 from kilim.model.cluster_tables import ClusterTables
 from kilim.model.digest import Multiset
 from kilim.model.rows import KEY_CELLS, TABLES, RowChange, RowKey, RowValue, cells, differences
@@ -120,7 +121,8 @@ def read_held(client: Client, node: str) -> Held:
     if not part.last:
         raise Failure("its answer ended before the last part")
     rows = {table: b"".join(each) for table, each in packed.items()}
-    return Held(node, part.seq, part.table_digest, rows, tuple(part.local_drift), frozenset(part.held_endpoints))
+    held = frozenset(map(from_mapped, part.held_endpoints))
+    return Held(node, part.seq, part.table_digest, rows, tuple(part.local_drift), held)
 
 
 def compare(source: HistorySource, held: Sequence[Held]) -> Iterator[NodeResult]:

@@ -1,6 +1,7 @@
 """Is everything well? Put together from what this replica knows; every reason why not is one line of `problems`."""
 
 import time
+from collections.abc import Iterable
 
 from kilim.controlplane.agreement import Agreement, checkpoints
 from kilim.controlplane.api.peers import Peers
@@ -16,6 +17,7 @@ from kilim.v1 import controlplane_pb2 as api
 
 # A replica that has gone is missed for as long; then it is taken to have been removed on purpose.
 MISSED_S = 600.0
+NAMED = 3  # nodes of each kind in a line
 NOT_KEPT = "snapshots and trimming of the log do not go on"
 
 
@@ -61,6 +63,7 @@ class Condition:
             elif node.silent:
                 problems.append(f"node {node.name}: its agent has been silent for {node.last_report_age_ms // 1000} s")
             problems += [f"node {node.name}: {error}" for error in node.errors if node.up]
+        problems += routing_problems(nodes)
         return api.StatusResponse(
             ok=not problems,
             problems=problems,
@@ -77,7 +80,8 @@ class Condition:
 
     def node_status(self, name: str) -> api.NodeStatus:
         node = self._replica.state.nodes[name]
-        status = api.NodeStatus(name=name, ip=format_ip(node.ip), pod_cidrs=node.pod_cidrs)
+        ip, ipv6 = (format_ip(each) if each else "" for each in (node.ip, node.ipv6))
+        status = api.NodeStatus(name=name, ip=ip, ipv6=ipv6, pod_cidrs=node.pod_cidrs)
         heard = self._reports.of(name)
         if heard is not None:
             report = heard.report
@@ -89,6 +93,7 @@ class Condition:
             status.table_comparison = self._reports.verdict(heard, TABLES)
             status.kernel_comparison = self._reports.verdict(heard, KERNEL)
             status.drift_repairs = report.drift_repairs
+            status.routing_mode = report.routing_mode
             status.errors.extend(report.errors)
             now_s = time.monotonic()
             status.last_report_age_ms = int((now_s - heard.at_s) * 1000)
@@ -163,6 +168,21 @@ class Condition:
         if self._keeper.error and not self._store.full:
             problems.append(f"this replica: {NOT_KEPT}: {self._keeper.error}")
         return problems + self._keeper.proven.problems()
+
+
+def routing_problems(nodes: Iterable[api.NodeStatus]) -> list[str]:
+    """Nodes whose packets take different ways do not reach each other. Those that are down have no say."""
+    names: dict[str, list[str]] = {}
+    for node in nodes:
+        if node.up and node.routing_mode:
+            names.setdefault(node.routing_mode, []).append(node.name)
+    if len(names) < 2:
+        return []
+    shown = []
+    for mode, of_mode in sorted(names.items(), key=lambda each: each[1][0]):
+        shown += [f"{name} {mode}" for name in of_mode[:NAMED]]
+        shown += [f"{len(of_mode) - NAMED} more {mode}"] if len(of_mode) > NAMED else []
+    return [f"routing-mode differs between nodes: {', '.join(shown)}"]
 
 
 def log_status(keeper: Keeper) -> api.LogStatus:

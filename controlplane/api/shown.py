@@ -88,9 +88,14 @@ def _ours(kind: str, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
 
 
+def _addresses(noun: Node | Endpoint) -> dict[str, str]:
+    """Of the families that it has."""
+    return {name: format_ip(ip) for name, ip in (("ip", noun.ip), ("ipv6", noun.ipv6)) if ip}
+
+
 def _node(node: Node) -> dict[str, Any]:
     metadata = {"name": node.name, "labels": dict(node.labels)}
-    return _ours("Node", metadata, {"ip": format_ip(node.ip), "podCIDRs": list(node.pod_cidrs)})
+    return _ours("Node", metadata, {**_addresses(node), "podCIDRs": list(node.pod_cidrs)})
 
 
 def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
@@ -98,7 +103,7 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
     spec = {
         "node": endpoint.node,
         "endpointId": endpoint.endpoint_id,
-        "ip": format_ip(endpoint.ip),
+        **_addresses(endpoint),
         "identity": endpoint.identity,
         "containerId": endpoint.container_id,
         "serviceAccount": endpoint.service_account,

@@ -295,7 +295,7 @@ async def test_what_is_wrong_beyond_rows_and_what_waits_is_answered(node: Node) 
         "endpoints 10.1.0.1: found ifindex 77, wanted ifindex 1",
         f"subjects 300: found table {number} revision {revision + 5}, wanted table {number} revision {revision}",
     ]
-    assert list(last.held_endpoints) == [POD + 16] and last.last
+    assert list(last.held_endpoints) == [mapped(POD + 16)] and last.last
 
 
 async def test_a_kernel_that_is_right_costs_no_repair(node: Node) -> None:

@@ -1628,8 +1628,8 @@ class TablesPart(_message.Message):
         """
 
     @_builtins.property
-    def held_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """addresses whose endpoints rows wait for their interface"""
+    def held_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """addresses, as rows hold them, whose endpoints rows wait for their interface"""
 
     def __init__(
         self,
@@ -1641,7 +1641,7 @@ class TablesPart(_message.Message):
         last: _builtins.bool = ...,
         error: _builtins.str = ...,
         local_drift: _abc.Iterable[_builtins.str] | None = ...,
-        held_endpoints: _abc.Iterable[_builtins.int] | None = ...,
+        held_endpoints: _abc.Iterable[_builtins.bytes] | None = ...,
         row_format: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

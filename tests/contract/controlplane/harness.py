@@ -54,8 +54,8 @@ class Running:
         answer: api.ApplyResponse = await self.resources.Apply(request, timeout=PATIENCE_S)
         return answer
 
-    async def register_node(self, name: str, ip: str, *cidrs: str) -> api.RegisterNodeResponse:
-        request = api.RegisterNodeRequest(name=name, ip=ip, pod_cidrs=cidrs)
+    async def register_node(self, name: str, ip: str, *cidrs: str, ipv6: str = "") -> api.RegisterNodeResponse:
+        request = api.RegisterNodeRequest(name=name, ip=ip, ipv6=ipv6, pod_cidrs=cidrs)
         answer: api.RegisterNodeResponse = await self.nodes.RegisterNode(request, timeout=PATIENCE_S)
         return answer
 
@@ -81,7 +81,8 @@ async def replica(
     """Serving, and caught up with the log unless etcd is away."""
     stop = asyncio.Event()
     started: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-    settings = Settings(name=name, etcd_endpoints=tuple(endpoints), cluster=cluster, listen=("127.0.0.1:0",), **more)
+    more = {"listen": ("127.0.0.1:0",), **more}
+    settings = Settings(name=name, etcd_endpoints=tuple(endpoints), cluster=cluster, **more)
     serving = asyncio.create_task(serve(settings, stop, started.set_result), name=f"replica {name}")
     address = (await asyncio.wait_for(started, PATIENCE_S))[0]
     channel = grpc.aio.insecure_channel(

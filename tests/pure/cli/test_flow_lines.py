@@ -33,7 +33,7 @@ def test_replies_are_no_flows_of_their_own() -> None:
         {"TCP": {"destination_port": 10**24}},
         {"UDP": {}},
         {"ICMPv4": {"type": 70000}},
-        {"ICMPv6": {"type": 128}},
+        {"ICMPv6": {"type": 256}},
     ],
 )
 def test_what_no_policy_speaks_of_is_left_out_and_counted(l4: object) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from kilim.cli.history.kernels import Held, compare, result_data, result_lines
 from kilim.kvstore.commit import Commit
+from kilim.model.address import from_mapped
 from kilim.model.fold import fold_record
 from kilim.model.node_tables import NodeTables
 from kilim.model.state import State
@@ -64,7 +65,7 @@ def test_an_endpoint_that_waits_is_said_to() -> None:
     commits = history()
     held = held_at(commits, "node1", 18)
     size = ROW_BYTES["endpoints"]
-    ip = int.from_bytes(held.packed["endpoints"][:4], "big")
+    ip = from_mapped(held.packed["endpoints"][:16])
     held.packed["endpoints"] = held.packed["endpoints"][size:]
     (result,) = compare(HeldHistory(commits), [replace(held, held_endpoints=frozenset({ip}))])
     assert [one["waits"] for one in result_data(result)["differences"]] == ["for its interface"]

@@ -142,7 +142,7 @@ def test_labels_that_no_pod_has(ask: Ask) -> None:
             ("--from", "shop/web", "--from-identity", "1", "--to", "shop/db"),
             "--from: give one of --from, --from-labels and --from-identity",
         ),
-        (("--from", "web", "--to", "shop/db"), '--from: "web" must be NAMESPACE/POD or an IPv4 address'),
+        (("--from", "web", "--to", "shop/db"), '--from: "web" must be NAMESPACE/POD or an IP address'),
         (("--from", "shop/web", "--to", "shop/db", "--port", "0"), "--port: 0 must be from 1 to 65535"),
         (("--from", "shop/web", "--to", "shop/no"), "no pod shop/no as of event 8"),
         (("--from", "shop/web", "--to-identity", "9999"), "no identity 9999 as of event 8"),

@@ -171,10 +171,10 @@ def test_against_flows(simulate: Simulate, tmp_path: Path) -> None:
         "networkpolicy.networking.k8s.io/db configured (simulated)\n"
         "shop/web -> shop/db TCP 5432: allowed -> denied (seen 3 times)\n"
         "10.0.1.2 -> 10.0.2.2 TCP 5433: denied -> allowed (seen once)\n"
-        "2 of 6 flows would change; 1 could not be placed; left out: 1 replies, 1 others\n",
+        "2 of 7 flows would change; 2 could not be placed; left out: 1 replies, 0 others\n",
     )
     data = json.loads(simulate(world(), moved(), "--against", str(path), "-o", "json").stdout)
-    assert (data["unplaced"], data["changes"][0]["seen"]) == (1, 3)
+    assert (data["unplaced"], data["changes"][0]["seen"]) == (2, 3)
     path.write_text("{\n")
     assert refused(simulate(world(), moved(), "--against", str(path)), 1).startswith(f"error: {path}: line 1: no JSON")
 

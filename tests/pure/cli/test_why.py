@@ -218,8 +218,8 @@ def test_bad_questions_are_one_line(why: Why) -> None:
         (("--protocol", "icmp", "--port", "256"), "--port: 256 must be from 0 to 255, the type of ICMP"),
     ):
         assert line(*words, status=2) == f"error: {text}"
-    assert line("--port", "1", status=2, to="db") == 'error: --to: "db" must be NAMESPACE/POD or an IPv4 address'
-    assert line("--port", "1", status=2, source="db") == 'error: --from: "db" must be NAMESPACE/POD or an IPv4 address'
+    assert line("--port", "1", status=2, to="db") == 'error: --to: "db" must be NAMESPACE/POD or an IP address'
+    assert line("--port", "1", status=2, source="db") == 'error: --from: "db" must be NAMESPACE/POD or an IP address'
 
 
 def test_an_address_of_nobody_and_a_ping(why: Why) -> None:
