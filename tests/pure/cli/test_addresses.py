@@ -77,7 +77,7 @@ def test_what_a_replica_is_not_started_with(option: str, value: str, message: st
     given = [] if option == "etcd-endpoints" else ["--embedded-etcd", "/nowhere"]
     result = CliRunner().invoke(main, ["controlplane", "--name", "r", *given, f"--{option}", value])
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert message in result.stderr and f"--{option.rpartition('-')[0]}" in result.stderr
+    assert message in result.stderr and f"--{option.partition('-')[0]}" in result.stderr
 
 
 @pytest.mark.parametrize("families", list(NODES))
