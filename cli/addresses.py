@@ -8,9 +8,10 @@ def split_port(text: str) -> tuple[str, int] | None:
     host, _, port = text.rpartition(":")
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
         return None
-    inside = host.removeprefix("[").removesuffix("]")
-    is_bracketed = host == f"[{inside}]"
-    return (inside, int(port)) if inside and is_bracketed == (":" in inside) else None
+    inside = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not inside or "[" in inside or "]" in inside or (inside == host and ":" in host):
+        return None
+    return inside, int(port)
 
 
 def with_port(host: str, port: int) -> str:

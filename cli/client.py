@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 import grpc
 
-from kilim.cli.addresses import FORM, split_port
+from kilim.cli.addresses import FORM, split_port, with_port
 from kilim.cli.failure import BadUsage, Failure
 from kilim.lab.outcome import Outcome, outcome_of, reason, unknown
 from kilim.v1 import controlplane_pb2, controlplane_pb2_grpc
@@ -60,9 +60,12 @@ def connect(servers: str | None) -> "Client":
 
 
 def _checked(server: str) -> str:
-    if server.startswith("unix:") or split_port(server) is not None:
+    if server.startswith("unix:"):
         return server
-    raise BadUsage(f'--server: "{server}" must be {FORM}')
+    parts = split_port(server)
+    if parts is None:
+        raise BadUsage(f'--server: "{server}" must be {FORM}')
+    return with_port(*parts)
 
 
 class Client:

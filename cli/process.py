@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kilim.cli.addresses import FORM, split_port
+from kilim.cli.addresses import FORM, split_port, with_port
 from kilim.cli.command import Command
 from kilim.cli.failure import BadUsage
 
@@ -33,9 +33,10 @@ class Address(click.ParamType[str]):
         text = str(value)
         if self.unix and text.startswith("unix:/"):
             return text
-        if split_port(text) is None:
+        parts = split_port(text)
+        if parts is None:
             self.fail(f'"{text}" must be {FORM}' + (", or unix:/PATH" if self.unix else ""), param, ctx)
-        return text
+        return with_port(*parts)
 
 
 class NodeIp(click.ParamType[str]):
@@ -122,9 +123,10 @@ class EtcdEndpoint(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value).rstrip("/")
         scheme, _, target = text.partition("://")
-        if scheme in ("http", "https") and "/" not in target and split_port(target) is not None:
-            return text
-        self.fail(f'"{value}" must be http://{FORM}', param, ctx)
+        parts = split_port(target)
+        if scheme not in ("http", "https") or "/" in target or parts is None:
+            self.fail(f'"{value}" must be http://{FORM}', param, ctx)
+        return f"{scheme}://{with_port(*parts)}"
 
 
 @click.command(

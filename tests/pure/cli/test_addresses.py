@@ -42,7 +42,8 @@ SHOWN = {"both": ["192.0.2.1", "2001:db8::1"], "ipv6": ["2001:db8::1"], "ipv4": 
         ("replica1.kilim:4260", ("replica1.kilim", 4260)),
         ("[2001:db8::1]:4260", ("2001:db8::1", 4260)),
         ("2001:db8::1:4260", None),
-        ("[192.0.2.1]:4260", None),
+        ("192.0.2.1]:4260", None),
+        ("[[2001:db8::1]]:4260", None),
         ("[2001:db8::1]", None),
         ("2001:db8::1", None),
         ("[2001:db8::1:4260", None),
@@ -58,6 +59,10 @@ SHOWN = {"both": ["192.0.2.1", "2001:db8::1"], "ipv6": ["2001:db8::1"], "ipv4": 
 def test_an_address_with_its_port(text: str, parts: tuple[str, int] | None) -> None:
     assert split_port(text) == parts
     assert parts is None or with_port(*parts) == text
+
+
+def test_brackets_that_are_not_needed_do_no_harm() -> None:
+    assert split_port("[192.0.2.1]:4260") == ("192.0.2.1", 4260)
 
 
 @pytest.mark.parametrize(
