@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from kilim.controlplane.decide.command import ChangeSetting, Command, ReleaseIde
 from kilim.controlplane.decide.decided import Decided
 from kilim.controlplane.decide.endpoint import namespace_labels
 from kilim.controlplane.decide.view import Defaults, View
-from kilim.model.address import Cidr
+from kilim.model.address import Cidr, is_ipv6, parse_cidr
 from kilim.model.cidr_group import CIDR_GROUP
 from kilim.model.compile import cidrs_of
 from kilim.model.identity import FIRST_CIDR, cidr_labels
@@ -26,21 +27,29 @@ from kilim.model.state import State
 from tests.pure.controlplane.worlds import World, apply, cidr_group, delete, endpoint, look_ups, node, policy
 
 NAMES = ("a", "b", "c")
-CIDRS = ("10.0.0.0/8", "172.16.0.0/12", "10.244.0.0/24", "0.0.0.0/0")
+CIDRS = ("10.0.0.0/8", "172.16.0.0/12", "10.244.0.0/24", "0.0.0.0/0", "fd00:10:244::/63", "fd00:10:244::/126", "::/0")
+EXCEPTS = {"10.244.0.0/24": "10.244.0.2/31", "0.0.0.0/0": "10.244.0.2/31", "fd00:10:244::/63": "fd00:10:244::2/127"}
+FAMILIES = st.sampled_from(((True, False), (False, True), (True, True)))
 PORTS = st.sampled_from(((), (NamedPort("http", 80, 6),), (NamedPort("http", 8080, 6),)))
 name, label, number = st.sampled_from(NAMES), st.sampled_from(("x", "y")), st.integers(1, 4)
 
 commands: st.SearchStrategy[Command] = st.one_of(
-    st.builds(lambda n, i: node(f"node{n}", f"192.0.2.{i}"), number, number),
     st.builds(
-        lambda n, i, k, on, value: endpoint(n, f"10.244.{on - 1}.{i}", k, f"node{on}", app=value),
-        name, number, number, st.integers(1, 2), label,
+        lambda n, i, of: node(f"node{n}", f"192.0.2.{i}" * of[0], ipv6=f"2001:db8::{i}" * of[1]),
+        number, number, FAMILIES,
+    ),
+    st.builds(
+        lambda n, i, k, on, value, of: replace(
+            endpoint(n, f"10.244.{on - 1}.{i}" * of[0], k, f"node{on}", app=value),
+            ipv6=f"fd00:10:244:{on - 1}::{i}" * of[1],
+        ),
+        name, number, number, st.integers(1, 2), label, FAMILIES,
     ),
     st.builds(lambda n, on: RemoveEndpoint(f"node{on}", "shop", n), name, st.integers(1, 2)),
     st.builds(lambda value: apply(Namespace("shop", (("team", value),))), label),
     st.builds(lambda n, value, ports: apply(Pod("shop", n, (("app", value),), "", ports)), name, label, PORTS),
     st.builds(lambda n, cidrs: apply(policy(n, *cidrs)), name, st.lists(st.sampled_from(CIDRS), max_size=2)),
-    st.builds(lambda n, cidr: apply(policy(n, cidr, excepts=("10.244.0.2/31",))), name, st.sampled_from(CIDRS[2:4])),
+    st.builds(lambda n, cidr: apply(policy(n, cidr, excepts=(EXCEPTS[cidr],))), name, st.sampled_from(sorted(EXCEPTS))),
     st.builds(
         lambda n, cidrs, value: apply(cidr_group(n, *cidrs, site=value)),
         name, st.lists(st.sampled_from(CIDRS), max_size=3), label,
@@ -74,8 +83,14 @@ def check(world: World) -> None:
     state = world.state
     assert look_ups(world.view) == look_ups(View(state, Defaults()))
     endpoints = list(state.endpoints.values())
-    assert len({each.ip for each in endpoints}) == len(endpoints)
+    ips = [ip for each in endpoints for ip in each.ips]
+    assert len({*ips}) == len(ips) and all(each.ips for each in endpoints)
     assert len({(each.node, each.endpoint_id) for each in endpoints}) == len(endpoints)
+    cidrs = {name: tuple(map(parse_cidr, each.pod_cidrs)) for name, each in state.nodes.items()}
+    for one, each in state.nodes.items():
+        assert {is_ipv6(cidr.ip) for cidr in cidrs[one]} == {is_ipv6(ip) for ip in each.ips}
+        others = [cidr for other, theirs in cidrs.items() if other != one for cidr in theirs]
+        assert not any(cidr.contains(other) for cidr in cidrs[one] for other in others)
     policies = [each for each in state.policies.values() if each.kind != CIDR_GROUP]
     prefixes = {
         cidr
@@ -86,12 +101,12 @@ def check(world: World) -> None:
     }
     offered: dict[int, tuple[NamedPort, ...]] = {}
     for each in endpoints:
-        assert each.node in state.nodes
+        assert all(any(cidr.contains_ip(ip) for cidr in cidrs[each.node]) for ip in each.ips)
         pod = state.pods.get(f"{each.namespace}/{each.name}")
         assert pod is None or pod.labels == each.labels
         labels = namespace_labels(state, each.namespace)
         expected = security_labels(each.labels, each.namespace, labels, each.service_account, "default")
-        expected += tuple(f"cidr:{cidr}" for cidr in prefixes if cidr.contains_ip(each.ip))
+        expected += tuple(f"cidr:{cidr}" for cidr in prefixes if any(map(cidr.contains_ip, each.ips)))
         found = state.identities[each.identity].labels
         assert set(found) - {named_ports_label(each.named_ports)} == set(expected)
         assert each.named_ports == offered.setdefault(each.identity, each.named_ports)
