@@ -33,18 +33,19 @@ FAMILIES = st.sampled_from(((True, False), (False, True), (True, True)))
 PORTS = st.sampled_from(((), (NamedPort("http", 80, 6),), (NamedPort("http", 8080, 6),)))
 name, label, number = st.sampled_from(NAMES), st.sampled_from(("x", "y")), st.integers(1, 4)
 
+registrations = st.builds(
+    lambda n, i, k, on, value, of: replace(
+        endpoint(n, f"10.244.{on - 1}.{i}" * of[0], k, f"node{on}", app=value),
+        ipv6=f"fd00:10:244:{on - 1}::{i}" * of[1],
+    ),
+    name, number, number, st.integers(1, 2), label, FAMILIES,
+)  # fmt: skip
 commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(
         lambda n, i, of: node(f"node{n}", f"192.0.2.{i}" * of[0], ipv6=f"2001:db8::{i}" * of[1]),
         number, number, FAMILIES,
     ),
-    st.builds(
-        lambda n, i, k, on, value, of: replace(
-            endpoint(n, f"10.244.{on - 1}.{i}" * of[0], k, f"node{on}", app=value),
-            ipv6=f"fd00:10:244:{on - 1}::{i}" * of[1],
-        ),
-        name, number, number, st.integers(1, 2), label, FAMILIES,
-    ),
+    *[registrations] * 3,  # without endpoints there is little to see
     st.builds(lambda n, on: RemoveEndpoint(f"node{on}", "shop", n), name, st.integers(1, 2)),
     st.builds(lambda value: apply(Namespace("shop", (("team", value),))), label),
     st.builds(lambda n, value, ports: apply(Pod("shop", n, (("app", value),), "", ports)), name, label, PORTS),
@@ -67,6 +68,9 @@ commands: st.SearchStrategy[Command] = st.one_of(
 @given(st.lists(st.lists(commands, min_size=1, max_size=4), max_size=15))
 def test_any_history(batches: list[list[Command]]) -> None:
     together, singly = World(), World()
+    for world in (together, singly):
+        world.do(node("node1", "192.0.2.1", ipv6="2001:db8::1"))
+        world.do(node("node2", "192.0.2.2", ipv6="2001:db8::2"))
     for batch in batches:
         for outcome in together.decide(*batch):
             if isinstance(outcome, Decided):
