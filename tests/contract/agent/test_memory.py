@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -18,7 +19,8 @@ from tests.contract.controlplane.harness import PATIENCE_S, Running, policy, rep
 
 
 @contextlib.asynccontextmanager
-async def agents(server: str, directory: Path, *names: str) -> AsyncIterator[None]:
+async def agents(server: str, directory: Path, *names: str, **more: dict[str, str]) -> AsyncIterator[None]:
+    """`more`: other settings of a node, by its name."""
     stop = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
@@ -28,6 +30,7 @@ async def agents(server: str, directory: Path, *names: str) -> AsyncIterator[Non
                     name, f"192.0.2.{number}", (server,), state_dir=where / "state", run_dir=where / "run",
                     datapath_mode="memory", pod_cidrs=(f"10.244.{number - 1}.0/24",),
                 )  # fmt: skip
+                settings = replace(settings, **more.get(name, {}))  # type: ignore[arg-type]  # names of its fields
                 group.create_task(serve(settings, stop), name=f"agent {name}")
             try:
                 yield

@@ -14,8 +14,9 @@ import pytest_asyncio
 from kilim.controlplane.api.patience import close_connection
 from kilim.kvstore.embedded import EmbeddedEtcd
 from kilim.v1 import controlplane_pb2 as api
+from tests.contract.agent.test_memory import agents
 from tests.contract.cli.world import kilim
-from tests.contract.controlplane.harness import PATIENCE_S, Running, replica
+from tests.contract.controlplane.harness import PATIENCE_S, Running, policy, replica
 from tests.contract.controlplane.test_digests import agent, of
 from tests.contract.controlplane.test_metrics import of as series
 from tests.contract.controlplane.test_metrics import scrape, values
@@ -86,6 +87,26 @@ async def test_replicas_and_etcd_over_ipv6(etcd_ipv6: EmbeddedEtcd, cluster: str
         assert [(node["ip"], node["ipv6"]) for node in shown] == [
             ("192.0.2.1", "2001:db8::1"), (None, "2001:db8::2"), ("192.0.2.3", None),
         ]  # fmt: skip
+
+
+async def test_agents_over_ipv6(etcd: EmbeddedEtcd, cluster: str, tmp_path: Path) -> None:
+    families = {
+        "node1": {"node_ipv6": "2001:db8::1", "pod_cidrs": ()},
+        "node2": {"node_ip": "", "node_ipv6": "2001:db8::2", "pod_cidrs": ()},
+        "node3": {"pod_cidrs": ()},
+    }
+    async with replica(etcd.endpoints, cluster, listen=LISTEN) as r:
+        head = await fill(r)
+        await r.apply(policy("closed"), policy("some", "fd00:10:244::/56", "10.244.0.0/16"))
+        async with agents(r.address, tmp_path, *families, **families):
+            await r.until(lambda status: all(node.up and node.seq > head for node in status.nodes))
+            await r.until(lambda status: {node.table_comparison for node in status.nodes} == {api.MATCH})
+            status = await r.until(lambda status: status.ok)
+            assert {node.routing_mode for node in status.nodes} == {"tunnel"}
+            code, stdout, _ = await kilim("verify", "--server", r.address)
+            assert (code, stdout.count(" ok")) == (0, 3), stdout
+            nodes = {node.name: (node.ip, node.ipv6, list(node.pod_cidrs)) for node in status.nodes}
+            assert nodes["node2"] == ("", "2001:db8::2", ["fd00:10:244:1::/64"])
 
 
 async def test_what_a_request_breaks_is_named(etcd: EmbeddedEtcd, cluster: str) -> None:
