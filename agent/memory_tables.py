@@ -34,7 +34,7 @@ class MemoryTables:
     def write(self, delta: TablesDelta, seq: int, ifindex_of: Mapping[int, int], *, allow_delete: bool = True) -> None:
         (delta if allow_delete else _without_removals(delta)).apply_to(self.rows)
 
-    def sweep(self, min_age_s: float = 0.0) -> int:
+    def sweep(self) -> int:
         return 0
 
     @property

@@ -15,6 +15,7 @@ from kilim.agent.bpf.counters import Counted
 from kilim.agent.bpf.datapath import Datapath as BpfDatapath
 from kilim.agent.bpf.datapath import Settings as BpfSettings
 from kilim.agent.bpf.datapath import load_objects
+from kilim.agent.bpf.syscall import wait_for_programs
 from kilim.agent.cni.server import CniServer
 from kilim.agent.core.node_routes import plan_node_routes
 from kilim.agent.datapath import DatapathTables, Neighbours
@@ -117,7 +118,9 @@ class VethDatapath:
         while True:
             await asyncio.sleep(_SWEEP_S)
             try:
-                self._bpf.tables.sweep()
+                if due := self._bpf.tables.retired:
+                    await asyncio.to_thread(wait_for_programs)
+                    self._bpf.tables.sweep(due)
             except OSError as error:
                 log.warning("retired rows of policy could not be deleted", reason=error.strerror or str(error))
 

@@ -9,31 +9,31 @@
  */
 #include "lib/deliver.h"
 #include "lib/identity.h"
+#include "lib/neighbor.h"
 #include "lib/verdict.h"
 
-#define ARP_SENDER_IP (ETH_HLEN + 14)
-
-/* ARP stays on the link, but only an endpoint's own address may be announced: the node's neighbour table is finite. */
-static __always_inline int arp_from_endpoint(struct __sk_buff *skb)
-{
-	struct endpoint_value endpoint;
-	struct addr sender;
-	__be32 ip;
-
-	if (bpf_skb_load_bytes(skb, ARP_SENDER_IP, &ip, sizeof(ip)))
-		return drop_quietly(skb, DROP_INVALID_PACKET, EGRESS);
-	addr_set_ipv4(&sender, ip);
-	if (!find_endpoint(&sender, &endpoint) || endpoint.ifindex != skb->ifindex)
-		return drop_quietly(skb, DROP_INVALID_SOURCE_IP, EGRESS);
-	return TC_ACT_OK;
-}
-
-/* Multicast, broadcast, loopback: no way leads there from a pod. */
+/* Multicast, broadcast, loopback, this link alone: no way leads there from a pod. */
 static __always_inline bool unroutable(const struct addr *ip)
 {
-	__u8 first = bpf_ntohl(ip->w[3]) >> 24;
+	__u32 first = bpf_ntohl(ip->w[0]);
+	__u8 byte;
 
-	return first == 0 || first == 127 || first >= 224;
+	if (addr_is_ipv4(ip)) {
+		byte = bpf_ntohl(ip->w[3]) >> 24;
+		return byte == 0 || byte == 127 || byte >= 224;
+	}
+	if (!(ip->w[0] | ip->w[1] | ip->w[2])) /* ::, ::1, and what else of IPv4 was once written so */
+		return true;
+	return first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6;
+}
+
+static __always_inline bool sends_as(struct __sk_buff *skb, const struct endpoint_value *endpoint)
+{
+	__u8 mac[ETH_ALEN];
+
+	if (bpf_skb_load_bytes(skb, ETH_ALEN, mac, sizeof(mac)))
+		return false;
+	return !__builtin_memcmp(mac, endpoint->mac, sizeof(mac));
 }
 
 /* Frames in UDP that a node would take for another node's, with whatever identity the pod chose to write on them.
@@ -96,17 +96,25 @@ int from_endpoint(struct __sk_buff *skb)
 	struct endpoint_value src, dst;
 	int reason;
 
+	if (skb->vlan_present)
+		return drop_quietly(skb, DROP_VLAN_FILTERED, EGRESS);
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
-		return arp_from_endpoint(skb);
-	if (!is_ipv4(skb))
+		return pass_arp(skb);
+	if (!is_ip(skb))
 		return drop_quietly(skb, DROP_UNSUPPORTED_L3, EGRESS);
 	reason = read_l3(skb, &p);
+	if (reason != DROP_INVALID_PACKET && is_chatter(&p))
+		return drop_quietly(skb, DROP_INVALID_SOURCE_IP, EGRESS);
 	if (!reason)
 		reason = read_l4(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
 	if (!find_endpoint(&p.src, &src) || src.ifindex != skb->ifindex)
 		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
+	if (!sends_as(skb, &src))
+		return drop(skb, &p, DROP_INVALID_SOURCE_MAC);
+	if (is_link_message(&p))
+		return pass_link_message(skb, &p);
 	p.src_local = local_end(&src);
 	p.src_identity = src.identity;
 	p.endpoint_id = src.endpoint_id;

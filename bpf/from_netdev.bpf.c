@@ -26,7 +26,7 @@ int from_netdev(struct __sk_buff *skb)
 	struct endpoint_value dst;
 	int reason;
 
-	if (!is_ipv4(skb))
+	if (!is_ip(skb) || skb->vlan_present)
 		return TC_ACT_OK;
 	reason = read_l3(skb, &p);
 	if (!addr_is_set(&p.dst) || !find_endpoint(&p.dst, &dst))

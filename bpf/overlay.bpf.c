@@ -3,6 +3,7 @@
  * identity: the sending node has judged egress and vouches for it. */
 #include "lib/deliver.h"
 #include "lib/identity.h"
+#include "lib/neighbor.h"
 #include "lib/verdict.h"
 
 /*
@@ -19,7 +20,7 @@ static __always_inline bool vouched_for(const struct packet *p, const struct add
 
 	if (addr_is_set(&sender.tunnel_endpoint))
 		return addr_equal(&sender.tunnel_endpoint, from);
-	if (sender.identity != IDENTITY_WORLD && sender.identity <= IDENTITY_ENDPOINT_MAX)
+	if (!is_world(sender.identity) && sender.identity <= IDENTITY_ENDPOINT_MAX)
 		return false;
 	if (is_remote_node(sender.identity))
 		return false;
@@ -52,9 +53,11 @@ int overlay(struct __sk_buff *skb)
 	__u32 identity;
 	int reason;
 
-	if (!is_ipv4(skb))
+	if (!is_ip(skb))
 		return drop_quietly(skb, DROP_UNSUPPORTED_L3, INGRESS);
 	reason = read_l3(skb, &p);
+	if (reason != DROP_INVALID_PACKET && is_chatter(&p))
+		return drop_quietly(skb, DROP_INVALID_SOURCE_IP, INGRESS);
 	if (!reason)
 		reason = read_l4(skb, &p);
 	if (!reason)

@@ -4,6 +4,7 @@
  * other pods and from the wire do not come this way, they are delivered by redirect_peer.
  */
 #include "lib/identity.h"
+#include "lib/neighbor.h"
 #include "lib/verdict.h"
 
 SEC("tc")
@@ -15,13 +16,17 @@ int to_endpoint(struct __sk_buff *skb)
 
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return TC_ACT_OK;
-	if (!is_ipv4(skb))
+	if (!is_ip(skb))
 		return drop_quietly(skb, DROP_UNSUPPORTED_L3, INGRESS);
 	reason = read_l3(skb, &p);
 	if (!reason)
 		reason = read_l4(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
+	if (is_neighbor_discovery(&p))
+		return TC_ACT_OK;
+	if (is_chatter(&p) || is_link_message(&p))
+		return drop_quietly(skb, DROP_FORBIDDEN_ICMPV6, INGRESS);
 	p.src_identity = identity_of(&p.src);
 	if (!find_endpoint(&p.dst, &dst) || dst.ifindex != skb->ifindex)
 		return drop(skb, &p, DROP_NO_LOCAL_ENDPOINT);

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 _SYSCALL_NUMBER = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+_MEMBARRIER, _MEMBARRIER_GLOBAL = {"x86_64": 324, "aarch64": 283}[platform.machine()], 1
 
 MAP_LOOKUP_ELEM = 1
 OBJ_PIN = 6
@@ -31,6 +32,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 Array = npt.NDArray[Any]
+
+
+def wait_for_programs() -> None:
+    """Until every program that runs now, on whichever CPU, has come to its end: an RCU grace period, which is what
+    membarrier(2) waits for. Whoever begins later sees what was written before."""
+    if _libc.syscall(_MEMBARRIER, _MEMBARRIER_GLOBAL, 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, f"membarrier: {os.strerror(number)}")
 
 
 class MapInfo(NamedTuple):

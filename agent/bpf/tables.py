@@ -4,11 +4,10 @@ It keeps a copy of the kernel's rows, read at the start and after an error. What
 rows are joined with the interface index here and nowhere else (I13), so an endpoint without one is held back.
 """
 
-import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from kilim.agent.bpf import rows
+from kilim.agent.bpf import rows, syscall
 from kilim.agent.bpf.dump import dump_table
 from kilim.agent.bpf.kernel_rows import KernelEndpoint, KernelSubject, local_differences, read_kernel_rows
 from kilim.agent.bpf.maps import Maps, Rows
@@ -28,8 +27,9 @@ from kilim.model.tables import (
 _U32 = 0xFFFFFFFF
 
 
-class _Retired(NamedTuple):
-    since: float
+class Retired(NamedTuple):
+    """Rows at which no subject points any more."""
+
     keys: Rows
 
 
@@ -51,7 +51,7 @@ class KernelTables:
         self._kernel = read_kernel_rows(maps)
         self._remove_foreign()
         self._unused = True  # nobody has asked for what was read, nothing has been written
-        self._retired: list[_Retired] = []
+        self._retired: list[Retired] = []
         self._wanted: dict[int, EndpointValue] = {}
         self._local_drift: list[DriftedRow] = []
         self._adopt()
@@ -119,12 +119,23 @@ class KernelTables:
             self._reload()
             raise
 
-    def sweep(self, min_age_s: float = 0.05) -> int:
-        """Delete the rows of retired tables; not at once, as a program may still be on its way through them. Call it
-        some time after each write. Returns how many rows went."""
-        limit = time.monotonic() - min_age_s
+    @property
+    def retired(self) -> tuple[Retired, ...]:
+        """What `sweep` would delete."""
+        return tuple(self._retired)
+
+    def sweep(self, due: tuple[Retired, ...] | None = None) -> int:
+        """Delete the rows of retired tables. A program may still be on its way through them, however long it takes: so
+        `due` are those that were `retired` before the last `wait_for_programs`, or all of them after such a wait here,
+        some 10 ms. Returns how many rows went."""
+        if due is None:
+            due = self.retired
+            if due:
+                syscall.wait_for_programs()
         gone = 0
-        for each in [each for each in self._retired if each.since <= limit]:
+        for each in due:
+            if not any(other is each for other in self._retired):
+                continue
             gone += self._maps["policy"].delete(each.keys)
             # only now: what an error keeps in the map is tried again
             self._retired = [other for other in self._retired if other is not each]
@@ -163,8 +174,7 @@ class KernelTables:
             self._wanted.setdefault(ip, endpoint.logical)
 
     def _retire(self, tables: list[Rows]) -> None:
-        now = time.monotonic()
-        self._retired += [_Retired(now, keys) for keys in tables]
+        self._retired += [Retired(keys) for keys in tables]
 
     def _begin_audits(self, delta: TablesDelta) -> None:
         """Before all policy: what that comes to refuse in the same write passes already. Not of an endpoint that the

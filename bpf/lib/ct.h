@@ -80,8 +80,8 @@ static __always_inline __u32 ct_life(const struct ct_entry *entry, __u8 protocol
  * closing, a SYN from the end that did not open it, and such an echo request (with id 0 both ends have one port). */
 static __always_inline bool ct_reopens(const struct ct_entry *entry, const struct packet *p, __u8 sender)
 {
-	if (p->protocol == IPPROTO_ICMP)
-		return sender != entry->initiator && p->policy_port == bpf_htons(ICMP_ECHO);
+	if (p->echo)
+		return sender != entry->initiator && p->echo == ECHO_REQUEST;
 	if (p->protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return false;
 	return sender != entry->initiator || ct_closing(entry);
@@ -132,37 +132,76 @@ static __always_inline bool ct_consented(const struct ct_entry *entry, __u32 sub
 	return row && verdict->subject == subject && verdict->revision == row->revision;
 }
 
+/* The packet that an ICMP error is about, from its own headers: who sent it, to whom, and what it was. */
+struct quoted {
+	struct addr src;
+	struct addr dst;
+	__be16 src_port;
+	__be16 dst_port;
+	__u8 protocol;
+};
+
+static __always_inline bool read_quoted_ip(struct __sk_buff *skb, struct quoted *quoted, __u32 *offset, bool is_ipv4)
+{
+	union {
+		struct iphdr ipv4;
+		struct ipv6hdr ipv6;
+	} ip;
+
+	if (is_ipv4) {
+		if (bpf_skb_load_bytes(skb, *offset, &ip.ipv4, sizeof(ip.ipv4)))
+			return false;
+		addr_set_ipv4(&quoted->src, ip.ipv4.saddr);
+		addr_set_ipv4(&quoted->dst, ip.ipv4.daddr);
+		quoted->protocol = ip.ipv4.protocol;
+		*offset += ip.ipv4.ihl * 4;
+		return true;
+	}
+	if (bpf_skb_load_bytes(skb, *offset, &ip.ipv6, sizeof(ip.ipv6)))
+		return false;
+	__builtin_memcpy(quoted->src.w, &ip.ipv6.saddr, sizeof(quoted->src.w));
+	__builtin_memcpy(quoted->dst.w, &ip.ipv6.daddr, sizeof(quoted->dst.w));
+	quoted->protocol = ip.ipv6.nexthdr;
+	*offset += sizeof(ip.ipv6);
+	return !skip_extensions(skb, offset, &quoted->protocol);
+}
+
+static __always_inline bool read_quoted(struct __sk_buff *skb, const struct packet *p, struct quoted *quoted)
+{
+	bool is_ipv4 = addr_is_ipv4(&p->src);
+	__u32 offset = p->l4_offset + ICMP_HEADER_LEN;
+	__be16 l4[4];
+
+	if (!read_quoted_ip(skb, quoted, &offset, is_ipv4))
+		return false;
+	if (bpf_skb_load_bytes(skb, offset, l4, sizeof(l4)))
+		return false;
+	quoted->src_port = l4[0];
+	quoted->dst_port = l4[1];
+	if (quoted->protocol == (is_ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) { /* type and code, checksum, id, sequence */
+		bool request = *(__u8 *)l4 == (is_ipv4 ? ICMP_ECHO : ICMPV6_ECHO_REQUEST);
+
+		quoted->src_port = request ? l4[2] : 0;
+		quoted->dst_port = request ? 0 : l4[2];
+	}
+	return true;
+}
+
 /* Whether an ICMP error is about a live connection of this node, to which its ends here consent at present. The
- * embedded packet must be one that the receiver of the error has sent, and an endpoint can only complain about what was
+ * quoted packet must be one that the receiver of the error has sent, and an endpoint can only complain about what was
  * sent to itself. Global, so that the verifier goes through it once. */
 __noinline int ct_related(struct __sk_buff *skb, const struct packet *p)
 {
 	const struct ct_entry *entry;
+	struct quoted quoted = {};
 	struct ct_key key = {};
-	struct addr sender, receiver; /* of the embedded packet */
-	struct iphdr ip;
-	__u32 offset;
-	__be16 l4[4];
 	__u8 direction; /* in which the receiver's policy has judged */
 
-	if (!p)
+	if (!p || !read_quoted(skb, p, &quoted))
 		return false;
-	offset = p->l4_offset + ICMP_HEADER_LEN;
-	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
+	if (addr_differs(&quoted.src, &p->dst) || (p->src_local && addr_differs(&quoted.dst, &p->src)))
 		return false;
-	if (bpf_skb_load_bytes(skb, offset + ip.ihl * 4, l4, sizeof(l4)))
-		return false;
-	addr_set_ipv4(&sender, ip.saddr);
-	addr_set_ipv4(&receiver, ip.daddr);
-	if (addr_differs(&sender, &p->dst) || (p->src_local && addr_differs(&receiver, &p->src)))
-		return false;
-	if (ip.protocol == IPPROTO_ICMP) { /* type and code, checksum, id, sequence */
-		bool request = *(__u8 *)l4 == ICMP_ECHO;
-
-		l4[0] = request ? l4[2] : 0;
-		l4[1] = request ? 0 : l4[2];
-	}
-	direction = ct_key_of(&key, &sender, &receiver, l4[0], l4[1], ip.protocol);
+	direction = ct_key_of(&key, &quoted.src, &quoted.dst, quoted.src_port, quoted.dst_port, quoted.protocol);
 	entry = bpf_map_lookup_elem(&ct, &key);
 	if (!entry || entry->expires <= clock_ticks())
 		return false;

@@ -11,6 +11,7 @@
 #define IDENTITY_HOST	     1
 #define IDENTITY_WORLD	     2
 #define IDENTITY_REMOTE_NODE 6
+#define IDENTITY_WORLD_IPV6  10
 
 /* Endpoints have these, the reserved ones lie below and those of CIDRs and of nodes above. */
 #define IDENTITY_ENDPOINT_MIN 256
@@ -29,7 +30,7 @@ struct ipcache_value {
 	struct addr tunnel_endpoint; /* zeros: on this node, or reached without a tunnel */
 };
 
-/* key: prefix. value: identity and tunnel of the addresses in it; no row: `world`.
+/* key: prefix. value: identity and tunnel of the addresses in it; no row: `world`, of IPv6 `world-ipv6`.
  * written by: the agent. read by: every program, after `endpoints` knew nothing. full: the agent's write fails, and
  * addresses without a row are `world`. */
 struct {
@@ -50,11 +51,16 @@ static __always_inline bool is_remote_node(__u32 identity)
 	return identity == IDENTITY_REMOTE_NODE || identity >> 24 == IDENTITY_SCOPE_NODE;
 }
 
+static __always_inline bool is_world(__u32 identity)
+{
+	return identity == IDENTITY_WORLD || identity == IDENTITY_WORLD_IPV6;
+}
+
 static __always_inline struct ipcache_value find_ipcache(const struct addr *ip)
 {
 	struct ipcache_key key = {.prefix_len = 128, .ip = *ip};
 	const struct ipcache_value *found = bpf_map_lookup_elem(&ipcache, &key);
-	struct ipcache_value world = {.identity = IDENTITY_WORLD};
+	struct ipcache_value world = {.identity = addr_is_ipv4(ip) ? IDENTITY_WORLD : IDENTITY_WORLD_IPV6};
 
 	return found ? *found : world;
 }

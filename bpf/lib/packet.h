@@ -9,6 +9,7 @@
 #include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
 #include <bpf/bpf_helpers.h>
@@ -35,9 +36,25 @@
 #define ICMP_ECHO	   8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
-#define ICMP_HEADER_LEN	   8
+#define ICMP_HEADER_LEN	   8 /* of both families */
+
+#define ICMPV6_PARAMPROB	4 /* the last of the errors, which begin at 1 */
+#define ICMPV6_ECHO_REQUEST	128
+#define ICMPV6_ECHO_REPLY	129
+#define ICMPV6_MLD_QUERY	130 /* with report 131 and done 132 */
+#define ICMPV6_ROUTER_SOLICIT	133 /* with router advertisement 134, */
+#define ICMPV6_NEIGHBOR_SOLICIT 135
+#define ICMPV6_NEIGHBOR_ADVERT	136
+#define ICMPV6_REDIRECT		137
+#define ICMPV6_MLD2_REPORT	143
+
+#define ECHO_REQUEST 1
+#define ECHO_REPLY   2
 
 #define IP_FRAGMENT_BITS 0x3fff /* more-fragments and offset */
+
+#define EXTENSIONS_MAX 6
+#define L4_OFFSET_MAX  0x3fff
 
 /* One packet and what has been learned about it so far; on the stack of the program. */
 struct packet {
@@ -57,11 +74,17 @@ struct packet {
 	__u8 dst_local;	   /* the same of ingress */
 	__u8 tracked;	   /* 1: belongs into the connection table */
 	__u8 icmp_error;   /* 1: an ICMP error about another packet */
+	__u8 echo;	   /* ECHO_REQUEST, ECHO_REPLY of either family */
 };
 
-static __always_inline bool is_ipv4(const struct __sk_buff *skb)
+static __always_inline bool is_ip(const struct __sk_buff *skb)
 {
-	return skb->protocol == bpf_htons(ETH_P_IP);
+	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
+}
+
+static __always_inline bool is_icmpv6(const struct packet *p)
+{
+	return p->protocol == IPPROTO_ICMPV6 && !addr_is_ipv4(&p->src);
 }
 
 /* Makes `length` bytes from the start of the frame readable; false when the packet is not as long. */
@@ -72,8 +95,7 @@ static __always_inline bool readable(struct __sk_buff *skb, __u32 length)
 	return !bpf_skb_pull_data(skb, length);
 }
 
-/* Addresses and protocol. Returns 0 or a drop reason. */
-static __always_inline int read_l3(struct __sk_buff *skb, struct packet *p)
+static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p)
 {
 	const struct iphdr *ip;
 	void *data;
@@ -97,35 +119,116 @@ static __always_inline int read_l3(struct __sk_buff *skb, struct packet *p)
 	return 0;
 }
 
-static __always_inline void read_icmp(struct packet *p, const __u8 *l4)
+/* Goes over extension headers (RFC 8200, 4), from the header of type `protocol` at `offset` to the first that is none.
+ */
+static __noinline int skip_extensions(struct __sk_buff *skb, __u32 *offset, __u8 *protocol)
+{
+	__u8 header[2]; /* type of the next, length */
+
+	for (int i = 0; i < EXTENSIONS_MAX; i++) {
+		__u32 length;
+
+		if (*protocol == IPPROTO_FRAGMENT)
+			return DROP_FRAGMENT;
+		if (*protocol != IPPROTO_HOPOPTS && *protocol != IPPROTO_ROUTING && *protocol != IPPROTO_DSTOPTS &&
+		    *protocol != IPPROTO_AH)
+			return 0;
+		if (*protocol == IPPROTO_HOPOPTS && i)
+			return DROP_INVALID_EXTHDR;
+		if (bpf_skb_load_bytes(skb, *offset, header, sizeof(header)))
+			return DROP_INVALID_EXTHDR;
+		length = *protocol == IPPROTO_AH ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
+		*offset += length;
+		*protocol = header[0];
+	}
+	return DROP_INVALID_EXTHDR;
+}
+
+static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p)
+{
+	const struct ipv6hdr *ip;
+	__u32 offset = ETH_HLEN + sizeof(*ip);
+	__u8 protocol;
+	void *data;
+	int reason;
+
+	if (!readable(skb, offset))
+		return DROP_INVALID_PACKET;
+	data = (void *)(long)skb->data;
+	if (data + offset > (void *)(long)skb->data_end)
+		return DROP_INVALID_PACKET;
+	ip = data + ETH_HLEN;
+	if (ip->version != 6)
+		return DROP_INVALID_PACKET;
+	__builtin_memcpy(p->src.w, &ip->saddr, sizeof(p->src.w));
+	__builtin_memcpy(p->dst.w, &ip->daddr, sizeof(p->dst.w));
+	protocol = ip->nexthdr;
+	/* In our maps these are IPv4's; on a wire they have no business (RFC 4291, 2.5.5.2). */
+	if (addr_is_ipv4(&p->src) || addr_is_ipv4(&p->dst))
+		return DROP_INVALID_PACKET;
+	reason = skip_extensions(skb, &offset, &protocol);
+	p->protocol = protocol;
+	p->l4_offset = offset;
+	return reason;
+}
+
+/* Addresses and protocol. Returns 0 or a drop reason. Global, as read_l4, so that the verifier goes through it once,
+ * whatever the callers know. */
+__noinline int read_l3(struct __sk_buff *skb, struct packet *p)
+{
+	if (!p)
+		return DROP_INVALID_PACKET;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return read_ipv4(skb, p);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return read_ipv6(skb, p);
+	return DROP_UNSUPPORTED_L3;
+}
+
+/* The types of the two families do not meet where it matters here. */
+static __always_inline void read_icmp(struct packet *p, const __u8 *l4, bool is_ipv4)
 {
 	__u8 type = l4[0];
 
 	p->policy_port = bpf_htons(type);
-	p->icmp_error = type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
-	if (type != ICMP_ECHO && type != ICMP_ECHOREPLY)
+	if (is_ipv4)
+		p->icmp_error = type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+	else
+		p->icmp_error = type && type <= ICMPV6_PARAMPROB;
+	if (type == (is_ipv4 ? ICMP_ECHO : ICMPV6_ECHO_REQUEST))
+		p->echo = ECHO_REQUEST;
+	else if (type == (is_ipv4 ? ICMP_ECHOREPLY : ICMPV6_ECHO_REPLY))
+		p->echo = ECHO_REPLY;
+	else
 		return;
 	p->tracked = 1;
-	if (type == ICMP_ECHO)
+	if (p->echo == ECHO_REQUEST)
 		p->src_port = *(const __be16 *)(l4 + 4);
 	else
 		p->dst_port = *(const __be16 *)(l4 + 4);
 }
 
 /* Ports, flags, ICMP type; after read_l3. Returns 0 or a drop reason. */
-static __always_inline int read_l4(struct __sk_buff *skb, struct packet *p)
+__noinline int read_l4(struct __sk_buff *skb, struct packet *p)
 {
-	__u32 offset = p->l4_offset & 0x7f; /* the verifier needs the bound; the value is at most 74 */
-	__u32 length = p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : 8;
+	__u32 offset, length;
 	const __u8 *l4;
+	bool is_ipv4;
 
+	if (!p)
+		return DROP_INVALID_PACKET;
+	is_ipv4 = addr_is_ipv4(&p->src);
+	length = p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : 8;
+	offset = p->l4_offset;
+	if (offset > L4_OFFSET_MAX)
+		return DROP_INVALID_EXTHDR;
 	if (!readable(skb, offset + length))
 		return DROP_CT_INVALID_HEADER;
 	l4 = (const __u8 *)(long)skb->data + offset;
 	if (l4 + 8 > (const __u8 *)(long)skb->data_end)
 		return DROP_CT_INVALID_HEADER;
-	if (p->protocol == IPPROTO_ICMP) {
-		read_icmp(p, l4);
+	if (p->protocol == (is_ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
+		read_icmp(p, l4, is_ipv4);
 		return 0;
 	}
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_SCTP)

@@ -6,6 +6,7 @@ enum drop_reason {
 	FORWARDED = 0,	  /* not a drop; the number under which forwarded packets are counted */
 	RECORDS_LOST = 1, /* not a packet; records that found the ring full are counted here */
 	AUDITED = 2,	  /* not a drop; what passes by audit mode alone is counted here, too */
+	DROP_INVALID_SOURCE_MAC = 130,
 	DROP_INVALID_SOURCE_IP = 132,
 	DROP_POLICY_DENIED = 133, /* nothing allows it */
 	DROP_INVALID_PACKET = 134,
@@ -17,9 +18,12 @@ enum drop_reason {
 	DROP_UNROUTABLE_IP = 151,
 	DROP_NO_LOCAL_ENDPOINT = 152,
 	DROP_CT_INSERTION = 155,
+	DROP_INVALID_EXTHDR = 156,
 	DROP_FRAGMENT = 157,
-	DROP_NO_POLICY = 165,	  /* the subject has no row yet (I9) */
-	DROP_ENCAPSULATION = 170, /* a pod that speaks to the nodes' tunnel itself */
-	DROP_POLICY_DENY = 181,	  /* a deny rule */
+	DROP_NO_POLICY = 165,	     /* the subject has no row yet (I9) */
+	DROP_ENCAPSULATION = 170,    /* a pod that speaks to the nodes' tunnel itself */
+	DROP_FORBIDDEN_ICMPV6 = 176, /* what stays on a link: router and group messages */
+	DROP_POLICY_DENY = 181,	     /* a deny rule */
+	DROP_VLAN_FILTERED = 182,
 	DROP_INVALID_VNI = 183,
 };

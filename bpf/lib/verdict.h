@@ -34,6 +34,15 @@ struct decision {
 	__u8 reasons[2];
 };
 
+/* key: 0. value: a decision that is being made; programs do not interrupt one another on a CPU, and have no stack for
+ * it. written by, read by: admit. full: cannot be. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct decision);
+} decision_draft SEC(".maps");
+
 static __always_inline bool find_side(struct side *side, __u32 subject, __u32 peer, __u8 direction, __u8 local)
 {
 	struct subject_key key = {.identity = subject};
@@ -105,9 +114,12 @@ static __noinline void audit(struct __sk_buff *skb, struct packet *p, const stru
 /* What policy calls the port of the connection that the packet belongs to. */
 static __always_inline __be16 policy_port(const struct packet *p, const struct decision *d)
 {
-	if (p->protocol != IPPROTO_ICMP)
+	if (!p->echo)
 		return d->reply ? p->src_port : p->policy_port;
-	return d->fresh ? p->policy_port : bpf_htons(ICMP_ECHO); /* the connection is the request's */
+	if (d->fresh)
+		return p->policy_port;
+	return bpf_htons(p->protocol == IPPROTO_ICMP ? ICMP_ECHO
+						     : ICMPV6_ECHO_REQUEST); /* the connection is the request's */
 }
 
 /* The record of a connection that passes by policy from now on, as its first packet was: a reply may be what tells. */
@@ -165,7 +177,7 @@ __noinline int remember(struct __sk_buff *skb, struct packet *p, struct decision
 	opens = d->fresh || d->entry.audited;
 
 	/* An echo reply that nobody asked for opens nothing. */
-	if (!p->tracked || (d->fresh && p->protocol == IPPROTO_ICMP && p->policy_port != bpf_htons(ICMP_ECHO)))
+	if (!p->tracked || (d->fresh && p->echo == ECHO_REPLY))
 		return 0;
 	consent(&d->entry.verdicts[EGRESS], &d->sides[EGRESS], d->audited >> EGRESS & 1);
 	consent(&d->entry.verdicts[INGRESS], &d->sides[INGRESS], d->audited >> INGRESS & 1);
@@ -183,41 +195,50 @@ __noinline int remember(struct __sk_buff *skb, struct packet *p, struct decision
 	return 0;
 }
 
-/* Returns 0 or a drop reason; then p->direction is that of the side that refused. Global, so that the verifier goes
- * through it once, whatever the callers know. */
-__noinline int admit(struct __sk_buff *skb, struct packet *p)
+/* Rules 2 to 6. */
+__noinline int decide(struct __sk_buff *skb, struct packet *p)
 {
+	struct decision *d = bpf_map_lookup_elem(&decision_draft, &(__u32){0});
 	struct ct_entry *entry = NULL;
-	struct decision d = {};
 	__u8 sender;
 	int reason;
 	__be16 port;
 
+	if (!p || !d)
+		return DROP_NO_POLICY;
+	__builtin_memset(d, 0, sizeof(*d));
+	d->now = clock_ticks();
+	sender = ct_key_of(&d->key, &p->src, &p->dst, p->src_port, p->dst_port, p->protocol);
+	if (p->tracked)
+		entry = bpf_map_lookup_elem(&ct, &d->key);
+	d->fresh = !entry || entry->expires <= d->now || ct_reopens(entry, p, sender);
+	d->reply = !d->fresh && sender != entry->initiator;
+	reason = find_sides(d, p);
+	if (reason)
+		return reason;
+	if (d->fresh || !entry) {
+		d->entry.initiator = sender;
+	} else {
+		if (ct_agrees(entry, &d->sides[EGRESS]) && ct_agrees(entry, &d->sides[INGRESS])) {
+			ct_touch(entry, p, d->reply, d->now);
+			return 0;
+		}
+		d->entry = *entry;
+	}
+	port = policy_port(p, d);
+	reason = judge(skb, p, d, port);
+	if (reason)
+		return reason;
+	return remember(skb, p, d, entry, port);
+}
+
+/* Returns 0 or a drop reason; then p->direction is that of the side that refused. Global, so that the verifier goes
+ * through it once, whatever the callers know. */
+__noinline int admit(struct __sk_buff *skb, struct packet *p)
+{
 	if (!p)
 		return DROP_NO_POLICY;
 	if (p->icmp_error && ct_related(skb, p))
 		return 0;
-	d.now = clock_ticks();
-	sender = ct_key_of(&d.key, &p->src, &p->dst, p->src_port, p->dst_port, p->protocol);
-	if (p->tracked)
-		entry = bpf_map_lookup_elem(&ct, &d.key);
-	d.fresh = !entry || entry->expires <= d.now || ct_reopens(entry, p, sender);
-	d.reply = !d.fresh && sender != entry->initiator;
-	reason = find_sides(&d, p);
-	if (reason)
-		return reason;
-	if (d.fresh || !entry) {
-		d.entry.initiator = sender;
-	} else {
-		if (ct_agrees(entry, &d.sides[EGRESS]) && ct_agrees(entry, &d.sides[INGRESS])) {
-			ct_touch(entry, p, d.reply, d.now);
-			return 0;
-		}
-		d.entry = *entry;
-	}
-	port = policy_port(p, &d);
-	reason = judge(skb, p, &d, port);
-	if (reason)
-		return reason;
-	return remember(skb, p, &d, entry, port);
+	return decide(skb, p);
 }

@@ -176,7 +176,7 @@ class _Agent:
     def _write(self, deltas: list[TablesDelta]) -> None:
         for delta in deltas:
             self._kernel.write(delta, self.replica.seq, {})
-        self._kernel.sweep(min_age_s=0)
+        self._kernel.sweep()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
 from kilim.agent.bpf.objects import PROGRAMS, object_path
-from tests.kernel.frames import NODE
+from tests.kernel.frames import FAMILY, NODE, ipv6_like
 from tests.kernel.rig import Rig
 from tests.kernel.wire import PORT
 
@@ -26,6 +26,14 @@ def _objects() -> None:
     assert all(object_path(program).exists() for program in PROGRAMS)
 
 
+@pytest.fixture(params=["IPv4", "IPv6"])
+def family(request: pytest.FixtureRequest) -> Iterator[str]:
+    """For both families; of tests that do not ask for it, IPv4."""
+    FAMILY.is_ipv6 = request.param == "IPv6"
+    yield request.param
+    FAMILY.is_ipv6 = False
+
+
 @pytest.fixture
 def bpf_root(name_prefix: str) -> Iterator[Path]:
     root = Path(f"/sys/fs/bpf/{name_prefix}-{next(_numbers)}")
@@ -36,7 +44,13 @@ def bpf_root(name_prefix: str) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def settings() -> Settings:
     return Settings(
-        NODE.ip, underlay_ifindex=1, tunnel_ifindex=1, tunnel_port=PORT, ct_max_entries=4096, events_bytes=1 << 16
+        NODE.ipv4,
+        node_ipv6=ipv6_like(NODE.ipv4),
+        underlay_ifindex=1,
+        tunnel_ifindex=1,
+        tunnel_port=PORT,
+        ct_max_entries=4096,
+        events_bytes=1 << 16,
     )
 
 

@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 from kilim.agent.bpf import syscall
 from kilim.agent.bpf.datapath import Datapath
+from kilim.agent.bpf.rows import endpoint_keys
 from kilim.agent.bpf.tables import KernelTables
 from kilim.agent.records import AUDIT, CONNECTION, DROP, Record, decode_records
+from kilim.model.address import without_host_bits
+from kilim.model.mac import node_mac
 from kilim.model.tables import AUDITED, EndpointValue, PolicyKey, PolicyRows, TablesDelta
 from tests.kernel.frames import CIDR, NODE, OTHER_NODE, REMOTE, A, B, End
 
@@ -57,12 +60,12 @@ class Rig:
         self.write(
             TablesDelta(
                 ipcache={
-                    (NODE.ip, 32): (1, 0),
-                    (OTHER_NODE.ip, 32): (6, 0),
-                    (A.ip, 32): (A.identity, 0),
-                    (B.ip, 32): (B.identity, 0),
-                    (REMOTE.ip, 32): (REMOTE.identity, OTHER_NODE.ip),
-                    (CIDR.ip & 0xFFFFFF00, 24): (CIDR.identity, 0),
+                    NODE.host: (1, 0),
+                    OTHER_NODE.host: (6, 0),
+                    A.host: (A.identity, 0),
+                    B.host: (B.identity, 0),
+                    REMOTE.host: (REMOTE.identity, OTHER_NODE.ip),
+                    (without_host_bits(CIDR.ip, CIDR.host[1] - 8), CIDR.host[1] - 8): (CIDR.identity, 0),
                 },
                 endpoints={end.ip: EndpointValue(end.endpoint_id, end.identity) for end in (A, B)},
                 subjects={A.identity: 0, B.identity: 0},
@@ -95,6 +98,15 @@ class Rig:
         records = list(decode_records(self.datapath.events.read()))
         reason = next((record.reason for record in records if record.type == DROP), 0)
         return Outcome(result.retval, reason, records, result.data)
+
+    def repeatable(self, source: End, destination: End, frame: bytes) -> bytes:
+        """Delivery writes MAC addresses into the frame, and the next run of it begins with those: until its row is
+        written again the source has the one that they leave."""
+        endpoints = self.datapath.maps["endpoints"]
+        keys, values = endpoints.look_up(endpoint_keys([source.ip]))
+        values["mac"] = list(node_mac(destination.endpoint_id))
+        endpoints.update(keys, values)
+        return frame[:6] + node_mac(destination.endpoint_id) + frame[12:]
 
     def run(self, frame: bytes, repeat: int = 1) -> None:
         """A pod sends; what becomes of it is not looked at, so that several threads may do it."""

@@ -1,6 +1,7 @@
 """Audit mode: what policy refuses passes, is counted and recorded once; nothing of that outlives the mode."""
 
 import errno
+from collections.abc import Callable
 from threading import Thread
 from time import sleep
 
@@ -13,6 +14,8 @@ from kilim.model.tables import ALLOW, DENY, UNKNOWN_SUBJECT, EndpointValue, Tabl
 from kilim.model.tables import AUDITED as AUDIT_FLAG
 from tests.kernel.frames import ACK, FIN, OTHER_NODE, RST, SYN, WORLD, A, B, End, icmp, icmp_error, tcp, udp
 from tests.kernel.rig import BOTH, EGRESS, INGRESS, Rig, row
+
+pytestmark = pytest.mark.usefixtures("family")
 
 DENIED, DENY_RULE = 133, 181
 
@@ -38,8 +41,9 @@ def test_a_connection_passes_and_is_recorded_once(
     assert rig.counters()[AUDITED, direction][0] == 5
 
 
-@pytest.mark.parametrize("frame", [tcp(A, B), udp(A, B), icmp(A, B)])
-def test_it_ends_with_the_mode(rig: Rig, frame: bytes) -> None:
+@pytest.mark.parametrize("build", [tcp, udp, icmp])
+def test_it_ends_with_the_mode(rig: Rig, build: Callable[[End, End], bytes]) -> None:
+    frame = build(A, B)
     rig.set_policy(B, {}, 1)
     rig.set_audit_mode(B)
     assert rig.out(frame).passed and rig.out(frame).passed
@@ -86,14 +90,20 @@ def test_a_live_connection_that_policy_turns_against_is_recorded(rig: Rig) -> No
 @pytest.mark.parametrize(
     ("first", "later"),
     [
-        (tcp(A, B), tcp(A, B, ACK)),
-        (tcp(A, B), reply()),
-        (udp(A, B), udp(B, A, 53, 40000)),
-        (icmp(A, B), icmp(B, A, icmp_type=0)),
+        (lambda: tcp(A, B), lambda: tcp(A, B, ACK)),
+        (lambda: tcp(A, B), lambda: reply()),
+        (lambda: udp(A, B), lambda: udp(B, A, 53, 40000)),
+        (lambda: icmp(A, B), lambda: icmp(B, A, icmp_type=0)),
     ],
 )
-def test_what_policy_comes_to_allow_is_reported_as_opened(rig: Rig, first: bytes, later: bytes) -> None:
+def test_what_policy_comes_to_allow_is_reported_as_opened(
+    rig: Rig, first: Callable[[], bytes], later: Callable[[], bytes]
+) -> None:
     """Once, and as its first packet was, though a reply be the one that tells."""
+    check_reported_as_opened(rig, first(), later())
+
+
+def check_reported_as_opened(rig: Rig, first: bytes, later: bytes) -> None:
     expected = ends_of(rig.out(first).records)
     rig.set_policy(B, {}, 1)
     rig.set_audit_mode(B)
@@ -114,10 +124,14 @@ def test_the_other_end_s_reset_is_not_undone(rig: Rig) -> None:
     """Packets that pass by audit mode alone, on one CPU, while the answer comes on another."""
     rig.set_policy(B, {}, 1)
     rig.set_audit_mode(B)
+
+    def again(frame: bytes) -> bytes:
+        return rig.repeatable(A, B, frame)
+
     for number in range(120):
         ports = {"sport": 41000 + number}
-        assert rig.out(tcp(A, B, **ports)).passed
-        stream = Thread(target=rig.run, args=(tcp(A, B, ACK, **ports), 30_000))
+        assert rig.out(again(tcp(A, B, **ports))).passed
+        stream = Thread(target=rig.run, args=(again(tcp(A, B, ACK, **ports)), 30_000))
         stream.start()
         sleep(0.002)
         rig.run(tcp(B, A, RST | ACK, sport=80, dport=41000 + number))

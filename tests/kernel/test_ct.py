@@ -9,8 +9,8 @@ from kilim.agent.bpf.datapath import Settings, load_objects
 from kilim.model.tables import ALLOW, DENY, TablesDelta
 from tests.kernel.frames import (
     ACK,
+    FAMILY,
     FIN,
-    ICMP,
     NODE,
     REMOTE,
     RST,
@@ -19,14 +19,19 @@ from tests.kernel.frames import (
     WORLD,
     A,
     B,
+    End,
     icmp,
     icmp_error,
+    icmp_protocol,
     tcp,
     udp,
 )  # fmt: skip
 from tests.kernel.rig import EGRESS, INGRESS, Rig, row
 
+pytestmark = pytest.mark.usefixtures("family")
+
 POLICY_DENIED = 133
+ICMPV6_ECHO_REPLY = 129
 
 
 @pytest.fixture
@@ -50,11 +55,15 @@ def test_replies_pass_and_openings_do_not(one_way: Rig) -> None:
     assert one_way.out(tcp(B, A)).reason == POLICY_DENIED
 
 
+def end(of: End, port: int) -> str:
+    return f"[{of.text}]:{port}" if FAMILY.is_ipv6 else f"{of.text}:{port}"
+
+
 def test_one_entry_holds_both_verdicts(one_way: Rig) -> None:
     one_way.out(tcp(A, B))
     reply_to(one_way)
     [entry] = one_way.connections()
-    assert (entry["source"], entry["destination"]) == ("10.61.1.2:40000", "10.61.1.3:80")
+    assert (entry["source"], entry["destination"]) == (end(A, 40000), end(B, 80))
     assert entry["egress"].startswith("1001>1002@") and entry["ingress"].startswith("1002>1001@")
 
 
@@ -98,7 +107,7 @@ def test_established_connections_ask_no_policy(one_way: Rig) -> None:
 
 def test_a_peer_that_changes_identity_is_judged_again(one_way: Rig) -> None:
     assert one_way.out(tcp(A, WORLD, SYN, 5000, 443)).passed
-    one_way.write(TablesDelta(ipcache={(WORLD.ip, 32): (1 << 24, 0)}))
+    one_way.write(TablesDelta(ipcache={WORLD.host: (1 << 24, 0)}))
     assert one_way.out(tcp(A, WORLD, ACK, 5000, 443)).reason == POLICY_DENIED
 
 
@@ -173,9 +182,9 @@ def test_echo_requests_are_never_replies(one_way: Rig) -> None:
 
 
 def test_an_unasked_echo_reply_gives_no_consent_to_requests(rig: Rig) -> None:
-    rig.set_policy(B, {row(INGRESS, 0, ICMP): ALLOW})
+    rig.set_policy(B, {row(INGRESS, 0, icmp_protocol()): ALLOW})
     assert rig.out(icmp(A, B, 8, number=0)).opened
-    rig.set_policy(B, {row(INGRESS, 0, ICMP, 0, 16): ALLOW})
+    rig.set_policy(B, {row(INGRESS, 0, icmp_protocol(), ICMPV6_ECHO_REPLY if FAMILY.is_ipv6 else 0, 16): ALLOW})
     rig.out(icmp(A, B, 0, number=0))
     assert rig.out(icmp(A, B, 8, number=0)).reason == POLICY_DENIED
 
@@ -208,5 +217,5 @@ def test_icmp_errors_must_be_about_what_the_receiver_sent(one_way: Rig) -> None:
 
 
 def test_established_udp_writes_nothing_within_a_second(one_way: Rig) -> None:
-    result = one_way.send("from_endpoint", udp(A, B), repeat=1000)
+    result = one_way.send("from_endpoint", one_way.repeatable(A, B, udp(A, B)), repeat=1000)
     assert result.passed and sum(record.type == 1 for record in result.records) == 1

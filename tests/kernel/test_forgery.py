@@ -28,7 +28,7 @@ def wire(bpf_root: Path) -> Iterator[Wire]:
     built = Wire(bpf_root)
     b, c = built.b.end, built.c.end
     policy: dict[int, PolicyRows | None] = {c.identity: {row(INGRESS, b.identity): ALLOW}}
-    ipcache = {(ELSEWHERE.ip, 32): (ELSEWHERE.identity, THIRD_NODE)}
+    ipcache = {ELSEWHERE.host: (ELSEWHERE.identity, THIRD_NODE)}
     built.datapaths[1].tables.write(TablesDelta(ipcache, subjects={c.identity: 1}, policy=policy), 20, {})
     yield built
     built.close()
@@ -95,7 +95,7 @@ def test_a_pod_that_is_not_known_yet_is_vouched_for_by_its_node(wire: Wire) -> N
 def test_an_address_of_this_node_is_never_somebody_elses(wire: Wire) -> None:
     """Even while `ipcache` says nothing of it."""
     node, c = wire.nodes[1], wire.c.end
-    wire.datapaths[1].tables.write(TablesDelta({(c.ip, 32): None, (node.ip, 32): None}), 21, {})
+    wire.datapaths[1].tables.write(TablesDelta({c.host: None, (node.ip, 32): None}), 21, {})
     for ip in (c.ip, node.ip):
         send(wire.nodes[0].namespace, node.ip, wire.b.end.identity, udp(End(ip, 0), c))
         [record] = heard(wire, 1)

@@ -3,8 +3,27 @@
 import pytest
 
 from kilim.model.tables import ALLOW, DENY, TablesDelta
-from tests.kernel.frames import CIDR, NODE, OTHER_NODE, REMOTE, TCP, UDP, WORLD, A, B, End, icmp, sctp, tcp, udp
+from tests.kernel.frames import (
+    CIDR,
+    FAMILY,
+    NODE,
+    OTHER_NODE,
+    REMOTE,
+    TCP,
+    UDP,
+    WORLD,
+    A,
+    B,
+    End,
+    icmp,
+    icmp_protocol,
+    sctp,
+    tcp,
+    udp,
+)
 from tests.kernel.rig import EGRESS, INGRESS, PASS, REDIRECT, SHOT, Rig, row
+
+pytestmark = pytest.mark.usefixtures("family")
 
 POLICY_DENIED, POLICY_DENY, NO_POLICY = 133, 181, 165
 
@@ -39,7 +58,7 @@ def test_egress_of_the_sender_and_ingress_of_the_receiver_both_count(rig: Rig) -
 
 @pytest.mark.parametrize("source", [REMOTE, CIDR, WORLD, OTHER_NODE])
 def test_peer_from_the_wire_is_known_by_its_prefix(rig: Rig, source: End) -> None:
-    rig.write(TablesDelta(ipcache={(REMOTE.ip, 32): (REMOTE.identity, 0)}))  # direct routing
+    rig.write(TablesDelta(ipcache={REMOTE.host: (REMOTE.identity, 0)}))  # direct routing
     rig.set_policy(A, {row(INGRESS, source.identity): ALLOW}, enforced=1)
     for sender in (REMOTE, CIDR, WORLD, OTHER_NODE):
         assert rig.from_wire(tcp(sender, A)).passed == (sender == source)
@@ -78,7 +97,7 @@ def test_protocol_any_covers_all_and_a_longer_row_excepts(rig: Rig) -> None:
 
 
 def test_icmp_type_is_the_port(rig: Rig) -> None:
-    rig.set_policy(B, {row(INGRESS, 0, 1, 8, 16): ALLOW}, enforced=1)
+    rig.set_policy(B, {row(INGRESS, 0, icmp_protocol(), 128 if FAMILY.is_ipv6 else 8, 16): ALLOW}, enforced=1)
     assert rig.out(icmp(A, B, 8)).passed
     assert rig.out(icmp(A, B, 13)).reason == POLICY_DENIED
     assert rig.out(icmp(A, B, 13)).records[0].dst_port == 13

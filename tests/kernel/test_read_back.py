@@ -278,7 +278,7 @@ def test_what_no_agent_writes_is_removed_at_the_start_and_takes_nothing_with_it(
     tables = KernelTables(node.maps)
     assert not any(rows.foreign_policy(node.maps["policy"].read()[0]))
     tables.write(TablesDelta.between(tables.read_rows(), before), 8, {POD: LO})
-    tables.sweep(0.0)
+    tables.sweep()
     assert KernelTables(node.maps).read_rows() == before
 
 
@@ -336,7 +336,7 @@ async def test_nothing_that_the_agent_writes_itself_is_taken_for_drift(node: Nod
             records = [web_policy(port), endpoint_added(f"p{number}", 0x0A010100 + number, "node2", 301)]
             records += [endpoint_removed(f"p{chance.randrange(50)}")]
             await enforcement._follow([encode_commit(enforcement.replica.seq + 1, enforcement.replica.chain, records)])
-            node.tables.sweep(0.0)
+            node.tables.sweep()
         await asyncio.sleep(0)
     looking.cancel()
     await asyncio.gather(looking, node.read_back.close(), return_exceptions=True)

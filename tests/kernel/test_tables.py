@@ -119,10 +119,10 @@ def test_all_else_flips_to_a_new_table_and_sweeps_later(rig: Rig, new: PolicyRow
     assert table > old_table and new_revision > revision
     assert policy_tables(rig, A.identity) == {old_table: 2, table: len(new)}
     assert rig.tables.read_rows().policy == {A.identity: new}
-    assert rig.tables.sweep(min_age_s=60) == 0
-    assert rig.tables.sweep(min_age_s=0) == 2
+    assert rig.tables.sweep(()) == 0
+    assert rig.tables.sweep() == 2
     assert policy_tables(rig, A.identity) == {table: len(new)}
-    assert rig.tables.sweep(min_age_s=0) == 0
+    assert rig.tables.sweep() == 0
 
 
 def test_repeated_write_touches_nothing(rig: Rig) -> None:
@@ -141,12 +141,12 @@ def test_generations_are_low_bits_of_seq_and_only_rise(rig: Rig) -> None:
 
 def test_removal_of_an_endpoint_leaves_no_row(rig: Rig) -> None:
     rig.set_policy(A, {row(INGRESS, 7): ALLOW})
-    delta = TablesDelta({(A.ip, 32): None}, {A.ip: None}, {A.identity: None}, {A.identity: None})
+    delta = TablesDelta({A.host: None}, {A.ip: None}, {A.identity: None}, {A.identity: None})
     rig.write(delta)
     rig.write(delta)
-    rig.tables.sweep(min_age_s=0)
+    rig.tables.sweep()
     read = rig.tables.read_rows()
-    assert A.ip not in read.endpoints and A.identity not in read.subjects and (A.ip, 32) not in read.ipcache
+    assert A.ip not in read.endpoints and A.identity not in read.subjects and A.host not in read.ipcache
     assert policy_tables(rig, A.identity) == {}
     assert not rig.tables.has_endpoint(A.ip)
 
@@ -162,7 +162,7 @@ def test_policy_emptied_under_a_subject_closes_it(rig: Rig) -> None:
 def test_before_in_sync_nothing_that_the_log_does_not_know_yet_goes(rig: Rig) -> None:
     rig.set_policy(A, {row(INGRESS, 7): ALLOW})
     before = rig.tables.read_rows()
-    delta = TablesDelta({(NODE.ip, 32): None, (1, 32): (300, 0)}, {A.ip: None}, {A.identity: None}, {A.identity: None})
+    delta = TablesDelta({NODE.host: None, (1, 32): (300, 0)}, {A.ip: None}, {A.identity: None}, {A.identity: None})
     rig.tables.write(delta, 500, {}, allow_delete=False)
     after = rig.tables.read_rows()
     assert after.ipcache == before.ipcache | {(1, 32): (300, 0)}
@@ -228,7 +228,7 @@ def test_restart_finds_everything_and_sweeps_what_was_left(bpf_root: Path, setti
     second = load_objects(settings, bpf_root)
     try:
         assert second.tables.read_rows() == expected
-        assert second.tables.sweep(min_age_s=0) == 2
+        assert second.tables.sweep() == 2
         second.tables.write(TablesDelta(subjects={A.identity: 1}), 1, {})
         _, values = second.maps["subjects"].read()
         assert values["revision"].max() == revision + 1, "revisions rise over a restart too"

@@ -82,9 +82,10 @@ def test_no_packet_sees_half_of_a_policy(rig: Rig) -> None:
     thread = threading.Thread(target=change)
     thread.start()
     runs = {13: 0, 14: 0}
+    frames = {icmp_type: rig.repeatable(A, B, icmp(A, B, icmp_type)) for icmp_type in runs}
     while not done.is_set():
         for icmp_type, verdict in ((13, REDIRECT), (14, SHOT)):
-            assert syscall.run_program(program, icmp(A, B, icmp_type), 500).retval == verdict
+            assert syscall.run_program(program, frames[icmp_type], 500).retval == verdict
             runs[icmp_type] += 500
     thread.join()
     counted = {key: packets for key, (packets, _) in rig.counters().items()}
@@ -119,8 +120,9 @@ def test_no_packet_sees_the_flags_of_one_policy_and_the_rows_of_another(rig: Rig
 
     thread = threading.Thread(target=change)
     thread.start()
+    frame = rig.repeatable(A, B, icmp(A, B, 13))
     while not done.is_set():
-        assert syscall.run_program(program, icmp(A, B, 13), 500).retval == REDIRECT
+        assert syscall.run_program(program, frame, 500).retval == REDIRECT
     thread.join()
     assert {reason for reason, _ in rig.counters()} == {FORWARDED}
 
@@ -173,13 +175,13 @@ def test_any_history_ends_in_the_rows_asked_for(bpf_root: Path, settings: Settin
             datapath.tables.write(by_row(held, delta) if choice.random() < 0.5 else delta, seq, ifindex_of)
             held = wanted
             if choice.random() < 0.5:
-                datapath.tables.sweep(min_age_s=0)
+                datapath.tables.sweep()
             if choice.random() < 0.1:
                 datapath.close()
                 datapath = load_objects(settings, bpf_root)
             if choice.random() < 0.3:
                 assert datapath.tables.read_rows() == wanted
-        datapath.tables.sweep(min_age_s=0)
+        datapath.tables.sweep()
         keys, _ = datapath.maps["policy"].read()
         assert len(keys) == sum(len(policy) for policy in held.policy.values()), "nothing retired is left"
     finally:

@@ -8,6 +8,8 @@ from kilim.model.tables import ADMIN, ALLOW, BASELINE, DENY, NORMAL, PASS, Polic
 from tests.kernel.frames import ACK, SYN, A, B, tcp, udp
 from tests.kernel.rig import EGRESS, INGRESS, Rig, row
 
+pytestmark = pytest.mark.usefixtures("family")
+
 POLICY_DENIED, POLICY_DENY = 133, 181
 HIGH, LOW = 40_000, 7
 ACCEPTS, DENIES, PASSES = (row_value(action, HIGH) for action in (ALLOW, DENY, PASS))
