@@ -67,6 +67,7 @@ class Enforcement:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._yielded_at = 0.0
         self.synced = asyncio.Event()
+        self.routing_mode = "tunnel"  # as this node is started, for its reports
 
     def position(self) -> tuple[int, bytes]:
         """Where a subscription is to go on."""
@@ -126,7 +127,7 @@ class Enforcement:
             kernel_digest=self.kernel_digest,
             kernel_seq=self.kernel_seq,
             kernel_readings=self.kernel_readings,
-            routing_mode="tunnel",
+            routing_mode=self.routing_mode,
         )
 
     # --- arrivals

@@ -102,6 +102,7 @@ class Agent:
             self._reports.publish,
             self._subscription.restart_from_scratch,
         )
+        self.enforcement.routing_mode = settings.routing_mode
         self.read_back = ReadBack(self.enforcement, datapath.tables)
 
     async def start(self) -> None:

@@ -27,6 +27,8 @@ class Settings:
     state_dir: Path = Path("/var/lib/kilim")
     run_dir: Path = Path("/run/kilim")
     bpf_root: Path = Path("/sys/fs/bpf/kilim")
+    routing_mode: Literal["tunnel", "native"] = "tunnel"
+    auto_direct_node_routes: bool = False  # native: the agent writes routes to the pods of the nodes on its underlay
     tunnel_port: int = 8472
     mtu: int = 0
     datapath_mode: Literal["veth", "memory"] = "veth"  # memory: no kernel, no pods; for runs with many agents

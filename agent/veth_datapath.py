@@ -17,12 +17,12 @@ from kilim.agent.bpf.datapath import Settings as BpfSettings
 from kilim.agent.bpf.datapath import load_objects
 from kilim.agent.bpf.syscall import wait_for_programs
 from kilim.agent.cni.server import CniServer
-from kilim.agent.core.node_routes import plan_node_routes
+from kilim.agent.core.node_routes import NodeRoute, plan_node_routes
 from kilim.agent.datapath import DatapathTables, Neighbours
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Flows
 from kilim.agent.inventory import Inventory, NodeFacts
-from kilim.agent.netlink.node import NodeDevices, apply_node_devices
+from kilim.agent.netlink.node import NodeDevices, apply_node_devices, remove_tunnel
 from kilim.agent.netlink.node_routes import apply_node_routes
 from kilim.agent.netlink.session import NetlinkSession
 from kilim.agent.netlink.veth import PodLinks
@@ -42,7 +42,8 @@ async def open_veth(settings: Settings) -> AsyncIterator["VethDatapath"]:
     """Raises NoUnderlay, OSError."""
     session = NetlinkSession()
     try:
-        devices = await apply_node_devices(session, settings.node_ips, settings.tunnel_port, settings.mtu)
+        tunnel_port = settings.tunnel_port if settings.routing_mode == "tunnel" else 0
+        devices = await apply_node_devices(session, settings.node_ips, tunnel_port, settings.mtu)
         by_family = {is_ipv6(ip): ip for ip in settings.node_ips}
         bpf = load_objects(
             BpfSettings(
@@ -50,7 +51,7 @@ async def open_veth(settings: Settings) -> AsyncIterator["VethDatapath"]:
                 node_ipv6=by_family.get(True, 0),
                 underlay_ifindex=devices.underlay_ifindex,
                 tunnel_ifindex=devices.tunnel_ifindex,
-                tunnel_port=settings.tunnel_port,
+                tunnel_port=tunnel_port,
                 attach=settings.datapath_attach,
             ),
             settings.bpf_root,
@@ -96,12 +97,14 @@ class VethDatapath:
         await self._pods.restore()
 
     def attach(self) -> Mapping[str, object]:
-        self._bpf.attach_overlay(self._devices.tunnel_ifindex)
+        if self._devices.tunnel_ifindex:
+            self._bpf.attach_overlay(self._devices.tunnel_ifindex)
         self._bpf.attach_netdev(self._devices.underlay_ifindex)
         self._pods.attach_restored()
         return {
             "pods": len(self.ifindex_of),
             "underlay": self._devices.underlay_name,
+            "routing_mode": self._settings.routing_mode,
             "attached_by": self._bpf.attach_mode,
         }
 
@@ -112,6 +115,7 @@ class VethDatapath:
             "sweep": self._sweep(),
             "stale endpoints": self._remove_stale(),
             "node routes": self._follow_nodes(),
+            "former tunnel": self._remove_former_tunnel(),
         }
 
     async def _sweep(self) -> None:
@@ -124,6 +128,17 @@ class VethDatapath:
             except OSError as error:
                 log.warning("retired rows of policy could not be deleted", reason=error.strerror or str(error))
 
+    async def _remove_former_tunnel(self) -> None:
+        """Not before the log is here: until then other nodes may speak through it."""
+        if self._devices.tunnel_ifindex:
+            return
+        await self._enforcement.synced.wait()
+        try:
+            self._bpf.detach_overlay()
+            await remove_tunnel(self._session)
+        except OSError as error:
+            log.warning("the tunnel device of an agent before this one stays", reason=str(error))
+
     async def _follow_nodes(self) -> None:
         applied: tuple[dict[str, bytes], bool] | None = None
         while True:
@@ -131,7 +146,9 @@ class VethDatapath:
             if applied != (nodes.data, in_sync):
                 applied = (dict(nodes.data), in_sync)
                 settings = self._settings
-                wanted = plan_node_routes(nodes.values(), settings.node_name, settings.node_ips)
+                wanted: dict[str, NodeRoute] = {}
+                if settings.routing_mode == "tunnel" or settings.auto_direct_node_routes:
+                    wanted = plan_node_routes(nodes.values(), settings.node_name, settings.node_ips)
                 try:
                     beyond = await apply_node_routes(self._session, wanted, self._devices.underlay_ifindex, in_sync)
                 except OSError as error:

@@ -225,6 +225,14 @@ def _format(choice: str) -> str:
 @click.option(
     "--bpf-root", type=DIRECTORY, default="/sys/fs/bpf/kilim", show_default=True, help="Where maps are pinned."
 )
+@click.option(
+    "--routing-mode", type=click.Choice(["tunnel", "native"]), default="tunnel", show_default=True,
+    help="How packets reach pods of other nodes: in VXLAN, or as they are, by routes. The same on all nodes.",
+)  # fmt: skip
+@click.option(
+    "--auto-direct-node-routes", is_flag=True,
+    help="native: write routes to the pods of all nodes, which then must be neighbours on the underlay.",
+)  # fmt: skip
 @click.option("--tunnel-port", type=click.IntRange(1, 65535), default=8472, show_default=True, help="VXLAN's UDP port.")
 @click.option(
     "--mtu", type=click.IntRange(0, 65535), default=0, help="Of the underlay, in bytes. [default: read from its device]"

@@ -66,6 +66,10 @@ class Datapath:
         """The collect-metadata vxlan device."""
         self._hooks.attach(self.program_fd("overlay"), ifindex, syscall.TCX_INGRESS, OVERLAY_LINK)
 
+    def detach_overlay(self) -> None:
+        """Idempotent; where there is no tunnel any more."""
+        self._hooks.detach([OVERLAY_LINK], "")
+
     def attach_netdev(self, ifindex: int, name: str = "underlay") -> None:
         """A device towards the wire; `name` tells several apart."""
         link = NETDEV_LINK_PREFIX + name

@@ -20,7 +20,7 @@ _IPV6_MTU_MIN = 1280  # RFC 8200, 5
 
 @dataclass(frozen=True, slots=True)
 class NodeDevices:
-    """`mtu` is the underlay's; `overlay_bytes` what the tunnel's headers take of it."""
+    """`mtu` is the underlay's; `overlay_bytes` what the tunnel's headers take of it. Without a tunnel both are 0."""
 
     underlay_name: str
     underlay_ifindex: int
@@ -45,7 +45,8 @@ def overlay_bytes(node_ips: Sequence[int]) -> int:
 async def apply_node_devices(
     session: NetlinkSession, node_ips: Sequence[int], tunnel_port: int, mtu: int
 ) -> NodeDevices:
-    """Idempotent. `node_ips`: one per family, IPv4 first. `mtu` 0: the underlay's. Raises NoUnderlay; OSError."""
+    """Idempotent. `node_ips`: one per family, IPv4 first. `tunnel_port` 0: no tunnel. `mtu` 0: the underlay's. Raises
+    NoUnderlay; OSError."""
     deadline = asyncio.get_running_loop().time() + _DAD_S
     while True:
         try:
@@ -59,13 +60,25 @@ async def apply_node_devices(
 def _apply(ipr: Any, node_ips: Sequence[int], tunnel_port: int, mtu: int) -> NodeDevices:
     underlay = _find_underlay(ipr, node_ips)
     mtu = mtu or int(underlay.get_attr("IFLA_MTU"))
-    header = overlay_bytes(node_ips)
+    header = overlay_bytes(node_ips) if tunnel_port else 0
     if any(map(is_ipv6, node_ips)) and mtu - header < _IPV6_MTU_MIN:
         raise NoUnderlay(
             f"the underlay's MTU of {mtu} leaves {mtu - header} bytes to pods, and IPv6 needs {_IPV6_MTU_MIN}"
         )
-    tunnel = _apply_tunnel(ipr, node_ips, tunnel_port, mtu - header)
+    tunnel = _apply_tunnel(ipr, node_ips, tunnel_port, mtu - header) if tunnel_port else 0
     return NodeDevices(str(underlay.get_attr("IFLA_IFNAME")), int(underlay["index"]), tunnel, mtu, header)
+
+
+async def remove_tunnel(session: NetlinkSession) -> None:
+    """Of an agent before this one that had another routing mode. Idempotent."""
+    await session.run(_remove_tunnel)
+
+
+def _remove_tunnel(ipr: Any) -> None:
+    link = find_link(ipr, TUNNEL)
+    if link is not None:
+        with tolerate(*GONE):
+            ipr.link("del", index=link["index"])
 
 
 def _find_underlay(ipr: Any, node_ips: Sequence[int]) -> Any:
