@@ -13,8 +13,7 @@ from kilim.model.explain import Entry, Explanation, Judgement, Match, PolicyName
 from kilim.model.flips import Parties
 from kilim.model.focus import Since, Thing
 from kilim.model.identity import RESERVED_NAMES
-from kilim.model.l4_set import ICMP
-from kilim.model.protocols import PROTOCOL_WORDS
+from kilim.model.protocols import PROTOCOL_WORDS, WITH_TYPES
 from kilim.model.resolve import BUILT_IN
 from kilim.model.rows import ACTION_NAMES, TIER_NAMES
 from kilim.model.rules import Origin
@@ -31,7 +30,7 @@ Known = Mapping[Thing, Since]
 
 def flow_text(parties: Parties) -> str:
     protocol = PROTOCOL_WORDS.get(parties.protocol, str(parties.protocol))
-    l4 = f"ICMP type {parties.port}" if protocol == "ICMP" else f"{protocol} {parties.port}"
+    l4 = f"{protocol} type {parties.port}" if parties.protocol in WITH_TYPES else f"{protocol} {parties.port}"
     source, target = (end if isinstance(end, str) else format_ip(end) for end in parties[:2])
     return f"{source} -> {target} {l4}"
 
@@ -145,9 +144,10 @@ def policy_key_text(subject: int, key: PolicyKey) -> str:
 def l4_text(key: PolicyKey) -> str:
     if not key.protocol:
         return "any port"
-    name = PROTOCOL_WORDS.get(key.protocol, str(key.protocol)) + (" type" if key.protocol == ICMP else "")
+    word = PROTOCOL_WORDS.get(key.protocol, str(key.protocol))
+    name = word + (" type" if key.protocol in WITH_TYPES else "")
     if not key.port_prefix_len:
-        return "ICMP any type" if key.protocol == ICMP else f"{name} any port"
+        return f"{word} any type" if key.protocol in WITH_TYPES else f"{name} any port"
     last = key.port + (1 << (16 - key.port_prefix_len)) - 1
     return f"{name} {key.port}" if last == key.port else f"{name} {key.port}-{last}"
 

@@ -1,4 +1,4 @@
-"""`--port 53`, `--port 53/UDP`: a port of a connection and, where it says so, its protocol; of ICMP the type."""
+"""`--port 53`, `--port 53/UDP`: a port of a connection and, where it says so, its protocol; of ICMP and ICMPv6 the type."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import click
 from kilim.cli.failure import BadUsage
 from kilim.model.protocols import PROTOCOL_NUMBERS
 
-ECHO_REQUEST = 8
+ECHO_REQUEST = {"ICMP": 8, "ICMPv6": 128}
 PORT_FORM = "PORT[/PROTOCOL]"
 
 
@@ -23,14 +23,15 @@ class PortType(click.ParamType):  # type: ignore[type-arg]  # generic in some ve
         if isinstance(value, Port):
             return value
         text, slash, protocol = str(value).partition("/")
-        if slash and protocol.upper() not in PROTOCOL_NUMBERS:
+        names = {name.upper(): name for name in PROTOCOL_NUMBERS}
+        if slash and protocol.upper() not in names:
             raise BadUsage(f'--port: "{value}": protocol must be one of {", ".join(PROTOCOL_NUMBERS)}')
         digits = text.removeprefix("-")
         if not (digits.isascii() and digits.isdecimal()):
             raise BadUsage(
                 f'--port: "{value}" must be a number, such as 53 or 53/UDP; names of ports are not looked up'
             )
-        return Port(int(text), protocol.upper() or None)
+        return Port(int(text), names.get(protocol.upper()))
 
 
 PORT = PortType()
@@ -46,10 +47,10 @@ def l4_of(port: Port | None, protocol: str | None) -> tuple[int, int]:
 
 
 def _checked(port: int | None, protocol: str) -> int:
-    if protocol == "ICMP":
+    if protocol in ECHO_REQUEST:
         if port is not None and not 0 <= port <= 255:
-            raise BadUsage(f"--port: {port} must be from 0 to 255, the type of ICMP")
-        return ECHO_REQUEST if port is None else port
+            raise BadUsage(f"--port: {port} must be from 0 to 255, the type of {protocol}")
+        return ECHO_REQUEST[protocol] if port is None else port
     if port is None:
         raise BadUsage(f"--port: is needed for {protocol}")
     if not 1 <= port <= 65535:

@@ -12,8 +12,8 @@ from kilim.model.address import format_ip
 from kilim.model.comparison import Comparison
 from kilim.model.flip_groups import FlipGroup
 from kilim.model.flow_verdicts import FlowEnd, SeenFlow, Verdicts
-from kilim.model.l4_set import EVERYTHING, ICMP, OTHERS, L4Set, Range, last_of, without
-from kilim.model.protocols import PROTOCOL_NAMES, PROTOCOL_WORDS
+from kilim.model.l4_set import EVERYTHING, OTHERS, L4Set, Range, last_of, without
+from kilim.model.protocols import PROTOCOL_WORDS, WITH_TYPES
 
 MOST_NAMES = 4  # of one namespace in a line; -o json has them all
 MOST_NAMESPACES = 4
@@ -101,9 +101,10 @@ def ranges_text(ranges: L4Set) -> str:
 def range_text(one: Range) -> str:
     if one.protocol == OTHERS:
         return "other protocols"
-    name = PROTOCOL_WORDS.get(one.protocol, str(one.protocol)) + (" type" if one.protocol == ICMP else "")
+    word = PROTOCOL_WORDS.get(one.protocol, str(one.protocol))
+    name = word + (" type" if one.protocol in WITH_TYPES else "")
     if (one.first, one.last) == (0, last_of(one.protocol)):
-        return "ICMP any type" if one.protocol == ICMP else f"{name} any port"
+        return f"{word} any type" if one.protocol in WITH_TYPES else f"{name} any port"
     return f"{name} {one.first}" if one.first == one.last else f"{name} {one.first}-{one.last}"
 
 
@@ -175,7 +176,8 @@ def flow_data(flips: Flips, unplaced: int, seen: SeenFlows) -> dict[str, Any]:
 
 
 def _flow_text(flow: SeenFlow) -> str:
-    l4 = f"ICMP type {flow.port}" if flow.protocol == ICMP else f"{PROTOCOL_NAMES[flow.protocol]} {flow.port}"
+    kind = "type " if flow.protocol in WITH_TYPES else ""
+    l4 = f"{PROTOCOL_WORDS[flow.protocol]} {kind}{flow.port}"
     return f"{_end_text(flow.source)} -> {_end_text(flow.destination)} {l4}"
 
 

@@ -53,7 +53,7 @@ def without_host_bits(ip: int, prefix_len: int) -> int:
 
 def parse_ip(text: str) -> int:
     """Of either family. Raises ValueError with the rule that is broken."""
-    return _parse_ipv6(text) if ":" in text else parse_ipv4(text)
+    return parse_ipv6(text) if ":" in text else parse_ipv4(text)
 
 
 def parse_ipv4(text: str) -> int:
@@ -67,7 +67,8 @@ def parse_ipv4(text: str) -> int:
     return a << 24 | b << 16 | c << 8 | d
 
 
-def _parse_ipv6(text: str) -> int:
+def parse_ipv6(text: str) -> int:
+    """Raises ValueError with the rule that is broken."""
     try:
         address = ipaddress.IPv6Address(text)
     except ValueError:

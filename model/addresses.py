@@ -5,15 +5,15 @@ lone remote endpoint, nearly all there is in a large cluster, is written down at
 are on a node is not kept, only how many: a node seldom changes its address, and then the state is searched.
 """
 
-from kilim.model.address import Cidr
-from kilim.model.desired import endpoint_row, is_endpoint_id
+from kilim.model.address import Cidr, host_length
+from kilim.model.desired import endpoint_row, is_endpoint_id, is_ipv6_only, tunnel_to
 from kilim.model.identity import HOST, REMOTE_NODE
-from kilim.model.nouns import Endpoint
+from kilim.model.nouns import Endpoint, Node, ips_of
 from kilim.model.state import State
 from kilim.model.tables import EndpointValue, IpcacheKey, IpcacheValue, Tables, TablesDelta
 from kilim.v1 import events_pb2 as pb
 
-HOST_LENGTH = 32
+_Ips = tuple[int, int]  # IPv4, IPv6; 0: none
 
 
 class Addresses:
@@ -22,7 +22,9 @@ class Addresses:
         self._audits = False
         self._claims: dict[int, str | set[str]] = {}  # address -> key of its endpoint, or of several
         self._endpoints_on: dict[str, int] = {}  # node -> how many
-        self._node_ips: dict[str, int] = {}
+        self._node_ips: dict[str, _Ips] = {}
+        self._tunnels: dict[str, int] = {}  # node -> the address that tunnels to it lead to, 0: none
+        self._is_ipv6_only = False  # this node
         self._nodes_at: dict[int, set[str]] = {}
         self._node_identities: dict[str, int] = {}  # of those that have one of their own
         self._cidrs: dict[Cidr, set[int]] = {}
@@ -33,52 +35,68 @@ class Addresses:
     # --- notes
 
     def add_endpoint(self, key: str, node: str, endpoint: pb.Endpoint) -> None:
-        ip = endpoint.ip
         self._endpoints_on[node] = self._endpoints_on.get(node, 0) + 1
-        holder = self._claims.setdefault(ip, key)
-        if holder is key and node != self._node and ip and ip not in self._nodes_at:
-            self._lone[(ip, HOST_LENGTH)] = (endpoint.identity, self._node_ips.get(node, 0))
-            return
-        self._touched.add((ip, HOST_LENGTH))
-        if isinstance(holder, set):
-            holder.add(key)
-        elif holder != key:
-            self._claims[ip] = {holder, key}
+        for ip in ips_of(endpoint):
+            holder = self._claims.setdefault(ip, key)
+            if holder is key and node != self._node and ip not in self._nodes_at:
+                self._lone[(ip, host_length(ip))] = (endpoint.identity, self._tunnels.get(node, 0))
+                continue
+            self._touch(ip)
+            if isinstance(holder, set):
+                holder.add(key)
+            elif holder != key:
+                self._claims[ip] = {holder, key}
 
     def remove_endpoint(self, key: str, node: str, endpoint: pb.Endpoint) -> None:
-        ip = endpoint.ip
-        self._touched.add((ip, HOST_LENGTH))
         self._endpoints_on[node] -= 1
         if not self._endpoints_on[node]:
             del self._endpoints_on[node]
-        holders = self._claims[ip]
-        if isinstance(holders, set) and len(holders) > 1:
-            holders.discard(key)
-        else:
-            del self._claims[ip]
+        for ip in ips_of(endpoint):
+            self._touch(ip)
+            holders = self._claims[ip]
+            if isinstance(holders, set) and len(holders) > 1:
+                holders.discard(key)
+            else:
+                del self._claims[ip]
 
-    def set_node(self, name: str, ip: int | None, identity: int) -> None:
+    def set_node(self, name: str, node: Node | None) -> None:
         """None: the node has left."""
-        old = self._node_ips.pop(name, None)
-        if ip is not None:
-            self._node_ips[name] = ip
+        old = self._node_ips.pop(name, (0, 0))
+        new = (0, 0) if node is None else (node.ip, node.ipv6)
+        identity = 0 if node is None else node.identity
         known_as = self._node_identities.pop(name, 0)
         if identity:
             self._node_identities[name] = identity
-        if identity != known_as and ip is not None:
-            self._touched.add((ip, HOST_LENGTH))
-        if old == ip:
-            return
-        if old is not None:
-            self._nodes_at[old].discard(name)
-            if not self._nodes_at[old]:
-                del self._nodes_at[old]
-            self._touched.add((old, HOST_LENGTH))
-        if ip is not None:
-            self._nodes_at.setdefault(ip, set()).add(name)
-            self._touched.add((ip, HOST_LENGTH))
-        if name in self._endpoints_on:
+        if identity != known_as:
+            self._touch(*new)
+        if node is not None:
+            self._node_ips[name] = new
+        for before, after in zip(old, new, strict=True):
+            if before != after:
+                self._move_node(name, before, after)
+        if name == self._node and is_ipv6_only(*new) != self._is_ipv6_only:
+            self._is_ipv6_only = is_ipv6_only(*new)
+            self._moved.update(each for each in self._node_ips if self._changes_tunnel(each))
+        if self._changes_tunnel(name) and name in self._endpoints_on:
             self._moved.add(name)
+
+    def _move_node(self, name: str, before: int, after: int) -> None:
+        """Of one family; 0: none."""
+        if before:
+            self._nodes_at[before].discard(name)
+            if not self._nodes_at[before]:
+                del self._nodes_at[before]
+        if after:
+            self._nodes_at.setdefault(after, set()).add(name)
+        self._touch(before, after)
+
+    def _changes_tunnel(self, name: str) -> bool:
+        """Whether tunnels to the node lead elsewhere now."""
+        before = self._tunnels.pop(name, 0)
+        after = tunnel_to(*self._node_ips.get(name, (0, 0)), self._is_ipv6_only)
+        if after:
+            self._tunnels[name] = after
+        return before != after
 
     def set_cidr(self, number: int, old: Cidr | None, new: Cidr | None) -> None:
         if old is not None:
@@ -101,6 +119,10 @@ class Addresses:
         held = self._claims.get(ip, set())
         return [held] if isinstance(held, str) else sorted(held)
 
+    def _touch(self, *ips: int) -> None:
+        """0: none."""
+        self._touched.update((ip, host_length(ip)) for ip in ips if ip)
+
     # --- rows
 
     def settle(self, state: State, tables: Tables, delta: TablesDelta) -> None:
@@ -114,13 +136,14 @@ class Addresses:
         else:
             changed.update(self._lone)
         for key in self._touched:
-            owner = self._owner(state, key[0]) if key[1] == HOST_LENGTH else None
+            is_host = key[1] == host_length(key[0])
+            owner = self._owner(state, key[0]) if is_host else None
             wanted = self._ipcache_row(key, owner)
             if ipcache.get(key) != wanted:
                 changed[key] = wanted
             else:
                 changed.pop(key, None)
-            if key[1] == HOST_LENGTH:
+            if is_host:
                 endpoint = self._endpoints_row(owner)
                 if tables.endpoints.get(key[0]) != endpoint:
                     delta.endpoints[key[0]] = endpoint
@@ -131,7 +154,7 @@ class Addresses:
         for data in state.endpoints.data.values():
             endpoint = pb.Endpoint.FromString(data)
             if endpoint.node in self._moved:
-                self._touched.add((endpoint.ip, HOST_LENGTH))
+                self._touch(*ips_of(endpoint))
         self._moved = set()
 
     def _owner(self, state: State, ip: int) -> Endpoint | None:
@@ -145,11 +168,11 @@ class Addresses:
 
     def _ipcache_row(self, key: IpcacheKey, owner: Endpoint | None) -> IpcacheValue | None:
         ip, prefix_len = key
-        if prefix_len == HOST_LENGTH and ip and ip in self._nodes_at:
+        if ip in self._nodes_at and prefix_len == host_length(ip):
             names = self._nodes_at[ip]
             return HOST if self._node in names else self._node_identities.get(min(names), REMOTE_NODE), 0
         if owner is not None:
-            return owner.identity, 0 if owner.node == self._node else self._node_ips.get(owner.node, 0)
+            return owner.identity, 0 if owner.node == self._node else self._tunnels.get(owner.node, 0)
         numbers = self._cidrs.get(Cidr(ip, prefix_len))
         return None if numbers is None else (min(numbers), 0)
 

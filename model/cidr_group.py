@@ -5,13 +5,12 @@ groups they are in and with which labels (`label_of_group`), and `GroupPeer` of 
 a group is a change of identities, and no policy needs to be looked at again.
 """
 
-import ipaddress
 import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from kilim.model.address import Cidr, parse_cidr
+from kilim.model.address import Cidr, host_length, parse_cidr, parse_ip
 from kilim.model.fields import child, read_list, read_object, read_text, read_text_map
 from kilim.model.invalid import Invalid
 from kilim.model.labels import LabelPairs, sorted_pairs
@@ -29,16 +28,14 @@ class CidrGroup(NamedTuple):
 
 
 def parse_cidr_group_spec(value: object, path: str = "spec") -> tuple[Cidr, ...]:
-    """The IPv4 prefixes, sorted. Raises `Invalid`."""
+    """Its prefixes, sorted. Raises `Invalid`."""
     fields = read_object(value, path, ("externalCIDRs",))
     list_path = child(path, "externalCIDRs")
     if "externalCIDRs" not in fields:
         raise Invalid(list_path, "Required value")
     found = set()
     for number, item in enumerate(read_list(fields["externalCIDRs"], list_path)):
-        cidr = read_prefix(item, f"{list_path}[{number}]")
-        if cidr is not None:
-            found.add(cidr)
+        found.add(read_prefix(item, f"{list_path}[{number}]"))
     return tuple(sorted(found))
 
 
@@ -66,19 +63,19 @@ def groups_in(labels: Mapping[str, str]) -> Iterator[dict[str, str]]:
             yield {name: value for name, _, value in pairs} | {GROUP_NAME: key[len(GROUP_LABEL) :]}
 
 
-def read_prefix(value: object, path: str, bare: bool = False) -> Cidr | None:
-    """A prefix as cilium.io writes it, host bits cleared; `bare`: an address by itself too. None: it is IPv6."""
+def read_prefix(value: object, path: str, bare: bool = False) -> Cidr:
+    """A prefix as cilium.io writes it, host bits cleared; `bare`: an address by itself too."""
     text = read_text(value, path)
     if not text:
         raise Invalid(path, "Required value")
     _, slash, length = text.partition("/")
     try:
-        if "%" in text or (slash and length != str(int(length))) or not (slash or bare):
+        if (slash and length != str(int(length))) or not (slash or bare):
             raise ValueError
-        if ":" not in text:
-            return parse_cidr(text if slash else f"{text}/32")
-        ipaddress.IPv6Network(text, strict=False)
-        return None
+        if slash:
+            return parse_cidr(text)
+        ip = parse_ip(text)
+        return Cidr(ip, host_length(ip))
     except ValueError:
         rule = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
         raise invalid_value(path, text, rule) from None

@@ -2,7 +2,7 @@
 
 A visitor would get wrong: a port is a string, `"0"` is every port, a missing protocol is any protocol, and an endPort
 beside a name counts for nothing. A toPorts entry without ports lets nothing through, while no toPorts at all is no
-condition (None). Types of ICMPv6 are checked and then left out: the datapath is IPv4-only, so they match nothing yet.
+condition (None).
 
 Protocol ANY: TCP, UDP and SCTP, on the ports given.
 """
@@ -18,8 +18,7 @@ from kilim.model.rules import Port, PortName, PortRange, unique
 
 MOST = 40  # ports in an entry of toPorts, types in an entry of icmps
 ALL_PORTS = (0, 65535)
-ICMP = PROTOCOL_NUMBERS["ICMP"]
-_NONE_IN_IPV4 = "ICMPv6"
+_ICMP_OF = {"IPv4": PROTOCOL_NUMBERS["ICMP"], "IPv6": PROTOCOL_NUMBERS["ICMPv6"]}
 _NOT_BUILT = ("VRRP", "IGMP")
 _MATCHES_NAME = re.compile("([A-Za-z0-9]-?)*[A-Za-z](-?[A-Za-z0-9])*").fullmatch
 
@@ -105,7 +104,7 @@ def _parse_port(value: object, path: str) -> tuple[str, list[Port]]:
     """The protocol's name and what it selects."""
     fields = read_object(value, path, ("port", "endPort", "protocol"))
     protocol = _read_protocol(fields.get("protocol"), child(path, "protocol"))
-    numbers = list(PROTOCOLS.values()) if protocol == "ANY" else [PROTOCOL_NUMBERS.get(protocol, 0)]
+    numbers = list(PROTOCOLS.values()) if protocol == "ANY" else [PROTOCOL_NUMBERS[protocol]]
     port_path, end_path = child(path, "port"), child(path, "endPort")
     text = read_text(fields.get("port"), port_path)
     end = read_integer(fields["endPort"], end_path) if fields.get("endPort") is not None else 0
@@ -117,14 +116,14 @@ def _parse_port(value: object, path: str) -> tuple[str, list[Port]]:
         raise invalid_value(port_path, text, "must be a decimal number without leading zeros")
     if not text.isascii() or not text.isdigit():
         name = _read_name(text, port_path)
-        return protocol, [PortName(number, name) for number in numbers if protocol != _NONE_IN_IPV4]
+        return protocol, [PortName(number, name) for number in numbers]
     first, last = _read_range(text, end, port_path, end_path)
-    return protocol, [PortRange(number, first, last) for number in numbers if protocol != _NONE_IN_IPV4]
+    return protocol, [PortRange(number, first, last) for number in numbers]
 
 
 def _read_protocol(value: object, path: str) -> str:
     protocol = read_text(value, path) or "ANY"
-    supported = (*PROTOCOL_NUMBERS, _NONE_IN_IPV4, "ANY")
+    supported = (*PROTOCOL_NUMBERS, "ANY")
     if protocol in _NOT_BUILT:
         raise Invalid(path, f"not supported: {protocol} is never forwarded")
     if protocol not in supported:
@@ -165,8 +164,7 @@ def parse_icmps(value: object, path: str) -> tuple[Port, ...] | None:
             raise Invalid(fields_path, f"Too many: {len(items)}: must have at most {MOST} items")
         for index, item in enumerate(items):
             family, kind = _parse_type(item, f"{fields_path}[{index}]")
-            if family == "IPv4":
-                ports.append(PortRange(ICMP, kind, kind))
+            ports.append(PortRange(_ICMP_OF[family], kind, kind))
     return unique(ports) if entries else None
 
 

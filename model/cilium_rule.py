@@ -7,25 +7,26 @@ What a rule selects, first that holds:
    of groups, services and FQDNs count as absent.
 2. Its peers; of one list only, as two in a rule may not be combined.
 3. Without a list of peers: anybody at all, on its ports.
-CIDRs select prefixes outside the cluster, never endpoints, and nodes only as the policy says (`cidrs_include_nodes`);
-IPv6 ones select nobody, as the datapath is IPv4. Nodes are other nodes than the own one, which is the entity `host`.
+CIDRs select prefixes outside the cluster, never endpoints, and nodes only as the policy says (`cidrs_include_nodes`).
+The world is that of both families: all that is outside has its label, what is of IPv6 another one, too. Nodes are other nodes than the own one, which is the entity `host`.
 Services, and the API servers among the entities, are references: what they come to is not said by the manifest.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from kilim.model.address import is_ipv6
 from kilim.model.cidr_group import GROUP_NAME, read_prefix
 from kilim.model.cilium_layer7 import NOT_YET, check_dns_name
 from kilim.model.cilium_ports import parse_icmps, parse_to_ports
 from kilim.model.cilium_selector import parse_node_selector, parse_object_selector, parse_peer_selector
 from kilim.model.fields import Object, child, read_list, read_object, read_text, read_text_map
-from kilim.model.identity import RESERVED_NAMES
+from kilim.model.identity import RESERVED_NAMES, WORLD_IPV6_LABEL, WORLD_LABEL
 from kilim.model.invalid import Invalid
 from kilim.model.labels import CLUSTER
 from kilim.model.names import check_dns_label, check_dns_subdomain, invalid_value, unsupported_value
 from kilim.model.rules import CidrPeer, GroupPeer, Peer, Port, unique
-from kilim.model.selector import EXISTS, IN, Requirement, Selector, parse_selector, selector_of
+from kilim.model.selector import DOES_NOT_EXIST, EXISTS, IN, Requirement, Selector, parse_selector, selector_of
 from kilim.model.service_reference import ApiServers, ServiceReference, ServicesLabelled, ServicesNamed
 
 NOT_SUPPORTED = "not supported"
@@ -37,13 +38,21 @@ _API_SERVER_SELECTORS = (
     Selector((Requirement("reserved:kube-apiserver", IN, ("",)),)),
 )
 _ABSENT_WHERE_EMPTY = ("Groups", "Services", "FQDNs")
-_ENTITIES: dict[str, tuple[str, ...]] = {
+_OF_THE_CLUSTER = [name for name in RESERVED_NAMES.values() if not name.startswith("world")]
+
+
+def _with(*labels: str) -> tuple[Selector, ...]:
+    """One for each."""
+    return tuple(selector_of([Requirement(label, EXISTS)]) for label in labels)
+
+
+_ENTITIES: dict[str, tuple[Selector, ...]] = {
     "none": (),
-    "world": ("reserved:world",),
-    "world-ipv4": ("reserved:world",),  # as long as there is no IPv6, the world is IPv4
-    "world-ipv6": ("reserved:world-ipv6",),
-    "cluster": (CLUSTER, *(f"reserved:{name}" for name in RESERVED_NAMES.values() if not name.startswith("world"))),
-    **{name: (f"reserved:{name}",) for name in RESERVED_NAMES.values() if not name.startswith("world")},
+    "world": _with(WORLD_LABEL),
+    "world-ipv4": (selector_of([Requirement(WORLD_LABEL, EXISTS), Requirement(WORLD_IPV6_LABEL, DOES_NOT_EXIST)]),),
+    "world-ipv6": _with(WORLD_IPV6_LABEL),
+    "cluster": _with(CLUSTER, *(f"reserved:{name}" for name in _OF_THE_CLUSTER)),
+    **{name: _with(f"reserved:{name}") for name in _OF_THE_CLUSTER},
 }
 
 _Peers = tuple[Peer | ServiceReference, ...] | None  # None: anybody at all
@@ -145,21 +154,20 @@ def _entities(items: list[object], path: str, _: Context) -> _Peers:
             raise unsupported_value(f"{path}[{number}]", name, (*_ENTITIES, _EVERYBODY))
     if _EVERYBODY in names:
         return None
-    found = unique(selector_of([Requirement(label, EXISTS)]) for name in names for label in _ENTITIES[name])
+    found = unique(selector for name in names for selector in _ENTITIES[name])
     return (*found, ApiServers()) if any(name in _WITH_API_SERVERS for name in names) else found
 
 
 def _cidrs(items: list[object], path: str, context: Context) -> _Peers:
     found = (read_prefix(item, f"{path}[{i}]", bare=True) for i, item in enumerate(items))
-    return unique(CidrPeer(cidr, (), nodes=context.nodes_in_cidrs) for cidr in found if cidr is not None)
+    return unique(CidrPeer(cidr, (), nodes=context.nodes_in_cidrs) for cidr in found)
 
 
 def _cidr_sets(items: list[object], path: str, context: Context) -> _Peers:
-    found = [_parse_cidr_set(item, f"{path}[{i}]", context) for i, item in enumerate(items)]
-    return unique(peer for peer in found if peer is not None)
+    return unique(_parse_cidr_set(item, f"{path}[{i}]", context) for i, item in enumerate(items))
 
 
-def _parse_cidr_set(value: object, path: str, context: Context) -> Peer | None:
+def _parse_cidr_set(value: object, path: str, context: Context) -> Peer:
     fields = read_object(value, path, ("cidr", "cidrGroupRef", "cidrGroupSelector", "except"))
     if sum(name in fields for name in ("cidr", "cidrGroupRef", "cidrGroupSelector")) != 1:
         raise Invalid(path, "must have one of `cidr`, `cidrGroupRef` and `cidrGroupSelector`")
@@ -168,14 +176,14 @@ def _parse_cidr_set(value: object, path: str, context: Context) -> Peer | None:
     excepts = set()
     for number, item in enumerate(read_list(fields.get("except"), except_path)):
         inner = read_prefix(item, f"{except_path}[{number}]")
-        if "cidr" in fields and (inner is None) != (block is None):
+        if block is not None and is_ipv6(inner.ip) != is_ipv6(block.ip):
             raise invalid_value(f"{except_path}[{number}]", item, "must be of the same family as `cidr`")
-        if block is not None and inner is not None and not block.contains(inner):
+        if block is not None and not block.contains(inner):
             raise invalid_value(f"{except_path}[{number}]", item, "must be within `cidr`")
         excepts.add(inner)
-    outside = tuple(sorted(each for each in excepts if each is not None))
-    if "cidr" in fields:
-        return None if block is None else CidrPeer(block, outside, nodes=context.nodes_in_cidrs)
+    outside = tuple(sorted(excepts))
+    if block is not None:
+        return CidrPeer(block, outside, nodes=context.nodes_in_cidrs)
     if "cidrGroupSelector" in fields:
         return GroupPeer(parse_selector(fields["cidrGroupSelector"], child(path, "cidrGroupSelector")), outside)
     name = read_text(fields["cidrGroupRef"], child(path, "cidrGroupRef"))

@@ -13,7 +13,7 @@ from kilim.model.fields import Object, child, read_any_object, read_integer, rea
 from kilim.model.invalid import Invalid
 from kilim.model.labels import NAMESPACE, NAMESPACE_LABELS_PREFIX
 from kilim.model.names import invalid_value, unsupported_value
-from kilim.model.network_policy import POD_LABELS_PREFIX, ipv4, parse_network, prefixed
+from kilim.model.network_policy import POD_LABELS_PREFIX, parse_network, prefixed
 from kilim.model.node_selector import nodes_where
 from kilim.model.nouns import Policy
 from kilim.model.protocols import PROTOCOLS
@@ -124,8 +124,8 @@ class _RuleParser:
         for number, text in enumerate(texts):
             if len(text) > _LONGEST_CIDR:
                 raise Invalid(f"{path}[{number}]", f"Too long: may not be more than {_LONGEST_CIDR} characters")
-            networks.append(ipv4(parse_network(text, f"{path}[{number}]")))
-        return [CidrPeer(cidr, (), *self._inside_networks) for cidr in networks if cidr is not None]
+            networks.append(parse_network(text, f"{path}[{number}]"))
+        return [CidrPeer(cidr, (), *self._inside_networks) for cidr in networks]
 
     def _check_domain_names(self, value: object, path: str) -> None:
         for number, text in enumerate(_read_texts(value, path)):

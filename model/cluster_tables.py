@@ -133,7 +133,7 @@ class ClusterTables:
                     self._stale |= self._policies.set_policy(key, rules)
         elif change.table == "node":
             node = None if change.new is None else nouns.decode_node(change.new)
-            self._addresses.set_node(str(change.key), *((None, 0) if node is None else (node.ip, node.identity)))
+            self._addresses.set_node(str(change.key), node)
 
     def _change_endpoint(self, state: State, change: Change) -> None:
         old = None if change.old is None else pb.Endpoint.FromString(change.old)

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kilim.model.address import Cidr, without_host_bits
+from kilim.model.address import IPV6, Cidr, host_length, without_host_bits
 from kilim.model.compile import object_key
-from kilim.model.identity import ANY_PEER, HOST, REMOTE_NODE, WORLD
+from kilim.model.identity import ANY_PEER, HOST, REMOTE_NODE, WORLD_IPV6, world_of
 from kilim.model.l4_set import L4Set
 from kilim.model.nouns import decode_endpoint_identity, decode_identity
 from kilim.model.reach import Reach, StateRules
@@ -27,6 +27,7 @@ from kilim.v1 import events_pb2 as pb
 OWN_NODE = "host"  # as Cilium calls it: the node that the pod runs on
 OTHER_NODES = "remote-node"  # all others that are not told apart
 WORLD_PREFIX = Cidr(0, 0)
+IPV6_WORLD_PREFIX = Cidr(IPV6, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,13 @@ def _pods(before: State, after: State) -> list[End]:
 
 
 def _prefixes(before: State, after: State) -> Iterator[End]:
-    """Of both states; the world among them. Each stands for its addresses that no longer prefix of them covers."""
+    """Of both states; the world among them, of IPv6 where there is any. Each stands for its addresses that no longer
+    prefix of them covers."""
     old, new = _numbers(before), _numbers(after)
     every = sorted({*old, *new, WORLD_PREFIX})
+    if any(cidr.ip >= IPV6 for cidr in every) or any(WORLD_IPV6 in state.identities for state in (before, after)):
+        every.append(IPV6_WORLD_PREFIX)
+        every = sorted(set(every))
     for cidr in every:
         inner = [other for other in every if other != cidr and cidr.contains(other)]
         if not _is_covered(cidr, inner):
@@ -154,12 +159,13 @@ def _number_of(cidr: Cidr, numbers: dict[Cidr, int]) -> int:
         number = numbers.get(Cidr(without_host_bits(cidr.ip, prefix_len), prefix_len))
         if number is not None:
             return number
-    return WORLD
+    return world_of(cidr.ip)
 
 
 def _is_covered(cidr: Cidr, inner: list[Cidr]) -> bool:
     outermost = [each for each in inner if not any(other != each and other.contains(each) for other in inner)]
-    return sum(1 << (32 - each.prefix_len) for each in outermost) == 1 << (32 - cidr.prefix_len)
+    bits = host_length(cidr.ip)
+    return sum(1 << (bits - each.prefix_len) for each in outermost) == 1 << (bits - cidr.prefix_len)
 
 
 def _differing(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:

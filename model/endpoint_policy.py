@@ -55,7 +55,7 @@ class EndpointPolicy:
     def focus(self) -> Focus:
         """What all of them depend on."""
         peers = {entry.key.peer for entry in self.entries}
-        return Focus(frozenset({self.endpoint.ip}), frozenset({self.endpoint.identity, *peers}))
+        return Focus(frozenset(self.endpoint.ips), frozenset({self.endpoint.identity, *peers}))
 
 
 def endpoint_policy(state: State, key: str) -> EndpointPolicy:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from kilim.model.address import format_ip
 from kilim.model.facts import Facts, StateFacts
-from kilim.model.identity import WORLD
+from kilim.model.identity import world_of
 from kilim.model.resolve import resolve
 from kilim.model.rules import Origin, PolicyRules
 from kilim.model.state import State
@@ -38,7 +38,7 @@ class Flow(NamedTuple):
     source: Place
     destination: Place
     protocol: int
-    port: int  # of the destination; ICMP: the type
+    port: int  # of the destination; ICMP, ICMPv6: the type
 
 
 class Row(NamedTuple):
@@ -143,7 +143,11 @@ def _judgement(
     own, other = (flow.source, flow.destination) if direction == EGRESS else (flow.destination, flow.source)
     node = own.node or ""
     peer_entry = _address_entry(node, tables, other.ip)
-    peer = known_peer if known_peer is not None else (WORLD if peer_entry.row is None else peer_entry.value[0])
+    peer = (
+        known_peer
+        if known_peer is not None
+        else (world_of(other.ip) if peer_entry.row is None else peer_entry.value[0])
+    )
     entries = (
         _entry(tables, Row(node, "endpoints", own.ip), format_ip(own.ip)),
         _address_entry(node, tables, own.ip),

@@ -7,22 +7,26 @@ and a verdict may change back; that is why every event of the focus is looked at
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from kilim.model.address import is_ipv6
 from kilim.model.explain import Flow, Place
-from kilim.model.focus import Focus, Focused
+from kilim.model.focus import Focus, Focused, mark_of
 from kilim.model.fold import endpoint_of, entry_of
-from kilim.model.identity import HOST, REMOTE_NODE, WORLD
-from kilim.model.nouns import decode_identity, decode_node
-from kilim.model.snapshot import endpoint_field
+from kilim.model.identity import HOST, REMOTE_NODE, WORLD, WORLD_IPV6
+from kilim.model.nouns import decode_identity, decode_node, ips_of
+from kilim.model.protocols import ICMPV6, of_family
 from kilim.model.state import Change, Key, State, endpoint_key
 from kilim.model.tables import Tables
 from kilim.model.verdict import Verdict, verdict
 from kilim.v1 import events_pb2 as pb
 
-_RESERVED = frozenset((HOST, WORLD, REMOTE_NODE))  # what an address may be without being anybody's in the log
+_RESERVED = frozenset(
+    (HOST, WORLD, WORLD_IPV6, REMOTE_NODE)
+)  # what an address may be without being anybody's in the log
 
 
 class Parties(NamedTuple):
-    """`source` and `destination` are keys of endpoints (namespace/name); a number is an address."""
+    """`source` and `destination` are keys of endpoints (namespace/name); a number is an address. ICMP is that of their
+    family."""
 
     source: str | int
     destination: str | int
@@ -62,7 +66,7 @@ class Past:
             self._see_endpoint(pb.Endpoint.FromString(value))
         elif table == "node":
             node = decode_node(value)
-            self._nodes.add((node.ip, node.identity))
+            self._nodes.update((ip, node.identity) for ip in node.ips)
         elif table == "identity":
             identity = decode_identity(value)
             if identity.cidr is not None:
@@ -80,12 +84,12 @@ class Past:
 
     def _see_endpoint(self, endpoint: pb.Endpoint) -> None:
         if endpoint_key(endpoint.namespace, endpoint.name) in self._keys:
-            self._ips.add(endpoint.ip)
-        self._holders.add((endpoint.ip, endpoint.identity, endpoint.node))
+            self._ips.update(ips_of(endpoint))
+        self._holders.update((ip, endpoint.identity, endpoint.node) for ip in ips_of(endpoint))
 
     def marks(self) -> list[bytes]:
         """One of them stands in the record of every endpoint that is one of the ends or has an address of theirs."""
-        return [*(key.partition("/")[2].encode() for key in self._keys), *(endpoint_field(ip=ip) for ip in self._ips)]
+        return [*(key.partition("/")[2].encode() for key in self._keys), *map(mark_of, self._ips)]
 
     def focus(self) -> Focus:
         """What every verdict in the stretch depends on."""
@@ -105,17 +109,26 @@ class Past:
 
 def flow_of(state: State, tables: dict[str, Tables], parties: Parties) -> Flow | str:
     """The flow between what the names stand for now, or the name that stands for nothing."""
-    places = []
+    found: list[tuple[tuple[int, ...], str | None]] = []  # addresses, node
     for end in (parties.source, parties.destination):
         if isinstance(end, int):
             node = next((name for name in sorted(tables) if end in tables[name].endpoints), None)
-            places.append(Place(end, node))
+            found.append(((end,), node))
         elif end in state.endpoints:
             endpoint = state.endpoints[end]
-            places.append(Place(endpoint.ip, endpoint.node))
+            found.append((endpoint.ips or (0,), endpoint.node))
         else:
             return end
-    return Flow(places[0], places[1], parties.protocol, parties.port)
+    (sources, here), (destinations, there) = found
+    source, destination = _of_one_family(sources, destinations, parties.protocol == ICMPV6)
+    l4 = of_family(parties.protocol, parties.port, is_ipv6(destination))
+    return Flow(Place(source, here), Place(destination, there), *l4)
+
+
+def _of_one_family(sources: tuple[int, ...], destinations: tuple[int, ...], rather_ipv6: bool) -> tuple[int, int]:
+    """IPv4 unless asked; where no family is common to both, the first of each."""
+    pairs = [(one, other) for one in sources for other in destinations if is_ipv6(one) == is_ipv6(other)]
+    return pairs[-1 if rather_ipv6 else 0] if pairs else (sources[0], destinations[0])
 
 
 def outcome_of(state: State, tables: dict[str, Tables], parties: Parties) -> Outcome:

@@ -6,7 +6,7 @@ somebody else's by now.
 
 from typing import NamedTuple
 
-from kilim.model.address import Cidr, without_host_bits
+from kilim.model.address import Cidr, host_length, without_host_bits
 from kilim.model.comparison import OTHER_NODES, OWN_NODE, Comparison, name_of_node
 from kilim.model.l4_set import contains
 from kilim.model.state import State
@@ -40,8 +40,8 @@ class FlowVerdicts:
             (self._end_of_pod if end.is_ours else self._end_of_name).update(dict.fromkeys(end.names, number))
         endpoints = {key: before.endpoints[key] for key in self._end_of_pod}
         self._node_of = {key: endpoint.node for key, endpoint in endpoints.items()}
-        self._pod_at = {endpoint.ip: key for key, endpoint in endpoints.items()}
-        self._node_at = {node.ip: name for name, node in before.nodes.items()}
+        self._pod_at = {ip: key for key, endpoint in endpoints.items() for ip in endpoint.ips}
+        self._node_at = {ip: name for name, node in before.nodes.items() for ip in node.ips}
 
     def of(self, flow: SeenFlow) -> Verdicts | None:
         """None where an end cannot be placed, or neither is a pod."""
@@ -71,7 +71,7 @@ class FlowVerdicts:
             own = other is not None and self._node_of[other] == node
             name = OWN_NODE if own else name_of_node(node)
             return self._end_of_name.get(name, self._end_of_name[OTHER_NODES])
-        for prefix_len in range(32, -1, -1):
+        for prefix_len in range(host_length(end.ip), -1, -1):
             found = self._end_of_name.get(str(Cidr(without_host_bits(end.ip, prefix_len), prefix_len)))
             if found is not None:
                 return found

@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from kilim.model.address import is_ipv6, mapped
 from kilim.model.explain import Explanation, PolicyName, Row
 from kilim.model.fold import EndpointNote, endpoint_of, entry_of
 from kilim.model.identity import FIRST_CIDR
 from kilim.model.node_tables import NodeTables
-from kilim.model.nouns import decode_identity
+from kilim.model.nouns import decode_identity, ips_of
 from kilim.model.policy_parts import TABLES_OF_POLICIES
 from kilim.model.resolve import BUILT_IN
 from kilim.model.settings import OF_TABLES
@@ -35,7 +36,7 @@ class Focus:
     def marks(self) -> list[bytes]:
         """One of them stands in the record of every endpoint that is kept."""
         identities = [endpoint_field(identity=number) for number in self.identities]
-        return [*(endpoint_field(ip=ip) for ip in self.ips), *identities]
+        return [*map(mark_of, self.ips), *identities]
 
     def keeps(self, table: str, key: Key, value: bytes) -> bool:
         if table == "endpoint":
@@ -50,11 +51,16 @@ class Focus:
         return self.keeps(table, key_from_bytes(table, key), value)
 
     def keeps_endpoint(self, endpoint: pb.Endpoint) -> bool:
-        return endpoint.ip in self.ips or endpoint.identity in self.identities
+        return endpoint.identity in self.identities or any(ip in self.ips for ip in ips_of(endpoint))
 
     def _covers(self, value: bytes) -> bool:
         cidr = decode_identity(value).cidr
         return cidr is not None and any(cidr.contains_ip(ip) for ip in self.ips)
+
+
+def mark_of(ip: int) -> bytes:
+    """Stands in the record of every endpoint that has the address."""
+    return endpoint_field(ipv6=mapped(ip)) if is_ipv6(ip) else endpoint_field(ip=ip)
 
 
 class Focused:
@@ -97,8 +103,9 @@ class Focused:
 
     def may_keep(self, note: EndpointNote) -> bool:
         """False: `follow` would make nothing of that event."""
-        key, ip, identity = note
-        return ip in self._focus.ips or identity in self._focus.identities or key in self.state.endpoints.data
+        key, ips, identity = note
+        focus = self._focus
+        return identity in focus.identities or any(ip in focus.ips for ip in ips) or key in self.state.endpoints.data
 
     def _passes_by(self, event: pb.Event) -> bool:
         """An endpoint that is not in the focus and was not before: most events of a cluster."""

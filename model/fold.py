@@ -11,6 +11,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from kilim.model.nouns import ips_of
 from kilim.model.state import Change, Key, State, endpoint_key, policy_key, setting_key
 from kilim.model.upcast import UPCASTERS, upcast
 from kilim.v1 import events_pb2 as pb
@@ -87,19 +88,19 @@ def endpoint_of(event: pb.Event) -> pb.Endpoint | None:
     return event.endpoint_updated.endpoint if which == "endpoint_updated" else None
 
 
-# (key, address, identity) of an endpoint event; of one that goes, None for both
-EndpointNote = tuple[str, int | None, int | None]
+# (key, addresses, identity) of an endpoint event; of one that goes, none
+EndpointNote = tuple[str, tuple[int, ...], int | None]
 
 
 def note_of(event: pb.Event) -> EndpointNote | None:
     """What tells whether an endpoint event matters to somebody, in place of the event; None: it is another event."""
     if event.WhichOneof("body") == "endpoint_removed":
         removed = event.endpoint_removed
-        return endpoint_key(removed.namespace, removed.name), None, None
+        return endpoint_key(removed.namespace, removed.name), (), None
     endpoint = endpoint_of(event)
     if endpoint is None:
         return None
-    return endpoint_key(endpoint.namespace, endpoint.name), endpoint.ip, endpoint.identity
+    return endpoint_key(endpoint.namespace, endpoint.name), ips_of(endpoint), endpoint.identity
 
 
 def entry_of(event: pb.Event) -> tuple[str, Key, bytes | None] | None:

@@ -6,13 +6,14 @@ per set of labels of nodes that policies tell apart. All are allocated by the lo
 
 from dataclasses import dataclass
 
-from kilim.model.address import Cidr, parse_cidr
+from kilim.model.address import Cidr, is_ipv6, parse_cidr
 
 ANY_PEER = 0
 HOST = 1
 WORLD = 2
 HEALTH = 4  # of the health endpoint that every node has; no policy selects it
 REMOTE_NODE = 6
+WORLD_IPV6 = 10
 FIRST_CLUSTER_LOCAL = 256
 LAST_CLUSTER_LOCAL = 65535
 FIRST_CIDR = 1 << 24
@@ -61,8 +62,13 @@ def is_of_pods(identity: Identity) -> bool:
 
 
 def membership_label(cidr: Cidr) -> str:
-    """Of an endpoint or a node whose address lies in a prefix that a policy names."""
-    return f"cidr:{cidr}"
+    """Of an endpoint or a node whose address lies in a prefix that a policy names. In Cilium's form: no colon, and no
+    `-` at an end of the address."""
+    if not is_ipv6(cidr.ip):
+        return f"cidr:{cidr}"
+    address, _, length = str(cidr).partition("/")
+    before, after = ("0" if at_end else "" for at_end in (address.startswith(":"), address.endswith(":")))
+    return f"cidr:{before}{address.replace(':', '-')}{after}/{length}"
 
 
 def membership_of(label: str) -> Cidr | None:
@@ -70,14 +76,25 @@ def membership_of(label: str) -> Cidr | None:
     if not label.startswith("cidr:"):
         return None
     try:
-        return parse_cidr(label[5:])
+        return parse_cidr(label[5:].replace("-", ":"))
     except ValueError:
         return None
 
 
 def cidr_labels(cidr: Cidr) -> tuple[str, ...]:
-    return (membership_label(cidr), "reserved:world")
+    """Of the identity of a prefix of the world."""
+    return (membership_label(cidr), *(IPV6_WORLD_LABELS if is_ipv6(cidr.ip) else (WORLD_LABEL,)))
 
 
+def world_of(ip: int) -> int:
+    """What an address is that no row covers."""
+    return WORLD_IPV6 if is_ipv6(ip) else WORLD
+
+
+WORLD_LABEL = "reserved:world"
+WORLD_IPV6_LABEL = "reserved:world-ipv6"
+IPV6_WORLD_LABELS = (WORLD_LABEL, WORLD_IPV6_LABEL)
+# In clusters with IPv6 the log has it, so that `world` is both families; in those that never had any it is not asked for.
+IPV6_WORLD = Identity(WORLD_IPV6, IPV6_WORLD_LABELS)
 NODE_LABEL = f"reserved:{RESERVED_NAMES[REMOTE_NODE]}"  # of every identity that a node other than the own one has
 RESERVED = {number: Identity(number, (f"reserved:{name}",)) for number, name in RESERVED_NAMES.items()}

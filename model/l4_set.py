@@ -1,18 +1,17 @@
 """Sets of protocols and ports as sorted ranges, so that what two sets of rows let through can be compared exactly.
 
-A visitor would get wrong: ICMP has its types where others have ports, 0..255. Protocol 0 stands for all protocols but
+A visitor would get wrong: ICMP and ICMPv6 have their types where others have ports, 0..255. Protocol 0 stands for all protocols but
 those named here (rows of policy name no others), and in such a set it has the one range 0..65535 or none.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from kilim.model.protocols import PROTOCOL_NUMBERS
+from kilim.model.protocols import PROTOCOL_NUMBERS, WITH_TYPES
 from kilim.model.tables import PolicyKey, PolicyRows
 from kilim.model.verdict import ALLOWED, judge_rows
 
 OTHERS = 0
-ICMP = PROTOCOL_NUMBERS["ICMP"]
 LAST_PORT = 0xFFFF
 _LAST_TYPE = 0xFF
 _SAMPLE_OF_OTHERS = 2  # IGMP; no row names it
@@ -32,7 +31,7 @@ NOTHING: L4Set = ()
 
 def last_of(protocol: int) -> int:
     """The last port, or type."""
-    return _LAST_TYPE if protocol == ICMP else LAST_PORT
+    return _LAST_TYPE if protocol in WITH_TYPES else LAST_PORT
 
 
 def sample_of(one: Range) -> tuple[int, int]:

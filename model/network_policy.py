@@ -1,8 +1,7 @@
 """networking.k8s.io/v1 NetworkPolicy: the manifest's spec to frozen values, validated as the API server does.
 
 A visitor would get wrong: `peers`/`ports` that are missing or empty mean any (None here, so that it cannot be taken for
-"none"), while a section's empty rule list means nothing is allowed. IPv6 CIDRs are accepted and validated but dropped
-after that: the datapath is IPv4-only, so they select nothing yet.
+"none"), while a section's empty rule list means nothing is allowed.
 
 Defaulting of policyTypes, where none are given:
 1. Ingress always.  2. Egress if there is at least one egress rule.
@@ -12,11 +11,10 @@ What it becomes:
 1. Subjects are the pods of its namespace that its podSelector selects.
 2. A podSelector alone selects in the policy's namespace; a namespaceSelector selects pods by their namespace's labels;
    both together must both hold. Only identities with a namespace label are pods, so no other is ever selected.
-3. An ipBlock selects the CIDR identities inside `cidr` and outside every `except`, and pods and nodes that are so; an
-   IPv6 one selects nobody.
+3. An ipBlock selects the CIDR identities inside `cidr` and outside every `except`, and pods and nodes with an address
+   that is so.
 """
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -37,8 +35,6 @@ INGRESS_TYPE = "Ingress"
 EGRESS_TYPE = "Egress"
 POD_LABELS_PREFIX = "k8s:"
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 
 class PodPeer(NamedTuple):
     """None in `namespaces`: the policy's own namespace. None in `pods`: all pods of the namespaces."""
@@ -48,9 +44,7 @@ class PodPeer(NamedTuple):
 
 
 class IpBlock(NamedTuple):
-    """`cidr` is None where the block is IPv6."""
-
-    cidr: Cidr | None
+    cidr: Cidr
     excepts: tuple[Cidr, ...]
 
 
@@ -145,27 +139,16 @@ def _parse_ip_block(value: object, path: str) -> IpBlock:
         each_path = f"{except_path}[{number}]"
         each_text = read_text(each, each_path)
         inner = parse_network(each_text, each_path)
-        if inner == block or inner.version != block.version or not inner.subnet_of(block):  # type: ignore[arg-type]
+        if inner == block or not block.contains(inner):
             raise invalid_value(each_path, each_text, "must be a strict subset of `cidr`")
-        excepts.append(ipv4(inner))
-    return IpBlock(ipv4(block), tuple(sorted({cidr for cidr in excepts if cidr is not None})))
+        excepts.append(inner)
+    return IpBlock(block, tuple(sorted(set(excepts))))
 
 
-def ipv4(network: Network) -> Cidr | None:
-    if isinstance(network, ipaddress.IPv6Network):
-        return None
-    return Cidr(int(network.network_address), network.prefixlen)
-
-
-def parse_network(text: str, path: str) -> Network:
+def parse_network(text: str, path: str) -> Cidr:
     """Host bits are cleared as the API server does; a zone, a netmask or a bare address is refused."""
     try:
-        if ":" not in text:
-            return ipaddress.IPv4Network(parse_cidr(text))
-        _, slash, length = text.partition("/")
-        if "%" in text or not slash or not (length.isascii() and length.isdigit()):
-            raise ValueError
-        return ipaddress.IPv6Network(text, strict=False)
+        return parse_cidr(text)
     except ValueError:
         rule = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
         raise invalid_value(path, text, rule) from None
@@ -228,7 +211,7 @@ def _compile_rule(policy: Policy, rule: PolicyRule) -> tuple[tuple[InnerPeer, ..
         for peer in rule.peers:
             if isinstance(peer, PodPeer):
                 peers.append(_compile_pod_peer(policy.namespace, peer))
-            elif peer.cidr is not None:
+            else:
                 peers.append(
                     CidrPeer(peer.cidr, peer.excepts, not policy.cidrs_exclude_pods, policy.cidrs_include_nodes)
                 )

@@ -106,7 +106,7 @@ class NodeTables:
                         self._change_policy(key, rules)
             elif change.table == "node":
                 node = None if change.new is None else nouns.decode_node(change.new)
-                self._addresses.set_node(str(change.key), *((None, 0) if node is None else (node.ip, node.identity)))
+                self._addresses.set_node(str(change.key), node)
             elif change.table == "setting":
                 self._follow_settings(state)
 

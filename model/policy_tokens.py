@@ -30,7 +30,7 @@ def tokens_of(identity: Identity | None) -> Iterator[str]:
 
 def prefix_token(cidr: Cidr) -> str:
     """That of a prefix: every CIDR identity inside has it."""
-    return f"{PREFIX}{cidr}"
+    return f"{PREFIX}{cidr.ip:x}/{cidr.prefix_len}"
 
 
 def filing_tokens(peer: Peer) -> list[str]:

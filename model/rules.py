@@ -12,19 +12,20 @@ from typing import NamedTuple, TypeVar
 from kilim.model.address import Cidr
 from kilim.model.cidr_group import groups_in
 from kilim.model.identity import NODE_LABEL, Identity, membership_label
-from kilim.model.labels import NAMESPACE, label_map
+from kilim.model.labels import IPV6_ONLY, NAMESPACE, label_map
 from kilim.model.selector import Selector
 from kilim.model.service_reference import ServiceReference
 from kilim.model.tables import NORMAL, row_value
 
 LAST_PRIORITY = 1000
+_ALL_IPV4 = Cidr(0, 0)
 _LAST_NUMBER = 63  # of a rule; the API allows 25 in a section
 _T = TypeVar("_T")
 
 
 class CidrPeer(NamedTuple):
-    """`pods`, `nodes`: also endpoints, and nodes, whose address lies in it, which they know by labels (0.0.0.0/0 holds
-    all of them)."""
+    """`pods`, `nodes`: also endpoints, and nodes, of which an address lies in it, which they know by labels (0.0.0.0/0
+    holds all of them but those that say that they have IPv6 alone)."""
 
     cidr: Cidr
     excepts: tuple[Cidr, ...]
@@ -37,14 +38,15 @@ class CidrPeer(NamedTuple):
     @property
     def member_keys(self) -> tuple[str, ...]:
         """Of these labels, each pod and node in it has one."""
-        if self.cidr.prefix_len:
+        if self.cidr != _ALL_IPV4:
             return (membership_label(self.cidr),) if self.pods or self.nodes else ()
         return (*([NAMESPACE] if self.pods else ()), *([NODE_LABEL] if self.nodes else ()))
 
     @property
     def outsider_keys(self) -> tuple[str, ...]:
         """Labels of pods and nodes that are not in it after all."""
-        return tuple(membership_label(each) for each in self.excepts)
+        outside = tuple(membership_label(each) for each in self.excepts)
+        return (*outside, IPV6_ONLY) if self.cidr == _ALL_IPV4 else outside
 
 
 class GroupPeer(NamedTuple):

@@ -8,7 +8,7 @@ import json
 from functools import lru_cache
 from typing import NamedTuple
 
-from kilim.model.address import parse_ip
+from kilim.model.address import parse_ipv4, parse_ipv6
 from kilim.model.fields import Object, read_any_object, read_list, read_text, read_text_map
 from kilim.model.labels import LabelPairs, sorted_pairs
 from kilim.model.nouns import EndpointSlice, Service
@@ -16,6 +16,7 @@ from kilim.model.nouns import EndpointSlice, Service
 SERVICE = "Service"
 ENDPOINT_SLICE = "EndpointSlice"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+_FAMILIES = {"IPv4": parse_ipv4, "IPv6": parse_ipv6}
 
 
 class ServiceSpec(NamedTuple):
@@ -24,7 +25,7 @@ class ServiceSpec(NamedTuple):
 
 
 class SliceSpec(NamedTuple):
-    """`addresses`: IPv4, sorted, of its endpoints that are ready or still serve."""
+    """`addresses`: of either family, sorted, of its endpoints that are ready or still serve."""
 
     service: str  # of the same namespace; "" if none
     addresses: tuple[int, ...]
@@ -48,11 +49,12 @@ def slice_of(part: EndpointSlice) -> SliceSpec:
     try:
         manifest = read_any_object(json.loads(part.manifest_json), "")
         service = dict(_labels(manifest)).get(SERVICE_NAME_LABEL, "")
-        if read_text(manifest.get("addressType"), "addressType") != "IPv4":
+        family = read_text(manifest.get("addressType"), "addressType")
+        if family not in _FAMILIES:
             return SliceSpec(service, ())
         endpoints = [read_any_object(each, "endpoints") for each in read_list(manifest.get("endpoints"), "endpoints")]
         texts = [text for each in endpoints if _serves(each) for text in read_list(each.get("addresses"), "addresses")]
-        return SliceSpec(service, tuple(sorted({parse_ip(read_text(text, "addresses")) for text in texts})))
+        return SliceSpec(service, tuple(sorted({_FAMILIES[family](read_text(text, "addresses")) for text in texts})))
     except (ValueError, RecursionError):
         return SliceSpec("", ())
 

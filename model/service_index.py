@@ -7,7 +7,7 @@ which changes come, also of changes that the state held already when it was read
 
 from collections.abc import Iterator
 
-from kilim.model.address import Cidr
+from kilim.model.address import Cidr, host_length
 from kilim.model.labels import NAMESPACE
 from kilim.model.nouns import decode_endpoint_slice, decode_service
 from kilim.model.rules import CidrPeer, Peer, unique
@@ -74,7 +74,7 @@ class Services:
 
     def _addresses(self, service: str, nodes: bool) -> Iterator[Peer]:
         found = {ip for key in self._slices_of.get(service, ()) for ip in self._slices[key].addresses}
-        return (CidrPeer(Cidr(ip, 32), (), nodes=nodes) for ip in sorted(found))
+        return (CidrPeer(Cidr(ip, host_length(ip)), (), nodes=nodes) for ip in sorted(found))
 
     # --- changes
 

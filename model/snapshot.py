@@ -75,7 +75,7 @@ def _with_marks(records: Sequence[bytes], marks: Iterable[bytes]) -> set[int]:
     return found
 
 
-def endpoint_field(**field: int) -> bytes:
+def endpoint_field(**field: int | bytes) -> bytes:
     """As it stands in the record of an endpoint that has it."""
     return pb.Endpoint(**field).SerializeToString()  # type: ignore[arg-type]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kilim.model.facts import StateFacts
-from kilim.model.identity import HOST, LAST_CLUSTER_LOCAL, REMOTE_NODE, RESERVED, WORLD, Identity
-from kilim.model.labels import CLUSTER, NAMESPACE, label_map, security_labels
+from kilim.model.identity import HOST, LAST_CLUSTER_LOCAL, REMOTE_NODE, RESERVED, Identity, world_of
+from kilim.model.labels import CLUSTER, IPV6_ONLY, NAMESPACE, label_map, security_labels
 from kilim.model.nouns import Endpoint, identity_to_pb
 from kilim.model.state import State
 
@@ -33,15 +33,15 @@ def end_of_endpoint(endpoint: Endpoint) -> TraceEnd:
 def end_of_address(state: State, ip: int, text: str, peer_node: str) -> TraceEnd:
     """As a node's `ipcache` would have it: `peer_node` is the node of the other end."""
     for name in sorted(state.nodes):
-        if state.nodes[name].ip == ip:
+        if ip in state.nodes[name].ips:
             return TraceEnd(text, HOST if name == peer_node else state.nodes[name].identity or REMOTE_NODE, False)
     for key in sorted(state.endpoints):
-        if state.endpoints[key].ip == ip:
+        if ip in state.endpoints[key].ips:
             return end_of_endpoint(state.endpoints[key])
     cidrs = [(number, each.cidr) for number, each in sorted(state.identities.items(), reverse=True) if each.cidr]
     covering = [(cidr.prefix_len, number) for number, cidr in cidrs if cidr.contains_ip(ip)]
     longest = max((length for length, _ in covering), default=None)
-    number = min((number for length, number in covering if length == longest), default=WORLD)
+    number = min((number for length, number in covering if length == longest), default=world_of(ip))
     return TraceEnd(text, number, False)
 
 
@@ -67,8 +67,9 @@ def end_of_labels(state: State, labels: Iterable[str], namespace: str | None) ->
     account = own.get("k8s:io.cilium.k8s.policy.serviceaccount", "")
     wanted = security_labels(pairs, where, of_namespace, account, own.get(CLUSTER) or _cluster_of(state))
     name = f"a pod in {where} with {','.join(sorted(given)) or 'no labels'}"
-    known = state.identity_of_labels.get(wanted)
-    return TraceEnd(name, known if known is not None else _give_identity(state, wanted), True)
+    of_ipv6 = tuple(sorted((*wanted, IPV6_ONLY)))
+    known = state.identity_of_labels.get(wanted) or state.identity_of_labels.get(of_ipv6)
+    return TraceEnd(name, known or _give_identity(state, wanted), True)
 
 
 def _cluster_of(state: State) -> str:

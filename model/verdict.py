@@ -6,7 +6,7 @@ sender's and of the receiver's node are different tables; None stands for an end
 1. An endpoint always reaches itself: such packets never leave it.
 2. Egress at the sender's node, then ingress at the receiver's; the first that drops decides.
 3. The sender's identity is that of its endpoint (it travels in the VNI between nodes), else what the receiver's ipcache
-   says; the receiver's is what the sender's ipcache says; an address without a row is the world.
+   says; the receiver's is what the sender's ipcache says; an address without a row is the world of its family.
 4. A subject without a row is closed, and so is one that the log does not know.
    What the policy of an audited endpoint refuses passes all the same; the first refusal of the kind is told.
 5. Tiers speak one after the other, as far as the subject's flags name them for the direction. Of the rows for the peer
@@ -17,8 +17,8 @@ sender's and of the receiver's node are different tables; None stands for an end
 
 from dataclasses import dataclass
 
-from kilim.model.address import without_host_bits
-from kilim.model.identity import ANY_PEER, WORLD
+from kilim.model.address import host_length, without_host_bits
+from kilim.model.identity import ANY_PEER, world_of
 from kilim.model.tables import (
     AUDITED,
     DENY,
@@ -68,11 +68,11 @@ def verdict(
     protocol: int,
     port: int,
 ) -> Verdict:
-    """`port` is the destination port (ICMP: the type)."""
+    """`port` is the destination port (ICMP, ICMPv6: the type)."""
     source = tables_source.endpoints.get(source_ip) if tables_source is not None else None
     destination = tables_destination.endpoints.get(destination_ip) if tables_destination is not None else None
     sender = source[1] if source is not None else identity_of(tables_destination, source_ip)
-    receiver = destination[1] if destination is not None else WORLD
+    receiver = destination[1] if destination is not None else world_of(destination_ip)
     passing: tuple[int | None, str] = None, ALLOWED
     if source_ip == destination_ip:
         return Verdict(True, *passing, sender, receiver)
@@ -106,12 +106,12 @@ def is_audited(endpoint: EndpointValue, reason: str) -> bool:
 def identity_of(tables: Tables | None, ip: int) -> int:
     """World where no row covers the address."""
     key = None if tables is None else ipcache_match(tables, ip)
-    return WORLD if tables is None or key is None else tables.ipcache[key][0]
+    return world_of(ip) if tables is None or key is None else tables.ipcache[key][0]
 
 
 def ipcache_match(tables: Tables, ip: int) -> IpcacheKey | None:
     """The longest prefix that covers an address."""
-    for prefix_len in range(32, -1, -1):
+    for prefix_len in range(host_length(ip), -1, -1):
         key = (without_host_bits(ip, prefix_len), prefix_len)
         if key in tables.ipcache:
             return key

@@ -15,7 +15,7 @@ from kilim.controlplane.decide.endpoint import namespace_labels, relabel_endpoin
 from kilim.controlplane.decide.node_identity import AT_ONCE, let_go_of_nodes
 from kilim.controlplane.decide.prefixes import PrefixTable, pod_prefixes
 from kilim.controlplane.decide.view import View
-from kilim.model.address import Cidr
+from kilim.model.address import Cidr, host_length
 from kilim.model.nouns import Policy
 
 _FEW = 1024  # addresses that are looked up one by one
@@ -38,10 +38,10 @@ def announce_to_pods(draft: Draft, policy: Policy) -> list[Cidr]:
 def admit_pods(draft: Draft, announced: Iterable[Cidr], most: int | None = None) -> bool:
     """Label the pods in them; no more where the draft has come to `most` events. Whether that was all."""
     missing = {ip for prefix in announced for ip in _unlabelled(draft.view, prefix)}
-    for ip in sorted(missing):
+    for key in dict.fromkeys(draft.view.endpoint_at[ip] for ip in sorted(missing)):
         if most is not None and len(draft.events) >= most:
             return False
-        _put(draft, draft.view.endpoint_at[ip])
+        _put(draft, key)
     return True
 
 
@@ -91,8 +91,7 @@ def _put(draft: Draft, key: str) -> None:
 
 
 def _addresses_in(view: View, prefix: Cidr) -> Iterable[int]:
-    size = 1 << (32 - prefix.prefix_len)
-    inside = range(prefix.ip, prefix.ip + size)
+    size = 1 << (host_length(prefix.ip) - prefix.prefix_len)
     if size > _FEW:
-        return (ip for ip in view.endpoint_at if ip in inside)
-    return (ip for ip in inside if ip in view.endpoint_at)
+        return (ip for ip in view.endpoint_at if prefix.contains_ip(ip))
+    return (ip for ip in range(prefix.ip, prefix.ip + size) if ip in view.endpoint_at)
