@@ -1,4 +1,4 @@
-"""`--port 53`, `--port 53/UDP`: a port of a connection and, where it says so, its protocol; of ICMP and ICMPv6 the type."""
+"""`--port 53`, `--port 53/UDP`: a port of a connection and, where it says so, its protocol; of ICMP(v6) the type."""
 
 from typing import Any, NamedTuple
 

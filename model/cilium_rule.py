@@ -8,7 +8,8 @@ What a rule selects, first that holds:
 2. Its peers; of one list only, as two in a rule may not be combined.
 3. Without a list of peers: anybody at all, on its ports.
 CIDRs select prefixes outside the cluster, never endpoints, and nodes only as the policy says (`cidrs_include_nodes`).
-The world is that of both families: all that is outside has its label, what is of IPv6 another one, too. Nodes are other nodes than the own one, which is the entity `host`.
+The world is that of both families: all that is outside has its label, what is of IPv6 another one, too. Nodes are other
+nodes than the own one, which is the entity `host`.
 Services, and the API servers among the entities, are references: what they come to is not said by the manifest.
 """
 

@@ -5,16 +5,16 @@ A visitor would get wrong: nothing here may depend on the way to the state (I4),
 Who holds an address in `ipcache`, first match:
 1. A node: host (1) on itself, elsewhere its identity, remote-node (6) where it has none; never tunnelled. Of two nodes
    with one address, this node, then the first by name.
-2. An endpoint, each of its addresses whole (/32, /128): its identity and its node's address (`tunnel_to`), 0 if local or
-   if its node is not known: it keeps its identity for policy, and its packets are not tunnelled. Of two endpoints with
-   one address, one on this node, then the first by namespace/name.
+2. An endpoint, each of its addresses whole (/32, /128): its identity and its node's address (`tunnel_to`), 0 if local
+   or if its node is not known: it keeps its identity for policy, and its packets are not tunnelled. Of two endpoints
+   with one address, one on this node, then the first by namespace/name.
 3. A CIDR identity, its prefix; of two the lower number.
 Address 0 holds nothing. An endpoint's identity number stands even if the log does not know it: no selector selects it.
 
-On this node: each address of an endpoint that is its own (above, 2) and whose id is 1..65535 has an `endpoints` row, audited
-where `policy-audit-mode` is true of the node, or of the cluster and not of the node false, or of the endpoint; the
-identity of every endpoint has a `subjects` row, closed if the log does not know it; a subject without policy rows has
-no entry in `policy`.
+On this node: each address of an endpoint that is its own (above, 2) and whose id is 1..65535 has an `endpoints` row,
+audited where `policy-audit-mode` is true of the node, or of the cluster and not of the node false, or of the endpoint;
+the identity of every endpoint has a `subjects` row, closed if the log does not know it; a subject without policy rows
+has no entry in `policy`.
 """
 
 from kilim.model.address import host_length

@@ -94,7 +94,7 @@ def world_of(ip: int) -> int:
 WORLD_LABEL = "reserved:world"
 WORLD_IPV6_LABEL = "reserved:world-ipv6"
 IPV6_WORLD_LABELS = (WORLD_LABEL, WORLD_IPV6_LABEL)
-# In clusters with IPv6 the log has it, so that `world` is both families; in those that never had any it is not asked for.
+# In clusters with IPv6 the log has it, so that `world` is both families; where there never was any nothing changes.
 IPV6_WORLD = Identity(WORLD_IPV6, IPV6_WORLD_LABELS)
 NODE_LABEL = f"reserved:{RESERVED_NAMES[REMOTE_NODE]}"  # of every identity that a node other than the own one has
 RESERVED = {number: Identity(number, (f"reserved:{name}",)) for number, name in RESERVED_NAMES.items()}

@@ -1,7 +1,7 @@
 """Sets of protocols and ports as sorted ranges, so that what two sets of rows let through can be compared exactly.
 
-A visitor would get wrong: ICMP and ICMPv6 have their types where others have ports, 0..255. Protocol 0 stands for all protocols but
-those named here (rows of policy name no others), and in such a set it has the one range 0..65535 or none.
+A visitor would get wrong: ICMP and ICMPv6 have their types where others have ports, 0..255. Protocol 0 stands for all
+protocols but those named here (rows of policy name no others), and in such a set it has the one range 0..65535 or none.
 """
 
 from collections.abc import Iterable, Iterator

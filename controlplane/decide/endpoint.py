@@ -24,7 +24,7 @@ from kilim.controlplane.decide.refusal import Code, Refusal, invalid
 from kilim.model.address import format_ip
 from kilim.model.identity import HEALTH, membership_label
 from kilim.model.invalid import Invalid
-from kilim.model.labels import NAMESPACE_NAME_LABEL, LabelPairs, security_labels
+from kilim.model.labels import IPV6_ONLY, NAMESPACE_NAME_LABEL, LabelPairs, security_labels
 from kilim.model.names import check_dns_label, check_dns_subdomain, check_labels
 from kilim.model.nouns import HEALTH_NAMESPACE, Endpoint, endpoint_to_pb
 from kilim.model.state import State, endpoint_key
@@ -132,22 +132,22 @@ def _with_identity(
     labels = security_labels(
         wanted.labels, wanted.namespace, labels_of_namespace, wanted.service_account, draft.view.defaults.cluster
     )
-    memberships = _memberships(draft, wanted.ips)
-    if memberships:
-        labels = tuple(sorted((*labels, *memberships)))
+    of_addresses = _labels_of_addresses(draft, wanted)
+    if of_addresses:
+        labels = tuple(sorted((*labels, *of_addresses)))
     identity = identity_of_endpoint(draft, labels, wanted.named_ports, before)
     return wanted if identity == wanted.identity else replace(wanted, identity=identity)
 
 
-def _memberships(draft: Draft, ips: tuple[int, ...]) -> list[str]:
-    """Labels for the prefixes that policies name and that contain one of the addresses."""
+def _labels_of_addresses(draft: Draft, endpoint: Endpoint) -> list[str]:
+    """Labels for the prefixes that policies name and that contain one of the addresses, and one where IPv4 is not among
+    them, for 0.0.0.0/0."""
+    families = [IPV6_ONLY] if endpoint.ipv6 and not endpoint.ip else []
     named, to_come = draft.view.pod_prefixes, draft.prefixes_to_come
     if not named and not to_come:
-        return []
-    return [
-        membership_label(cidr)
-        for cidr in {each for ip in ips for table in (named, to_come) for each in table.containing(ip)}
-    ]
+        return families
+    inside = {each for ip in endpoint.ips for table in (named, to_come) for each in table.containing(ip)}
+    return [*families, *(membership_label(cidr) for cidr in inside)]
 
 
 def _checked_ips(draft: Draft, command: RegisterEndpoint, key: str) -> tuple[int, int]:

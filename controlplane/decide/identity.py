@@ -17,7 +17,7 @@ from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.refusal import Code, Refusal
 from kilim.controlplane.decide.view import FreeNumbers, View
 from kilim.model.address import Cidr
-from kilim.model.identity import FIRST_NODE, NODE_LABEL, Identity, is_shared
+from kilim.model.identity import FIRST_NODE, IPV6_WORLD, NODE_LABEL, WORLD_IPV6, Identity, is_shared
 from kilim.model.labels import named_ports_label
 from kilim.model.nouns import Endpoint, NamedPort, Setting, identity_to_pb, setting_to_pb
 from kilim.model.settings import LAST_IDENTITY
@@ -73,6 +73,13 @@ def identity_for_cidr(draft: Draft, cidr: Cidr, changed: GroupChange | None = No
         return known
     check_ipcache(draft, 1)
     return _allocate(draft, draft.view.cidr_numbers, draft.view.cidr_groups.labels(cidr, changed))
+
+
+def ensure_ipv6_world(draft: Draft) -> None:
+    """Once there is IPv6, what is outside and has such an address is of the world, too. Not before: where there is none
+    nothing changes."""
+    if WORLD_IPV6 not in draft.state.identities:
+        draft.emit(pb.IdentityAllocated(identity=identity_to_pb(IPV6_WORLD)))
 
 
 def release_unnamed(draft: Draft, cidrs: Iterable[Cidr]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from kilim.controlplane.decide.draft import Draft
-from kilim.controlplane.decide.identity import identity_for
+from kilim.controlplane.decide.identity import ensure_ipv6_world, identity_for
 from kilim.controlplane.decide.node_terms import NodeTerms, identity_labels, terms_of
 from kilim.controlplane.decide.view import View
 from kilim.model.address import Cidr
@@ -31,6 +31,8 @@ class NewTerms(NamedTuple):
 def put_node(draft: Draft, wanted: Node, every_label: bool | None = None) -> None:
     """Complete `wanted` with its identity, and emit what is new about it. `every_label`: of its labels all count."""
     draft.step()
+    if wanted.ipv6:
+        ensure_ipv6_world(draft)
     every = _every_label(draft.state) if every_label is None else every_label
     labels = draft.view.node_terms.labels_of(wanted, every) | draft.node_terms_to_come.labels_of(wanted, False)
     named = identity_labels(labels)
