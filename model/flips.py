@@ -12,7 +12,7 @@ from kilim.model.explain import Flow, Place
 from kilim.model.focus import Focus, Focused, mark_of
 from kilim.model.fold import endpoint_of, entry_of
 from kilim.model.identity import HOST, REMOTE_NODE, WORLD, WORLD_IPV6
-from kilim.model.nouns import decode_identity, decode_node, ips_of
+from kilim.model.nouns import decode_identity, decode_node, ips_or_zero
 from kilim.model.protocols import ICMPV6, of_family
 from kilim.model.state import Change, Key, State, endpoint_key
 from kilim.model.tables import Tables
@@ -84,8 +84,8 @@ class Past:
 
     def _see_endpoint(self, endpoint: pb.Endpoint) -> None:
         if endpoint_key(endpoint.namespace, endpoint.name) in self._keys:
-            self._ips.update(ips_of(endpoint))
-        self._holders.update((ip, endpoint.identity, endpoint.node) for ip in ips_of(endpoint))
+            self._ips.update(ips_or_zero(endpoint))
+        self._holders.update((ip, endpoint.identity, endpoint.node) for ip in ips_or_zero(endpoint))
 
     def marks(self) -> list[bytes]:
         """One of them stands in the record of every endpoint that is one of the ends or has an address of theirs."""

@@ -19,7 +19,7 @@ from kilim.model.explain import Explanation, PolicyName, Row
 from kilim.model.fold import EndpointNote, endpoint_of, entry_of
 from kilim.model.identity import FIRST_CIDR
 from kilim.model.node_tables import NodeTables
-from kilim.model.nouns import decode_identity, ips_of
+from kilim.model.nouns import decode_identity, ips_or_zero
 from kilim.model.policy_parts import TABLES_OF_POLICIES
 from kilim.model.resolve import BUILT_IN
 from kilim.model.settings import OF_TABLES
@@ -51,7 +51,7 @@ class Focus:
         return self.keeps(table, key_from_bytes(table, key), value)
 
     def keeps_endpoint(self, endpoint: pb.Endpoint) -> bool:
-        return endpoint.identity in self.identities or any(ip in self.ips for ip in ips_of(endpoint))
+        return endpoint.identity in self.identities or any(ip in self.ips for ip in ips_or_zero(endpoint))
 
     def _covers(self, value: bytes) -> bool:
         cidr = decode_identity(value).cidr

@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from kilim.model.nouns import ips_of
+from kilim.model.nouns import ips_or_zero
 from kilim.model.state import Change, Key, State, endpoint_key, policy_key, setting_key
 from kilim.model.upcast import UPCASTERS, upcast
 from kilim.v1 import events_pb2 as pb
@@ -100,7 +100,7 @@ def note_of(event: pb.Event) -> EndpointNote | None:
     endpoint = endpoint_of(event)
     if endpoint is None:
         return None
-    return endpoint_key(endpoint.namespace, endpoint.name), ips_of(endpoint), endpoint.identity
+    return endpoint_key(endpoint.namespace, endpoint.name), ips_or_zero(endpoint), endpoint.identity
 
 
 def entry_of(event: pb.Event) -> tuple[str, Key, bytes | None] | None:

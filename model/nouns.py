@@ -143,6 +143,11 @@ def ips_of(message: pb.Endpoint) -> tuple[int, ...]:
     return _some(message.ip, ipv6_of(message))
 
 
+def ips_or_zero(message: pb.Endpoint) -> tuple[int, ...]:
+    """The same, and 0 where it has none, so that what has no address is found by that."""
+    return ips_of(message) or (0,)
+
+
 def _labels_to_pb(labels: LabelPairs) -> list[pb.Label]:
     return [pb.Label(key=key, value=value) for key, value in sorted(labels)]
 

@@ -17,7 +17,7 @@ sender's and of the receiver's node are different tables; None stands for an end
 
 from dataclasses import dataclass
 
-from kilim.model.address import host_length, without_host_bits
+from kilim.model.address import host_length
 from kilim.model.identity import ANY_PEER, world_of
 from kilim.model.tables import (
     AUDITED,
@@ -111,9 +111,10 @@ def identity_of(tables: Tables | None, ip: int) -> int:
 
 def ipcache_match(tables: Tables, ip: int) -> IpcacheKey | None:
     """The longest prefix that covers an address."""
-    for prefix_len in range(host_length(ip), -1, -1):
-        key = (without_host_bits(ip, prefix_len), prefix_len)
-        if key in tables.ipcache:
+    ipcache, whole = tables.ipcache, host_length(ip)
+    for shift in range(whole + 1):
+        key = (ip >> shift << shift, whole - shift)
+        if key in ipcache:
             return key
     return None
 

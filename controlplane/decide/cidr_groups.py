@@ -25,13 +25,13 @@ _NOTHING = CidrGroup((), ())
 def decide_cidr_group(draft: Draft, wanted: Policy) -> tuple[str, Iterable[Cidr]]:
     """ "created", "configured" or "unchanged", and the CIDRs that the group used to name."""
     before = draft.state.policies.get(policy_key(CIDR_GROUP, "", wanted.name))
-    if before == wanted:
-        return "unchanged", ()
     old = _NOTHING if before is None else group_of(before)
     new = group_of(wanted)
     change = GroupChange(wanted.name, new)
-    for cidr in new.prefixes:
+    for cidr in new.prefixes:  # of a group that is as it was, too: IPv6 ones once meant nothing
         identity_for_cidr(draft, cidr, change)
+    if before == wanted:
+        return "unchanged", ()
     _relabel(draft, change, old)
     draft.emit(pb.PolicyReplaced(policy=policy_to_pb(wanted)))
     return ("created" if before is None else "configured"), old.prefixes

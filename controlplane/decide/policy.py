@@ -46,10 +46,12 @@ def decide_policy(draft: Draft, wanted: Policy) -> tuple[str, Iterable[Cidr]]:
     """ "created", "configured" or "unchanged", and the CIDRs that the policy used to name."""
     wanted = _with_mode(draft, wanted, POLICY_CIDR_MATCH_MODE.read(draft.state))
     before = draft.state.policies.get(policy_key(wanted.kind, wanted.namespace, wanted.name))
+    for cidr in sorted(
+        cidrs_of(draft, wanted)
+    ):  # of a policy that is as it was, too: its IPv6 CIDRs once meant nothing
+        identity_for_cidr(draft, cidr)
     if before == wanted:
         return "unchanged", ()
-    for cidr in sorted(cidrs_of(draft, wanted)):
-        identity_for_cidr(draft, cidr)
     was_named = () if before is None else cidrs_of(draft, before)
     draft.emit(pb.PolicyReplaced(policy=policy_to_pb(wanted)))
     return ("created", ()) if before is None else ("configured", was_named)

@@ -59,7 +59,7 @@ def test_a_policy_follows_the_group_that_it_names() -> None:
     assert reached(world) == set()
     world.do(apply(cidr_group("partners", "198.51.100.0/24", "2001:db8::/32")))
     assert reached(world) == {"198.51.100.7"}
-    assert world.bodies == ["identity_allocated", "policy_replaced"]
+    assert world.bodies == ["identity_allocated", "identity_allocated", "policy_replaced"]
     world.do(apply(cidr_group("partners", "198.51.0.0/16", "203.0.113.9/32")))
     assert reached(world) == {"198.51.100.7", "198.51.200.7", "203.0.113.9"}
     world.do(apply(cidr_group("other", "192.0.3.0/24")))

@@ -207,7 +207,7 @@ def test_an_endpoint_gains_and_loses_a_family(world: World) -> None:
     world.do(pod("a", "10.244.0.3", "fd00:10:244::3", 1))
     assert world.bodies == ["endpoint_updated"]
     world.do(pod("a", "", "fd00:10:244::3", 1))
-    assert world.bodies == ["endpoint_updated"]
+    assert world.bodies == ["identity_allocated", "endpoint_updated"], "a label says that it has IPv6 alone"
     world.do(pod("b", "10.244.0.3", "", 2))
 
 

@@ -47,16 +47,19 @@ _elsewhere: st.SearchStrategy[Value] = st.sampled_from(
     )
 )
 _endpoints = st.one_of(_own, _elsewhere)
-_entities = st.sampled_from(("all", "world", "cluster", "host", "remote-node", "health", "init", "none"))
+_entities = st.sampled_from(
+    ("all", "world", "world-ipv4", "world-ipv6", "cluster", "host", "remote-node", "health", "init", "none")
+)
 _nodes: st.SearchStrategy[Value] = st.sampled_from(
     ({}, {"matchLabels": {"zone": "a"}}, {"matchExpressions": [{"key": "node:zone", "operator": "Exists"}]})
 )
-_cidrs = st.sampled_from(("0.0.0.0/0", "10.0.0.0/8", "10.0.1.0/24", "10.0.1.1", "172.16.0.1/32", "2001:db8::/64"))
+_cidrs = st.sampled_from(("0.0.0.0/0", "10.0.0.0/8", "10.0.1.0/24", "10.0.1.1", "172.16.0.1/32", "::/0", "fd00:1::1"))
 _cidr_sets: st.SearchStrategy[Value] = st.sampled_from(
     (
         {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "172.16.0.1/32"]},
         {"cidr": "10.0.0.0/8", "except": ["10.0.1.0/24"]},
         {"cidr": "10.0.1.0/24"},
+        {"cidr": "::/0", "except": ["2001:db8::/32"]},
         {"cidrGroupRef": "g1"},
         {"cidrGroupRef": "g2", "except": ["10.0.1.0/24"]},
         {"cidrGroupSelector": {"matchLabels": {"team": "a"}}},

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from kilim.model.address import Cidr, parse_ip
 from kilim.model.compile import cidrs_of
 from kilim.model.fold import fold_event
-from kilim.model.identity import FIRST_CIDR, FIRST_CLUSTER_LOCAL, Identity, cidr_labels
+from kilim.model.identity import FIRST_CIDR, FIRST_CLUSTER_LOCAL, IPV6_WORLD, Identity, cidr_labels
 from kilim.model.labels import security_labels, sorted_pairs
 from kilim.model.nouns import (
     Endpoint,
@@ -47,6 +47,10 @@ class Cluster:
     def node(self, name: str, ip: str) -> None:
         node = Node(name, parse_ip(ip))
         self.happen(node_joined=pb.NodeJoined(node=node_to_pb(node)))
+
+    def world_of_ipv6(self) -> None:
+        """As in a cluster with IPv6."""
+        self.happen(identity_allocated=pb.IdentityAllocated(identity=identity_to_pb(IPV6_WORLD)))
 
     def namespace(self, name: str, labels: Mapping[str, str]) -> None:
         namespace = Namespace(name, sorted_pairs(labels))

@@ -1,17 +1,17 @@
 """Histories of events for hypothesis: a small world, so that names, addresses and numbers collide, nonsense included.
 
 Nothing keeps them in order: endpoints on nodes that never joined, with identities that were never allocated, two on one
-address, policies that nobody can read, prefixes that cover pods and nodes.
+address, policies that nobody can read, prefixes that cover pods and nodes. Nodes and endpoints have an address of
+either family, of both or none, and may have others after the next event.
 """
 
 import json
 from dataclasses import replace
-from ipaddress import IPv4Address
 
 from hypothesis import strategies as st
 
-from kilim.model.address import parse_cidr, parse_ip
-from kilim.model.identity import FIRST_CIDR, FIRST_NODE, NODE_LABEL, Identity, cidr_labels
+from kilim.model.address import format_ip, is_ipv6, parse_cidr, parse_ip
+from kilim.model.identity import FIRST_CIDR, FIRST_NODE, IPV6_WORLD, NODE_LABEL, Identity, cidr_labels
 from kilim.model.labels import security_labels
 from kilim.model.nouns import Endpoint, EndpointSlice, NamedPort, Namespace, Node, Policy, Service, Setting
 from kilim.model.nouns import endpoint_slice_to_pb as endpoint_slice_pb
@@ -29,15 +29,20 @@ from tests.pure.model.service_policies import service_policies
 NODES = ("n1", "n2", "n3")
 NAMESPACES = ("x", "y")
 ADDRESSES = tuple(parse_ip(text) for text in ("10.0.1.1", "10.0.1.2", "10.0.2.1", "172.16.0.1", "0.0.0.0"))
+IPV6_ADDRESSES = (0, *(parse_ip(text) for text in ("fd00:1::1", "fd00:1::2", "fd00:2::1", "fd00:60::1", "::")))
 CIDRS = tuple(
     parse_cidr(text)
-    for text in ("0.0.0.0/0", "10.0.0.0/8", "10.0.1.0/24", "10.0.1.1/32", "172.16.0.1/32", "0.0.0.0/32")
+    for text in (
+        *("0.0.0.0/0", "10.0.0.0/8", "10.0.1.0/24", "10.0.1.1/32", "172.16.0.1/32", "0.0.0.0/32"),
+        *("::/0", "fd00:1::/64", "fd00:1::1/128", "fd00:60::1/128", "2001:db8::/32", "::/32"),
+    )
 )
 LABELS = tuple(
     security_labels(own, namespace, (("team", team),), "", "default")
     for namespace, team in (("x", "a"), ("y", "b"))
     for own in ((("app", "web"),), (("app", "db"),), (("tier", "back"),))
 )
+OF_ADDRESSES = ("cidr:0--0/0", "cidr:fd00-1--0/64", "kilim:ipv6-only")
 POD_NUMBERS = (0, 1, 256, 257, 258, 259, 260)
 CIDR_NUMBERS = tuple(range(FIRST_CIDR, FIRST_CIDR + 4))
 NODE_NUMBERS = (FIRST_NODE, FIRST_NODE + 1)
@@ -69,6 +74,9 @@ _blocks: st.SearchStrategy[dict[str, object]] = st.sampled_from(
         {"cidr": "172.16.0.1/32"},
         {"cidr": "0.0.0.0/0", "except": ["172.16.0.1/32"]},
         {"cidr": "2001:db8::/64"},
+        {"cidr": "::/0"},
+        {"cidr": "::/0", "except": ["fd00:1::/64", "2001:db8::/32"]},
+        {"cidr": "fd00:1::1/128"},
     )
 )
 peers: st.SearchStrategy[dict[str, object]] = st.one_of(
@@ -120,6 +128,8 @@ _cluster_outside: st.SearchStrategy[dict[str, object]] = st.sampled_from(
     (
         {"networks": ["0.0.0.0/0"]},
         {"networks": ["10.0.1.0/24", "172.16.0.1/32"]},
+        {"networks": ["0.0.0.0/0", "::/0"]},
+        {"networks": ["fd00:60::1/128"]},
         {"nodes": {}},
         {"nodes": {"matchLabels": {"zone": "a"}}},
         {"nodes": {"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["b"]}]}},
@@ -192,28 +202,36 @@ _endpoints = st.builds(
     st.sampled_from((*POD_NUMBERS, CIDR_NUMBERS[0])),
     st.lists(st.sampled_from(PORTS), max_size=2).map(tuple),
     policy_audit_mode=st.booleans(),
+    ipv6=st.sampled_from(IPV6_ADDRESSES),
 )
 _base_endpoints = (
     Endpoint("x", "a", "n1", 1, ADDRESSES[0], 256, PORTS[:1]),
-    Endpoint("x", "b", "n1", 2, ADDRESSES[1], 257),
-    Endpoint("y", "a", "n2", 1, ADDRESSES[2], 259, PORTS[1:3]),
+    Endpoint("x", "b", "n1", 2, ADDRESSES[1], 257, ipv6=IPV6_ADDRESSES[2]),
+    Endpoint("y", "a", "n2", 1, ADDRESSES[2], 259, PORTS[1:3], ipv6=IPV6_ADDRESSES[3]),
+    Endpoint("y", "b", "n3", 1, 0, 260, ipv6=IPV6_ADDRESSES[1]),
 )
 _port_changes = st.builds(
     lambda endpoint, ports: replace(endpoint, named_ports=tuple(ports)),
     st.sampled_from(_base_endpoints),
     st.lists(st.sampled_from(PORTS), max_size=2),
 )
-_pod_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_from(LABELS))
+_pod_identities = st.builds(
+    lambda number, labels, of_addresses: Identity(number, tuple(sorted({*labels, *of_addresses}))),
+    st.sampled_from(POD_NUMBERS),
+    st.sampled_from(LABELS),
+    st.lists(st.sampled_from(OF_ADDRESSES), max_size=2) | st.just(()),
+)
 _odd_identities = st.builds(Identity, st.sampled_from(POD_NUMBERS), st.sampled_from(((), ("",), ("=", "a=b", "a=c"))))
 _cidr_labels = st.sampled_from((*map(cidr_labels, CIDRS), *GROUPED_LABELS, ("cidr:nonsense",)))
 _cidr_identities = st.builds(Identity, st.sampled_from(CIDR_NUMBERS), _cidr_labels)
 _node_identities = st.builds(Identity, st.sampled_from(NODE_NUMBERS), st.sampled_from(NODE_LABELS))
 identities = st.one_of(_pod_identities, _pod_identities, _odd_identities, _cidr_identities, _node_identities)
 _nodes = st.builds(
-    lambda name, ip, identity: Node(name, ip, identity=identity),
+    lambda name, ip, identity, ipv6: Node(name, ip, identity=identity, ipv6=ipv6),
     st.sampled_from(NODES),
     st.sampled_from(ADDRESSES),
     st.sampled_from((0, *NODE_NUMBERS)),
+    st.sampled_from(IPV6_ADDRESSES),
 )
 
 
@@ -243,13 +261,13 @@ _slice_manifests = st.one_of(
     st.builds(
         lambda service, addresses, ready: json.dumps(
             {
-                "addressType": "IPv4",
+                "addressType": "IPv6" if addresses and is_ipv6(addresses[0]) else "IPv4",
                 "metadata": {"labels": {"kubernetes.io/service-name": service}},
-                "endpoints": [{"addresses": [str(IPv4Address(ip))], "conditions": ready} for ip in addresses],
+                "endpoints": [{"addresses": [format_ip(ip)], "conditions": ready} for ip in addresses],
             }
         ),
         st.sampled_from(("s", "kubernetes")),
-        st.lists(st.sampled_from(ADDRESSES), max_size=3),
+        st.lists(st.sampled_from(ADDRESSES), max_size=3) | st.lists(st.sampled_from(IPV6_ADDRESSES[1:]), max_size=2),
         st.sampled_from(({}, {}, {"ready": False})),
     ),
     st.sampled_from(("", "[]", '{"endpoints":7}')),
@@ -284,10 +302,10 @@ events: st.SearchStrategy[pb.Event] = st.one_of(
     _allocated,
     _applied,
     _applied,
-    st.one_of(_odd_identities, _cidr_identities, _cidr_identities, _node_identities).map(
+    st.one_of(_odd_identities, _cidr_identities, _cidr_identities, _node_identities, st.just(IPV6_WORLD)).map(
         lambda i: _event(identity_allocated=pb.IdentityAllocated(identity=identity_pb(i)))
     ),
-    st.sampled_from((*POD_NUMBERS, *CIDR_NUMBERS, *NODE_NUMBERS)).map(
+    st.sampled_from((*POD_NUMBERS, *CIDR_NUMBERS, *NODE_NUMBERS, IPV6_WORLD.id)).map(
         lambda n: _event(identity_released=pb.IdentityReleased(id=n))
     ),
     _endpoints.map(lambda e: _event(endpoint_removed=pb.EndpointRemoved(namespace=e.namespace, name=e.name))),
@@ -304,7 +322,8 @@ events: st.SearchStrategy[pb.Event] = st.one_of(
 
 # A cluster in order to begin with; without it most events would meet nothing to act on.
 BASE: list[pb.Event] = [
-    *(_event(node_joined=pb.NodeJoined(node=node_pb(Node(n, parse_ip(f"172.16.0.{n[1]}"))))) for n in NODES),
+    *(_event(node_joined=pb.NodeJoined(node=node_pb(Node(n, parse_ip(f"172.16.0.{n[1]}"))))) for n in NODES[:2]),
+    _event(node_joined=pb.NodeJoined(node=node_pb(Node("n3", 0, ipv6=parse_ip("fd00:60::3"))))),
     _event(identity_allocated=pb.IdentityAllocated(identity=identity_pb(Identity(FIRST_NODE, NODE_LABELS[1])))),
     _event(node_updated=pb.NodeUpdated(node=node_pb(Node("n1", parse_ip("172.16.0.1"), identity=FIRST_NODE)))),
     *(
@@ -315,7 +334,7 @@ BASE: list[pb.Event] = [
         _event(
             identity_allocated=pb.IdentityAllocated(identity=identity_pb(Identity(FIRST_CIDR + i, cidr_labels(cidr))))
         )
-        for i, cidr in enumerate(CIDRS[:3])
+        for i, cidr in enumerate((*CIDRS[:3], parse_cidr("2001:db8::/32")))
     ),
     *(_event(endpoint_added=pb.EndpointAdded(endpoint=endpoint_pb(endpoint))) for endpoint in _base_endpoints),
 ]

@@ -1,9 +1,10 @@
 """What each field of a cilium.io policy selects, by the verdicts that come of it; expectations from Cilium's documents.
 
-Namespace a (team=red) has web and db, b (team=blue) has web; db is on n1, the others on n2. `out1` and `out2` are
-outside the cluster; n1 is the node of db, n2 another one.
+Namespace a (team=red) has web and db, b (team=blue) has web; db is on n1, the others on n2. `out1`, `out2` and,
+of IPv6, `out6` are outside the cluster; n1 is the node of db, n2 another one.
 """
 
+from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ PODS = {
     "b/web": ("n2", "10.0.2.2", {"app": "web"}, "bot"),
 }
 NODES = {"n1": "192.168.0.1", "n2": "192.168.0.2"}
-OUTSIDE = {"out1": "198.51.100.7", "out2": "203.0.113.9"}
+OUTSIDE = {"out1": "198.51.100.7", "out2": "203.0.113.9", "out6": "2001:db8::7"}
+OUT = set(OUTSIDE)
 PORTS = {
     "tcp0": (6, 0),
     "tcp80": (6, 80),
@@ -31,14 +33,18 @@ PORTS = {
     "ping": (1, 8),
     "pong": (1, 0),
     "unreachable": (1, 3),
+    "ping6": (58, 128),
+    "toobig6": (58, 2),
 }
-EVERYBODY = {"a/web", "b/web", "out1", "out2", "n1", "n2"}
+EVERYBODY = {"a/web", "b/web", "out1", "out2", "out6", "n1", "n2"}
 INSIDE = {"a/web", "b/web"}
 HOST = {"n1"}  # a node reaches its pods where no policy denies it
 DB = {"endpointSelector": {"matchLabels": {"app": "db"}}}
 
 
 def number(text: str) -> int:
+    if ":" in text:
+        return 1 << 128 | int(IPv6Address(text))
     a, b, c, d = map(int, text.split("."))
     return a << 24 | b << 16 | c << 8 | d
 
@@ -53,6 +59,7 @@ class Net:
         cluster = Cluster()
         for name, ip in NODES.items():
             cluster.node(name, ip)
+        cluster.world_of_ipv6()
         cluster.namespace("a", {"team": "red"})
         cluster.namespace("b", {"team": "blue"})
         for key, (node, ip, labels, account) in PODS.items():
@@ -120,17 +127,18 @@ PEERS: list[tuple[dict[str, Any], set[str], set[str]]] = [  # of a rule; in a na
     ({"Endpoints": [{"matchLabels": {"io.cilium.k8s.policy.cluster": "default"}}]}, {"a/web"}, INSIDE),
     ({"Endpoints": [{"matchLabels": {"io.cilium.k8s.policy.cluster": "other"}}]}, set(), set()),
     ({"Endpoints": [labels(app="web"), {"matchLabels": {NS: "b"}}]}, INSIDE, INSIDE),
-    ({"Endpoints": [labels(reserved__world="")]}, {"out1", "out2"}, {"out1", "out2"}),
+    ({"Endpoints": [labels(reserved__world="")]}, OUT, OUT),
     ({"Endpoints": [expression("reserved:remote-node", "Exists")]}, {"n2"}, {"n2"}),
     ({"Endpoints": []}, set(), set()),
     ({"Entities": ["all"]}, EVERYBODY, EVERYBODY),
-    ({"Entities": ["world"]}, {"out1", "out2"}, {"out1", "out2"}),
+    ({"Entities": ["world"]}, OUT, OUT),
     ({"Entities": ["world-ipv4"]}, {"out1", "out2"}, {"out1", "out2"}),
-    ({"Entities": ["world-ipv6"]}, set(), set()),
+    ({"Entities": ["world-ipv6"]}, {"out6"}, {"out6"}),
+    ({"Entities": ["world-ipv4", "world-ipv6"]}, OUT, OUT),
     ({"Entities": ["cluster"]}, INSIDE | {"n1", "n2"}, INSIDE | {"n1", "n2"}),
     ({"Entities": ["host"]}, HOST, HOST),
     ({"Entities": ["remote-node"]}, {"n2"}, {"n2"}),
-    ({"Entities": ["remote-node", "world"]}, {"n2", "out1", "out2"}, {"n2", "out1", "out2"}),
+    ({"Entities": ["remote-node", "world"]}, {"n2"} | OUT, {"n2"} | OUT),
     ({"Entities": ["none"]}, set(), set()),
     ({"Entities": ["kube-apiserver", "init", "health", "unmanaged", "ingress"]}, set(), set()),
     ({"Entities": []}, set(), set()),
@@ -140,7 +148,12 @@ PEERS: list[tuple[dict[str, Any], set[str], set[str]]] = [  # of a rule; in a na
     ({"CIDR": ["0.0.0.0/0"]}, {"out1", "out2"}, {"out1", "out2"}),
     ({"CIDR": ["10.0.0.0/8"]}, set(), set()),
     ({"CIDR": ["192.168.0.0/16"]}, set(), set()),
-    ({"CIDR": ["2001:db8::/32"]}, set(), set()),
+    ({"CIDR": ["2001:db8::/32"]}, {"out6"}, {"out6"}),
+    ({"CIDR": ["2001:db8::7"]}, {"out6"}, {"out6"}),
+    ({"CIDR": ["2001:db8::8/128", "fd00::/8"]}, set(), set()),
+    ({"CIDR": ["::/0"]}, {"out6"}, {"out6"}),
+    ({"CIDRSet": [{"cidr": "::/0", "except": ["2001:db8::/64"]}]}, set(), set()),
+    ({"CIDRSet": [{"cidr": "2001::/16", "except": ["2001:db8:1::/48"]}]}, {"out6"}, {"out6"}),
     ({"CIDR": []}, set(), set()),
     ({"CIDRSet": [{"cidr": "0.0.0.0/0", "except": ["203.0.113.0/24"]}]}, {"out1"}, {"out1"}),
     ({"CIDRSet": [{"cidr": "0.0.0.0/0", "except": ["198.0.0.0/8", "203.0.113.9/32"]}]}, set(), set()),
@@ -178,7 +191,7 @@ L4: list[tuple[dict[str, Any], set[str]]] = [
     ({"toPorts": [{"ports": [{"port": "80", "protocol": "SCTP"}]}]}, {"sctp80"}),
     ({"toPorts": [{"ports": [{"port": "8", "protocol": "ICMP"}]}]}, {"ping"}),
     ({"toPorts": [{"ports": [{"port": "0", "protocol": "ICMP"}]}]}, {"ping", "pong", "unreachable"}),
-    ({"toPorts": [{"ports": [{"port": "0", "protocol": "ICMPv6"}]}]}, set()),
+    ({"toPorts": [{"ports": [{"port": "0", "protocol": "ICMPv6"}]}]}, {"ping6", "toobig6"}),
     ({"toPorts": [{"ports": [{"port": "0", "protocol": "TCP"}]}]}, TCP),
     ({"toPorts": [{"ports": [{"port": "0"}]}]}, TCP | {"udp80", "sctp80"}),
     ({"toPorts": [{"ports": [{"port": "80", "endPort": 8080, "protocol": "TCP"}]}]}, {"tcp80", "tcp81", "tcp8080"}),
@@ -200,8 +213,8 @@ L4: list[tuple[dict[str, Any], set[str]]] = [
     ({"icmps": [{"fields": [{"type": "Echo"}, {"type": "DestinationUnreachable"}]}]}, {"ping", "unreachable"}),
     ({"icmps": [{"fields": [{"type": 0}]}]}, {"pong"}),
     ({"icmps": [{"fields": [{"type": "EchoReply"}]}, {"fields": [{"type": 3}]}]}, {"pong", "unreachable"}),
-    ({"icmps": [{"fields": [{"type": 128, "family": "IPv6"}]}]}, set()),
-    ({"icmps": [{"fields": [{"type": "PacketTooBig", "family": "IPv6"}, {"type": 8}]}]}, {"ping"}),
+    ({"icmps": [{"fields": [{"type": 128, "family": "IPv6"}]}]}, {"ping6"}),
+    ({"icmps": [{"fields": [{"type": "PacketTooBig", "family": "IPv6"}, {"type": 8}]}]}, {"ping", "toobig6"}),
     ({"icmps": []}, ANY_L4),
     ({"icmps": [{}]}, set()),
     ({"toPorts": None, "icmps": None, "authentication": {"mode": "disabled"}}, ANY_L4),
@@ -278,18 +291,18 @@ def test_without_isolation_denies_still_deny() -> None:
     net = Net(policy(spec=spec))
     assert net.senders_to() == EVERYBODY - {"a/web"}
     assert net.senders_to(port="tcp81") == EVERYBODY
-    assert net.receivers_of() == EVERYBODY - {"out1", "out2"}
+    assert net.receivers_of() == EVERYBODY - OUT
     both = Net(policy(spec=spec), policy(name="q", spec=DB | {"ingress": [{"fromEntities": ["cluster"]}]}))
     assert both.senders_to() == {"b/web", "n1", "n2"}
     assert both.senders_to(port="tcp81") == {"a/web", "b/web", "n1", "n2"}
-    assert both.receivers_of() == EVERYBODY - {"out1", "out2"}
+    assert both.receivers_of() == EVERYBODY - OUT
 
 
 def test_without_isolation_allows_add_to_what_others_allow() -> None:
     opening = policy(spec=DB | OPEN | {"ingress": [{"fromEndpoints": [{}]}]})
     assert Net(opening).senders_to() == EVERYBODY
     isolating = policy(name="q", spec=DB | {"ingress": [{"fromEntities": ["world"]}]})
-    assert Net(opening, isolating).senders_to() == {"a/web", "out1", "out2", "n1"}
+    assert Net(opening, isolating).senders_to() == {"a/web", "n1"} | OUT
 
 
 def test_deny_wins_over_every_allow() -> None:
@@ -336,7 +349,7 @@ def test_subjects(kind: str, selector: dict[str, Any], expected: set[str]) -> No
 def test_spec_and_specs_are_policies_of_their_own() -> None:
     web = {"endpointSelector": labels(app="web"), "egress": [{}]}
     net = Net(policy(spec=DB | {"ingress": [{}]}, specs=[web, DB | {"ingress": [{"fromEntities": ["world"]}]}]))
-    assert net.senders_to() == {"out1", "out2", "n1"}
+    assert net.senders_to() == {"n1"} | OUT
     assert net.receivers_of("a/web") == {"a/web"}
     assert net.receivers_of() == EVERYBODY
     only = Net(policy(specs=[DB | {"ingress": [{}]}]))

@@ -63,7 +63,8 @@ def test_what_it_becomes() -> None:
         (EGRESS, 1, PASS),
     ]
     accept, on = rules.rules[1:]
-    assert accept.peers is not None and accept.peers[1:] == (CidrPeer(parse_cidr("10.0.0.0/8"), (), pods=True),)
+    networks = tuple(CidrPeer(parse_cidr(text), (), pods=True) for text in ("10.0.0.0/8", "fd00::/8"))
+    assert accept.peers is not None and accept.peers[1:] == networks
     assert accept.ports == (PortRange(UDP, 53, 53), PortRange(TCP, 1, 65535))
     nodes = {number for number, each in RESERVED.items() for peer in on.peers or () if peer_matches(peer, each)}
     assert nodes == {REMOTE_NODE}

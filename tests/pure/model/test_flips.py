@@ -8,14 +8,14 @@ from kilim.model.flips import Outcome, Parties, Past, last_flip, outcome_of
 from kilim.model.fold import fold_event
 from kilim.model.state import State, key_from_bytes
 from kilim.v1 import events_pb2 as pb
-from tests.pure.model.histories import ADDRESSES, NODES, histories
+from tests.pure.model.histories import ADDRESSES, IPV6_ADDRESSES, NODES, histories
 
 names = st.sampled_from(("x/a", "x/b", "y/a", "x/c"))
 parties_of = st.builds(
     Parties,
-    st.one_of(names, st.sampled_from((*ADDRESSES[:2], 0xC6336401))),
-    st.one_of(names, st.sampled_from((*ADDRESSES[:4], 0xC6336401))),
-    st.sampled_from((6, 17, 1)),
+    st.one_of(names, st.sampled_from((*ADDRESSES[:2], *IPV6_ADDRESSES[1:3], 0xC6336401))),
+    st.one_of(names, st.sampled_from((*ADDRESSES[:4], *IPV6_ADDRESSES[1:], 0xC6336401))),
+    st.sampled_from((6, 17, 1, 58)),
     st.sampled_from((80, 85, 8080, 53)),
 )
 

@@ -63,7 +63,7 @@ def test_peers_and_ports() -> None:
         PodPeer(ANYBODY, ANYBODY),
         PodPeer(None, ANYBODY),
         IpBlock(parse_cidr("10.0.0.0/8"), (parse_cidr("10.1.0.0/16"), parse_cidr("10.2.0.0/16"))),
-        IpBlock(None, ()),
+        IpBlock(parse_cidr("2001:db8::/64"), (parse_cidr("2001:db8::/96"),)),
     )
     assert rule.ports == (PortMatch(6, None), PortMatch(6, 80), PortMatch(17, "web"), PortMatch(6, 1, 65535))
 

@@ -76,9 +76,27 @@ def test_whom_a_peer_selects(peer: object, selected: set[str]) -> None:
     assert {name for name, identity in everybody.items() if peer_matches(rule.peers[0], identity)} == selected
 
 
-def test_an_ipv6_block_is_nobody_not_anybody() -> None:
-    (rule,) = compiled({"ingress": [{"from": [{"ipBlock": {"cidr": "2001:db8::/64"}}]}]}).rules
-    assert rule.peers == ()
+def test_a_block_is_of_its_family() -> None:
+    everybody = {
+        "old": pod("x", "a"),
+        "both": Identity(257, tuple(sorted((*pod("x", "a").labels, "cidr:0--0/0")))),
+        "new": Identity(258, tuple(sorted((*pod("x", "a").labels, "cidr:0--0/0", "kilim:ipv6-only")))),
+        "inside": Identity(259, tuple(sorted((*pod("x", "a").labels, "cidr:0--0/0", "cidr:2001-db8--0/32")))),
+        "10.0.0.0/8": Identity(FIRST_CIDR, cidr_labels(parse_cidr("10.0.0.0/8"))),
+        "2001:db8:1::/64": Identity(FIRST_CIDR + 1, cidr_labels(parse_cidr("2001:db8:1::/64"))),
+        "fd00::/8": Identity(FIRST_CIDR + 2, cidr_labels(parse_cidr("fd00::/8"))),
+    }
+
+    def selected(cidr: str, *excepts: str) -> set[str]:
+        block = {"cidr": cidr, "except": list(excepts)}
+        (rule,) = compiled({"ingress": [{"from": [{"ipBlock": block}]}]}).rules
+        assert rule.peers is not None
+        return {name for name, identity in everybody.items() if peer_matches(rule.peers[0], identity)}
+
+    assert selected("0.0.0.0/0") == {"old", "both", "inside", "10.0.0.0/8"}
+    assert selected("::/0") == {"both", "new", "inside", "2001:db8:1::/64", "fd00::/8"}
+    assert selected("::/0", "2001:db8::/32") == {"both", "new", "fd00::/8"}
+    assert selected("2001:db8::/32") == {"inside", "2001:db8:1::/64"}
 
 
 def test_a_pod_cannot_claim_another_namespace() -> None:

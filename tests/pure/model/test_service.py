@@ -52,10 +52,18 @@ def test_a_slice_is_its_service_and_its_addresses_in_order() -> None:
     assert part() == SliceSpec("", ())
 
 
-@pytest.mark.parametrize("kind", ["IPv6", "FQDN"])
-def test_a_slice_of_another_type_has_no_addresses(kind: str) -> None:
+def test_a_slice_of_names_has_no_addresses() -> None:
     labels = {"labels": {"kubernetes.io/service-name": "s"}}
-    assert part(addressType=kind, metadata=labels, endpoints=[{"addresses": ["10.0.0.1"]}]) == SliceSpec("s", ())
+    assert part(addressType="FQDN", metadata=labels, endpoints=[{"addresses": ["a.example"]}]) == SliceSpec("s", ())
+
+
+@pytest.mark.parametrize(("kind", "address"), [("IPv4", "10.0.0.1"), ("IPv6", "2001:db8::1")])
+def test_a_slice_has_the_addresses_of_its_family(kind: str, address: str) -> None:
+    labels = {"labels": {"kubernetes.io/service-name": "s"}}
+    found = part(addressType=kind, metadata=labels, endpoints=[{"addresses": [address]}])
+    assert found == SliceSpec("s", (parse_ip(address),))
+    both = [{"addresses": ["10.0.0.1", "2001:db8::1"]}]
+    assert part(addressType=kind, metadata=labels, endpoints=both) == SliceSpec("", ()), "nothing is read of it"
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ SERVICES: list[tuple[list[dict[str, Any]], set[str]]] = [
     ([named("out", "a")], {"out1"}),
     ([named("out", "a"), named("web", "b")], {"out1", "b/web"}),
     ([named("out")], {"out1", "out2"}),
-    ([labelled()], EVERYBODY - {"n1", "n2"}),
+    ([labelled()], EVERYBODY - {"n1", "n2", "out6"}),
     ([labelled("a")], {"a/web", "out1"}),
     ([labelled(matchLabels={"tier": "front"})], INSIDE),
     ([labelled(matchLabels={"k8s:tier": "front"})], INSIDE),
