@@ -15,7 +15,7 @@ SERVICE_ACCOUNT = "k8s:io.cilium.k8s.policy.serviceaccount"
 CLUSTER = "k8s:io.cilium.k8s.policy.cluster"
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 NAMED_PORTS = "kilim:named-ports"
-IPV6_ONLY = "kilim:ipv6-only"  # of an endpoint, or a node, without an IPv4 address
+IPV6_ONLY = "kilim:ipv6-only"  # of an endpoint without an IPv4 address
 
 
 def sorted_pairs(labels: Mapping[str, str]) -> LabelPairs:

@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 class CidrPeer(NamedTuple):
     """`pods`, `nodes`: also endpoints, and nodes, of which an address lies in it, which they know by labels (0.0.0.0/0
-    holds all of them but those that say that they have IPv6 alone)."""
+    holds all of them but endpoints that say that they have IPv6 alone)."""
 
     cidr: Cidr
     excepts: tuple[Cidr, ...]

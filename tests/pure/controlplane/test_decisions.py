@@ -18,8 +18,8 @@ from kilim.controlplane.decide.view import Defaults, View
 from kilim.model.address import Cidr, is_ipv6, parse_cidr
 from kilim.model.cidr_group import CIDR_GROUP
 from kilim.model.compile import cidrs_of
-from kilim.model.identity import FIRST_CIDR, cidr_labels
-from kilim.model.labels import named_ports_label, security_labels
+from kilim.model.identity import FIRST_CIDR, FIRST_NODE, cidr_labels, membership_label
+from kilim.model.labels import IPV6_ONLY, named_ports_label, security_labels
 from kilim.model.nouns import NamedPort, Namespace, Pod
 from kilim.model.service_index import Services
 from kilim.model.snapshot import decode_records, encode_parts, freeze
@@ -101,7 +101,7 @@ def check(world: World) -> None:
         for each in policies
         if not each.cidrs_exclude_pods
         for cidr in cidrs_of(each, Services(state))
-        if cidr.prefix_len
+        if cidr != Cidr(0, 0)
     }
     offered: dict[int, tuple[NamedPort, ...]] = {}
     for each in endpoints:
@@ -110,12 +110,13 @@ def check(world: World) -> None:
         assert pod is None or pod.labels == each.labels
         labels = namespace_labels(state, each.namespace)
         expected = security_labels(each.labels, each.namespace, labels, each.service_account, "default")
-        expected += tuple(f"cidr:{cidr}" for cidr in prefixes if any(map(cidr.contains_ip, each.ips)))
+        expected += tuple(membership_label(cidr) for cidr in prefixes if any(map(cidr.contains_ip, each.ips)))
+        expected += () if each.ip else (IPV6_ONLY,)
         found = state.identities[each.identity].labels
         assert set(found) - {named_ports_label(each.named_ports)} == set(expected)
         assert each.named_ports == offered.setdefault(each.identity, each.named_ports)
     named = {labels_of(state, cidr) for each in state.policies.values() for cidr in cidrs_of(each, Services(state))}
-    assert {each.labels for each in state.identities.values() if each.id >= FIRST_CIDR} == named
+    assert {each.labels for each in state.identities.values() if FIRST_CIDR <= each.id < FIRST_NODE} == named
     assert len(state.identity_of_labels) == len(state.identities)
     parts = encode_parts(freeze(state), part_bytes=200)
     assert list(decode_records(record for part in parts for record in part)) == list(state.records())
