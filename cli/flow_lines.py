@@ -13,9 +13,9 @@ from typing import Any
 from kilim.cli.failure import Failure
 from kilim.model.address import parse_ip
 from kilim.model.flow_verdicts import FlowEnd, SeenFlow
-from kilim.model.protocols import PROTOCOLS
+from kilim.model.protocols import ICMP, ICMPV6, PROTOCOLS
 
-ICMP_KINDS = {"ICMPv4": 1, "ICMPv6": 58}
+ICMP_KINDS = {"ICMPv4": ICMP, "ICMPv6": ICMPV6}
 
 
 @dataclass(slots=True)

@@ -17,14 +17,14 @@ from kilim.cli.duration import DURATION
 from kilim.cli.explanation import rule_text
 from kilim.cli.history.times import format_time
 from kilim.model.identity import RESERVED_NAMES
-from kilim.model.protocols import PROTOCOL_WORDS
+from kilim.model.protocols import ICMP, ICMPV6, PROTOCOL_WORDS
 from kilim.model.rules import Origin
 from kilim.v1 import agent_pb2 as pb
 
 AUDITS_OF = {"drop": False, "policy-verdict": True}
 POLL_S = 0.3
 MOST = 2_000  # that an answer holds
-ICMP_KINDS = {1: "ICMPv4", 58: "ICMPv6"}
+ICMP_KINDS = {ICMP: "ICMPv4", ICMPV6: "ICMPv6"}
 
 
 @click.command(

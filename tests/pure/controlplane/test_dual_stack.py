@@ -9,8 +9,10 @@ import pytest
 from kilim.controlplane.decide.command import ChangeSetting, NodeRegistered, RegisterEndpoint, RemoveEndpoint
 from kilim.controlplane.decide.limits import Limits
 from kilim.controlplane.decide.refusal import Code
-from kilim.model.address import parse_ip
-from tests.pure.controlplane.worlds import World, endpoint, node
+from kilim.model.address import parse_cidr, parse_ip
+from kilim.model.desired import desired_tables
+from kilim.model.identity import membership_label
+from tests.pure.controlplane.worlds import World, apply, endpoint, node, policy
 
 NODE1, NODE2 = "2001:db8::1", "2001:db8::2"
 
@@ -254,3 +256,39 @@ def test_every_address_is_a_row() -> None:
     refusal = world.refusal(node("node2", "192.0.2.2", ipv6=NODE2))
     assert refusal.message == "table ipcache of every node holds 7 rows, 8 would be needed"
     world.do(pod("a", "10.244.0.3", "fd00:10:244::5", 1))
+
+
+def test_a_pod_is_in_a_prefix_by_either_address(world: World) -> None:
+    world.do(pod("a", "10.244.0.3", "fd00:10:244::3", 1))
+    world.do(apply(policy("p", "10.244.0.0/16", "fd00:10:244::/60", "fd00:11::/32")))
+    labels = world.state.identities[world.state.endpoints["shop/a"].identity].labels
+    inside = {membership_label(parse_cidr(cidr)) for cidr in ("10.244.0.0/16", "fd00:10:244::/60")}
+    assert {label for label in labels if label.startswith("cidr:")} == inside
+    world.do(pod("a", "10.244.0.3", "", 1))
+    labels = world.state.identities[world.state.endpoints["shop/a"].identity].labels
+    assert [label for label in labels if label.startswith("cidr:")] == ["cidr:10.244.0.0/16"]
+
+
+def test_a_node_is_in_a_prefix_by_either_address(world: World) -> None:
+    world.do(apply(policy("p", "2001:db8::1/128", "192.0.2.3/32")))
+    inside = "2001:db8::1/128", "192.0.2.3/32"
+    for name, cidr in zip(("node1", "node3"), inside, strict=True):
+        assert membership_label(parse_cidr(cidr)) in world.state.identities[world.state.nodes[name].identity].labels
+    assert not world.state.nodes["node2"].identity
+    world.do(node("node1", "192.0.2.1", ipv6="2001:db8::9"))
+    assert world.bodies == ["node_updated"] and not world.state.nodes["node1"].identity
+    world.do(node("node2", "", ipv6="2001:db8::1"))
+    assert world.bodies == ["node_updated"] and world.state.nodes["node2"].identity
+
+
+def test_as_many_rows_as_capacity_counts(world: World) -> None:
+    """Rows of reserved prefixes (the world) are there besides."""
+    world.do(pod("a", "10.244.0.3", "fd00:10:244::3", 1))
+    world.do(pod("b", "", "fd00:10:244::4", 2))
+    world.do(apply(policy("p", "2001:db8:1::/48", "198.51.100.0/24")))
+    rows = desired_tables(world.state, "node1").ipcache
+    view = world.view
+    assert sum(prefix_len > 0 for _, prefix_len in rows) == (
+        len(view.endpoint_at) + len(view.node_at) + view.cidr_numbers.taken
+    )
+    assert len(desired_tables(world.state, "node1").endpoints) == view.addresses_on["node1"] == 3
