@@ -1,14 +1,18 @@
-"""One node with a real agent, one real replica with its own etcd, each in a namespace; pods through the plugin."""
+"""One node with a real agent, one real replica with its own etcd, each in a namespace; pods through the plugin.
+
+Everything is dual stack, or of one family: the wire between the two, the pods, and how the agent reaches the replica.
+"""
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -17,11 +21,24 @@ from kilim.lab.netns import create_netns, delete_netns, in_netns
 from kilim.v1 import agent_pb2, agent_pb2_grpc, controlplane_pb2, controlplane_pb2_grpc
 
 BIN = Path(sys.executable).parent
-SERVER_IP, NODE_IP, POD_CIDR = "192.168.61.1", "192.168.61.2", "10.61.7.0/28"
+
+
+class Family(NamedTuple):
+    server_ip: str
+    node_ip: str
+    prefix_len: int
+    pod_cidr: str
+    free_ip: str
+
+
+IPV4 = Family("192.168.61.1", "192.168.61.2", 24, "10.61.7.0/28", "10.61.7.9")
+IPV6 = Family("fd00:61::1", "fd00:61::2", 64, "fd00:10:61:7::/64", "fd00:10:61:7::9")
+NODAD = 2
 
 
 class Cluster:
-    def __init__(self, prefix: str, directory: Path) -> None:
+    def __init__(self, prefix: str, directory: Path, families: tuple[Family, ...] = (IPV4, IPV6)) -> None:
+        self.families = families
         self.directory = directory
         self.run_dir = directory / "run"
         self.bpf_root = Path(f"/sys/fs/bpf/{prefix}-agent")
@@ -37,7 +54,8 @@ class Cluster:
             create_netns(netns)
         with open(self.node_netns, "rb") as peer:
             in_netns(self.server_netns, lambda: _make_wire(peer.fileno()))
-        in_netns(self.node_netns, lambda: _bring_up("wire1", NODE_IP))
+        in_netns(self.server_netns, lambda: _bring_up("wire0", {each.server_ip: each for each in self.families}))
+        in_netns(self.node_netns, lambda: _bring_up("wire1", {each.node_ip: each for each in self.families}))
         self.start_replica()
         self.start_agent()
 
@@ -50,13 +68,15 @@ class Cluster:
 
     def start_replica(self) -> None:
         arguments = ["controlplane", "--name", "r1", "--embedded-etcd", self.directory / "etcd", "--advertise"]
-        arguments += [f"{SERVER_IP}:4260", "--listen", f"{SERVER_IP}:4260", "--listen", f"unix:{self.api_socket}"]
+        arguments += [self.server, "--listen", self.server, "--listen", f"unix:{self.api_socket}"]
         self._run("replica", self.server_netns, arguments)
         wait_for("the replica", lambda: self._answers(self._ready))
 
     def start_agent(self, *more: str) -> None:
-        arguments = ["agent", "--node-name", "node1", "--node-ip", NODE_IP, "--servers", f"{SERVER_IP}:4260"]
-        arguments += ["--pod-cidr", POD_CIDR, "--state-dir", self.directory / "state", "--run-dir", self.run_dir]
+        node_ips = ",".join(each.node_ip for each in self.families)
+        arguments = ["agent", "--node-name", "node1", "--node-ip", node_ips, "--servers", self.server]
+        arguments += [part for each in self.families for part in ("--pod-cidr", each.pod_cidr)]
+        arguments += ["--state-dir", self.directory / "state", "--run-dir", self.run_dir]
         self._run("agent", self.node_netns, [*arguments, "--bpf-root", self.bpf_root, *more])
         wait_for("the agent", lambda: self._answers(self.status))
 
@@ -93,17 +113,12 @@ class Cluster:
 
     def connect(self, pod: str, address: str, port: int = 80) -> bool:
         """Whether a TCP connection from the pod opens; its listener is made by `listen`."""
-        import socket
-
-        opened = in_netns(self.pod_netns(pod), socket.socket)
-        with opened:
+        with in_netns(self.pod_netns(pod), lambda: socket.socket(_family(address))) as opened:
             opened.settimeout(0.6)
             return opened.connect_ex((address, port)) == 0
 
     def listen(self, pod: str, address: str, port: int = 80) -> Any:
-        import socket
-
-        opened = in_netns(self.pod_netns(pod), socket.socket)
+        opened = in_netns(self.pod_netns(pod), lambda: socket.socket(_family(address)))
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind((address, port))
         opened.listen(16)
@@ -113,6 +128,11 @@ class Cluster:
         return in_netns(self.node_netns, _pod_links)
 
     # --- who knows what
+
+    @property
+    def server(self) -> str:
+        ip = self.families[0].server_ip
+        return f"[{ip}]:4260" if ":" in ip else f"{ip}:4260"
 
     @property
     def api_socket(self) -> Path:
@@ -173,15 +193,20 @@ def wait_for(what: str, condition: Callable[[], bool], timeout_s: float = 15) ->
 def _make_wire(peer_netns_fd: int) -> None:
     with open_netlink() as ipr:
         ipr.link("add", ifname="wire0", kind="veth", peer={"ifname": "wire1", "net_ns_fd": peer_netns_fd})
-    _bring_up("wire0", SERVER_IP)
 
 
-def _bring_up(name: str, address: str) -> None:
+def _bring_up(name: str, addresses: dict[str, Family]) -> None:
     with open_netlink() as ipr:
         ipr.link("set", index=1, state="up")
         index = ipr.link_lookup(ifname=name)[0]
-        ipr.addr("add", index=index, address=address, prefixlen=24)
+        for address, family in addresses.items():
+            flags = {"flags": NODAD} if ":" in address else {}
+            ipr.addr("add", index=index, address=address, prefixlen=family.prefix_len, **flags)
         ipr.link("set", index=index, state="up")
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def _pod_links() -> set[str]:

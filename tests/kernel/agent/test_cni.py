@@ -1,17 +1,20 @@
-"""Pods through the real plugin: every command of the specification, and what happens when something is away."""
+"""Pods through the real plugin: every command of the specification, and what happens when something is away. Dual stack
+throughout; what each family does alone is in test_families.py."""
 
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kilim.agent.netlink.session import open_netlink
 from kilim.lab.netns import in_netns
-from tests.kernel.agent.cluster import NODE_IP, Cluster, wait_for
+from tests.kernel.agent.cluster import IPV4, IPV6, Cluster, wait_for
 
 POLICY = {
     "apiVersion": "networking.k8s.io/v1",
@@ -38,19 +41,30 @@ def labels(app: str) -> dict[str, object]:
     return {"args": {"cni": {"labels": [{"key": "app", "value": app}]}}}
 
 
-def address_of(result: dict[str, object]) -> str:
-    ips = result["ips"]
-    assert isinstance(ips, list)
-    return str(ips[0]["address"]).removesuffix("/32")
+def addresses_of(result: dict[str, Any]) -> list[str]:
+    return [str(each["address"]).partition("/")[0] for each in result["ips"]]
+
+
+@contextmanager
+def served(cluster: Cluster, pod: str, addresses: list[str]) -> Iterator[None]:
+    with ExitStack() as listeners:
+        for address in addresses:
+            listeners.enter_context(cluster.listen(pod, address))
+        yield
+
+
+def reached(cluster: Cluster, pod: str, addresses: list[str]) -> list[bool]:
+    return [cluster.connect(pod, address) for address in addresses]
 
 
 def test_the_life_of_a_pod(cluster: Cluster) -> None:
     result = cluster.cni("ADD", "a", **labels("a"))
     again = cluster.cni("ADD", "a", **labels("a"))
     assert again == result
+    assert [each["gateway"] for each in result["ips"]] == ["169.254.1.1", "fe80::1"]
     assert cluster.table("endpoints") == cluster.table("endpoints", kernel=False) != []
     assert cluster.cni("CHECK", "a", prevResult=result) == {}
-    assert cluster.cni("CHECK", "a", prevResult=result | {"ips": []})["code"] == 101
+    assert cluster.cni("CHECK", "a", prevResult=result | {"ips": result["ips"][:1]})["code"] == 101
     assert cluster.cni("STATUS") == {}
     for _ in range(2):
         assert cluster.cni("DEL", "a") == {}
@@ -63,23 +77,28 @@ def test_the_life_of_a_pod(cluster: Cluster) -> None:
 def test_policy_is_in_place_when_add_answers(cluster: Cluster) -> None:
     cluster.apply(POLICY)
     client, other = cluster.cni("ADD", "a", **labels("a")), cluster.cni("ADD", "x", **labels("x"))
-    server = address_of(cluster.cni("ADD", "b", **labels("b")))
-    with cluster.listen("b", server):
-        assert not cluster.connect("x", server)
-        assert cluster.connect("a", server)
-    assert {address_of(client), address_of(other)}.isdisjoint({server})
+    server = addresses_of(cluster.cni("ADD", "b", **labels("b")))
+    with served(cluster, "b", server):
+        assert reached(cluster, "x", server) == [False, False]
+        assert reached(cluster, "a", server) == [True, True]
+    assert len({*addresses_of(client), *addresses_of(other), *server}) == 6
     for pod in "abx":
         cluster.cni("DEL", pod)
 
 
-def test_an_address_can_be_asked_for(cluster: Cluster) -> None:
-    result = cluster.cni("ADD", "a", runtimeConfig={"ips": ["10.61.7.9/32"]})
-    assert address_of(result) == "10.61.7.9"
-    taken = cluster.cni("ADD", "b", runtimeConfig={"ips": ["10.61.7.9/32"]})
-    assert taken["code"] == 7 and "in use" in taken["msg"]
-    assert "none of the node's" in cluster.cni("ADD", "b", runtimeConfig={"ips": ["10.1.1.1/32"]})["msg"]
+def test_addresses_can_be_asked_for(cluster: Cluster) -> None:
+    result = cluster.cni("ADD", "a", runtimeConfig={"ips": ["fd00:10:61:7::9/64", "10.61.7.9/32"]})
+    assert addresses_of(result) == ["10.61.7.9", "fd00:10:61:7::9"]
+    for ips in (["10.61.7.9/32"], ["10.61.7.10/32", "fd00:10:61:7::9"]):
+        taken = cluster.cni("ADD", "b", runtimeConfig={"ips": ips})
+        assert taken["code"] == 7 and "in use" in taken["msg"]
+    for foreign in ("10.1.1.1/32", "fd00:1::1"):
+        assert "none of the node's" in cluster.cni("ADD", "b", runtimeConfig={"ips": [foreign]})["msg"]
     assert len(cluster.links()) == 1
-    cluster.cni("DEL", "a")
+    other = cluster.cni("ADD", "b", runtimeConfig={"ips": ["fd00:10:61:7::a"]})
+    assert addresses_of(other)[1] == "fd00:10:61:7::a"
+    for pod in "ab":
+        cluster.cni("DEL", pod)
 
 
 def test_garbage_is_what_the_runtime_does_not_name(cluster: Cluster) -> None:
@@ -108,17 +127,17 @@ def test_a_restarted_agent_keeps_pods_and_connections(cluster: Cluster) -> None:
     cluster.apply(POLICY)
     cluster.cni("ADD", "a", **labels("a"))
     cluster.cni("ADD", "x", **labels("x"))
-    server = address_of(cluster.cni("ADD", "b", **labels("b")))
+    server = addresses_of(cluster.cni("ADD", "b", **labels("b")))
     before = cluster.status()
-    with cluster.listen("b", server):
+    with served(cluster, "b", server):
         for number, attach in ((signal.SIGKILL, "clsact"), (signal.SIGTERM, "tcx")):
             cluster.kill("agent", number)
-            assert cluster.connect("a", server) and not cluster.connect("x", server)
+            assert (reached(cluster, "a", server), reached(cluster, "x", server)) == ([True] * 2, [False] * 2)
             cluster.start_agent("--datapath-attach", attach)
             wait_for("the agent to be in sync", lambda: cluster.status().in_sync)
             after = cluster.status()
             assert (after.seq, after.table_digest) == (before.seq, before.table_digest)
-            assert cluster.connect("a", server) and not cluster.connect("x", server)
+            assert (reached(cluster, "a", server), reached(cluster, "x", server)) == ([True] * 2, [False] * 2)
     for table in ("ipcache", "endpoints", "subjects", "policy"):
         assert cluster.table(table) == cluster.table(table, kernel=False)
     for pod in "abx":
@@ -128,10 +147,10 @@ def test_a_restarted_agent_keeps_pods_and_connections(cluster: Cluster) -> None:
 def test_links_that_were_never_finished_go_at_the_next_start(cluster: Cluster) -> None:
     cluster.cni("ADD", "a")
     kept = cluster.links()
-    others = {"lxc0123456789ac": "0a:5a:0a:3d:07:03", "lxc0123456789a": "0a:11:0a:3d:07:03"}
+    others = {"lxc0123456789ac": "0a:5a:00:00:00:03", "lxc0123456789a": "0a:11:00:00:00:03"}
     cluster.kill("agent")
     try:
-        for name, mac in {"lxc0123456789b": "0a:5a:0a:3d:07:04", **others}.items():
+        for name, mac in {"lxc0123456789b": "0a:5a:00:00:00:04", **others}.items():
             in_netns(cluster.node_netns, partial(make_pair, name, mac))
         cluster.start_agent()
         assert cluster.links() == kept | others.keys()
@@ -154,7 +173,7 @@ def delete_link(name: str) -> None:
 
 def test_without_control_plane(cluster: Cluster) -> None:
     cluster.cni("ADD", "a", **labels("a"))
-    server = address_of(cluster.cni("ADD", "b", **labels("a")))
+    server = addresses_of(cluster.cni("ADD", "b", **labels("a")))
     cluster.kill("replica")
     wait_for("the loss to be noticed", lambda: not cluster.status().connected)
     started_at = time.monotonic()
@@ -164,12 +183,12 @@ def test_without_control_plane(cluster: Cluster) -> None:
     assert cluster.cni("STATUS")["code"] == 50
     cluster.kill("agent")
     cluster.start_agent()
-    with cluster.listen("b", server):
-        assert cluster.connect("a", server)
+    with served(cluster, "b", server):
+        assert reached(cluster, "a", server) == [True, True]
     assert cluster.cni("DEL", "a") == {}
     cluster.start_replica()
     wait_for("the endpoint to be taken out of the log", lambda: cluster.endpoints() == {"b"})
-    assert address_of(cluster.cni("ADD", "z")) != server
+    assert set(addresses_of(cluster.cni("ADD", "z"))).isdisjoint(server)
     for pod in "bz":
         cluster.cni("DEL", pod)
 
@@ -181,8 +200,10 @@ def test_the_node_has_its_devices(cluster: Cluster) -> None:
     )
     assert "external" in shown.stdout and "dstport 8472" in shown.stdout and "mtu 1450" in shown.stdout
     result = cluster.cni("ADD", "a")
-    routes = subprocess.run([*enter, "ip", "route"], capture_output=True, text=True, check=True).stdout
-    assert f"{address_of(result)} dev lxc" in routes and f"proto 120 scope link src {NODE_IP}" in routes
+    families = ((IPV4, "-4", " scope link"), (IPV6, "-6", ""))
+    for address, (family, option, scope) in zip(addresses_of(result), families, strict=True):
+        shown = subprocess.run([*enter, "ip", option, "route"], capture_output=True, text=True, check=True)
+        assert f"{address} dev lxc" in shown.stdout and f"proto 120{scope} src {family.node_ip}" in shown.stdout
     cluster.cni("DEL", "a")
 
 
