@@ -125,7 +125,7 @@ class _RuleParser:
             if len(text) > _LONGEST_CIDR:
                 raise Invalid(f"{path}[{number}]", f"Too long: may not be more than {_LONGEST_CIDR} characters")
             networks.append(parse_network(text, f"{path}[{number}]"))
-        return [CidrPeer(cidr, (), *self._inside_networks) for cidr in networks]
+        return [CidrPeer(cidr, (), *self._inside_networks) for cidr in networks if cidr is not None]
 
     def _check_domain_names(self, value: object, path: str) -> None:
         for number, text in enumerate(_read_texts(value, path)):

@@ -16,7 +16,9 @@ What it becomes:
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from kilim.model.address import Cidr, parse_cidr
@@ -44,7 +46,9 @@ class PodPeer(NamedTuple):
 
 
 class IpBlock(NamedTuple):
-    cidr: Cidr
+    """`cidr` is None where the block is IPv4 in IPv6's form."""
+
+    cidr: Cidr | None
     excepts: tuple[Cidr, ...]
 
 
@@ -139,13 +143,23 @@ def _parse_ip_block(value: object, path: str) -> IpBlock:
         each_path = f"{except_path}[{number}]"
         each_text = read_text(each, each_path)
         inner = parse_network(each_text, each_path)
-        if inner == block or not block.contains(inner):
+        if block is not None and inner is not None and (inner == block or not block.contains(inner)):
             raise invalid_value(each_path, each_text, "must be a strict subset of `cidr`")
         excepts.append(inner)
-    return IpBlock(block, tuple(sorted(set(excepts))))
+    return IpBlock(block, tuple(sorted({each for each in excepts if each is not None})))
 
 
-def parse_network(text: str, path: str) -> Cidr:
+def parse_network(text: str, path: str) -> Cidr | None:
+    """None: IPv4 in IPv6's form (`::ffff:10.0.0.0/104`), which is right and in no packet, so it selects nobody."""
+    address, _, length = text.partition("/")
+    if address.lower().startswith("::ffff:") and length.isdigit() and len(length) <= 3 and int(length) <= 128:
+        with suppress(ValueError):
+            if IPv6Address(address).ipv4_mapped is not None:
+                return None
+    return _parse_network(text, path)
+
+
+def _parse_network(text: str, path: str) -> Cidr:
     """Host bits are cleared as the API server does; a zone, a netmask or a bare address is refused."""
     try:
         return parse_cidr(text)
@@ -211,7 +225,7 @@ def _compile_rule(policy: Policy, rule: PolicyRule) -> tuple[tuple[InnerPeer, ..
         for peer in rule.peers:
             if isinstance(peer, PodPeer):
                 peers.append(_compile_pod_peer(policy.namespace, peer))
-            else:
+            elif peer.cidr is not None:
                 peers.append(
                     CidrPeer(peer.cidr, peer.excepts, not policy.cidrs_exclude_pods, policy.cidrs_include_nodes)
                 )
