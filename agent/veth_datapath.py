@@ -97,15 +97,19 @@ class VethDatapath:
         await self._pods.restore()
 
     def attach(self) -> Mapping[str, object]:
+        self._bpf.begin_takeover()
         if self._devices.tunnel_ifindex:
             self._bpf.attach_overlay(self._devices.tunnel_ifindex)
         self._bpf.attach_netdev(self._devices.underlay_ifindex)
         self._pods.attach_restored()
+        self._bpf.end_takeover()
         return {
             "pods": len(self.ifindex_of),
             "underlay": self._devices.underlay_name,
             "routing_mode": self._settings.routing_mode,
             "attached_by": self._bpf.attach_mode,
+            **({"moved_rows": dict(self._bpf.moved_rows)} if self._bpf.moved_rows else {}),
+            **({"maps_anew": list(self._bpf.maps_anew)} if self._bpf.maps_anew else {}),
         }
 
     def work(self) -> dict[str, Coroutine[Any, Any, None]]:

@@ -18,7 +18,7 @@ class Counted(NamedTuple):
     bytes: int
 
 
-def _possible_cpus() -> int:
+def possible_cpus() -> int:
     text = Path("/sys/devices/system/cpu/possible").read_text()
     return int(text.strip().replace("-", ",").split(",")[-1]) + 1
 
@@ -27,7 +27,7 @@ def read_counters(fd: int) -> list[Counted]:
     """Those that are not zero, by reason and direction."""
     entries = syscall.map_info(fd).max_entries
     keys = np.zeros(entries, np.uint32)
-    values = np.zeros((entries, _possible_cpus()), METRIC_VALUE)
+    values = np.zeros((entries, possible_cpus()), METRIC_VALUE)
     position = np.zeros(8, np.uint8)
     result = syscall.batch(syscall.MAP_LOOKUP_BATCH, fd, keys, values, (0, int(position.ctypes.data)))
     if result.error not in (0, errno.ENOENT):

@@ -1,20 +1,21 @@
 """The datapath of one node. Restarting it over the same directory changes no packet's fate: programs are loaded beside
 those that run, over the same maps, and take over hook by hook in the attach calls. So: load, write tables, attach.
 
-A map whose shape is another after an upgrade is started anew, and only its pin: programs in force keep the old one, as
-it was, until their hook is taken over. The new one is empty. Its rows must be written before anything is attached (I6),
-from the cache or, without one, from the log; who attaches looks at `replaced_maps`. What no one can write again is
-`ct`: connections are judged as new ones when it was replaced, and replies that no policy allows drop.
+A map whose layout is another after an upgrade, or whose size after a change of settings, lies beside the old one under
+a name of its own (agent/bpf/pins.py), with its content (agent/bpf/migrate.py): programs in force keep theirs until
+their hook is taken over. So around the attach calls stand `begin_takeover` and `end_takeover`.
 """
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kilim.agent.bpf import bpffs, syscall
 from kilim.agent.bpf.counters import Counted, read_counters
 from kilim.agent.bpf.hooks import AttachMode, Hooks, remove_hooks
 from kilim.agent.bpf.maps import Maps
+from kilim.agent.bpf.migrate import Migration
 from kilim.agent.bpf.objects import LoadedPrograms, Settings, load_programs
 from kilim.agent.bpf.ringbuf import RingReader
 from kilim.agent.bpf.tables import KernelTables
@@ -28,18 +29,36 @@ NETDEV_LINK_PREFIX = "netdev-"
 class Datapath:
     """Loaded programs and open maps. Devices are those of the calling thread's network namespace."""
 
-    def __init__(self, programs: LoadedPrograms, bpf_root: Path, attach_mode: AttachMode) -> None:
+    def __init__(self, programs: LoadedPrograms, migration: Migration, bpf_root: Path, attach_mode: AttachMode) -> None:
         self._programs = programs
+        self._migration = migration
         self._hooks = Hooks(attach_mode, bpf_root / "links", self.program_fd("to_endpoint"))
-        self.maps = Maps(bpf_root / "maps")
+        self.maps = Maps(programs.pins)
         self.tables = KernelTables(self.maps)
-        self.events = RingReader(syscall.open_pinned(bpf_root / "maps" / "events"))
-        self._metrics_fd = syscall.open_pinned(bpf_root / "maps" / "metrics")
+        self.events = RingReader(syscall.open_pinned(programs.pins["events"]))
+        self._metrics_fd = syscall.open_pinned(programs.pins["metrics"])
 
     @property
-    def replaced_maps(self) -> tuple[str, ...]:
-        """Maps of another shape that were found and started anew. They are empty: write all tables before attaching."""
-        return self._programs.replaced_maps
+    def map_names(self) -> Sequence[str]:
+        return list(self._programs.pins)
+
+    @property
+    def moved_rows(self) -> Mapping[str, int]:
+        """By map whose layout was another: how many rows came along."""
+        return self._migration.moved
+
+    @property
+    def maps_anew(self) -> Sequence[str]:
+        """Maps whose old content cannot be had in the new layout. They are empty."""
+        return self._migration.anew
+
+    def begin_takeover(self) -> None:
+        """Right before what hangs in the hooks already is attached anew. Blocking, where there is something to move."""
+        self._migration.catch_up()
+
+    def end_takeover(self) -> None:
+        """After all of it: maps of other layouts go. Without it the next start does that."""
+        self._migration.finish()
 
     @property
     def instructions(self) -> dict[str, int]:
@@ -100,7 +119,7 @@ def load_objects(settings: Settings, bpf_root: str | Path) -> Datapath:
     """Load every program over the maps pinned under `bpf_root`, creating what is missing."""
     root = Path(bpf_root)
     bpffs.ensure_bpffs(root)
-    return Datapath(load_programs(settings, root / "maps"), root, settings.attach)
+    return Datapath(*load_programs(settings, root / "maps"), root, settings.attach)
 
 
 def remove_all(bpf_root: str | Path) -> None:

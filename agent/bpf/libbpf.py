@@ -5,7 +5,7 @@ import ctypes.util
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,9 @@ _SIGNATURES = {
     "bpf_map__value_size": (ctypes.c_uint32, [_P]),
     "bpf_map__max_entries": (ctypes.c_uint32, [_P]),
     "bpf_map__map_flags": (ctypes.c_uint32, [_P]),
+    "bpf_map__btf_key_type_id": (ctypes.c_uint32, [_P]),
+    "bpf_map__btf_value_type_id": (ctypes.c_uint32, [_P]),
+    "bpf_map__set_autocreate": (ctypes.c_int, [_P, ctypes.c_bool]),
     "bpf_map__set_max_entries": (ctypes.c_int, [_P, ctypes.c_uint32]),
     "bpf_map__set_pin_path": (ctypes.c_int, [_P, ctypes.c_char_p]),
     "bpf_map__is_internal": (ctypes.c_bool, [_P]),
@@ -56,6 +59,7 @@ _SIGNATURES = {
     "bpf_object__next_program": (_P, [_P, _P]),
     "bpf_program__name": (ctypes.c_char_p, [_P]),
     "bpf_program__fd": (ctypes.c_int, [_P]),
+    "bpf_program__set_autoload": (ctypes.c_int, [_P, ctypes.c_bool]),
     "bpf_program__set_log_level": (ctypes.c_int, [_P, ctypes.c_uint32]),
     "bpf_program__set_log_buf": (ctypes.c_int, [_P, _P, ctypes.c_size_t]),
 }
@@ -94,6 +98,11 @@ class ObjectMap:
             _lib.bpf_map__max_entries(h),
             _lib.bpf_map__map_flags(h),
         )
+
+    @property
+    def type_ids(self) -> tuple[int, int]:
+        """Of key and value, in the object's BTF; 0 where it has none, as rings."""
+        return _lib.bpf_map__btf_key_type_id(self.handle), _lib.bpf_map__btf_value_type_id(self.handle)
 
     def set_max_entries(self, count: int) -> None:
         _lib.bpf_map__set_max_entries(self.handle, count)
@@ -148,6 +157,17 @@ class ObjectFile:
                 raise ValueError(f"{name} has {variable.size} bytes, not {len(value)}")
             ctypes.memmove(address + variable.offset, value, variable.size)
 
+    def create_maps(self, pins: Mapping[str, Path]) -> None:
+        """These maps and nothing else, no program and no other map, pinned there. Raises LoadError."""
+        for handle in self._programs():
+            _lib.bpf_program__set_autoload(handle, False)
+        for each in self.maps():
+            if each.name in pins:
+                each.set_pin_path(pins[each.name])
+            else:
+                _lib.bpf_map__set_autocreate(each.handle, False)
+        self.load()
+
     def load(self, *, verbose: bool = False) -> dict[str, int]:
         """Create maps, verify programs; returns a new fd per program. Raises LoadError; then open the file anew, with
         `verbose` for the verifier's log."""
@@ -159,7 +179,8 @@ class ObjectFile:
         if failure:
             log = "\n".join(_messages[-8:]) + "\n" + self._log.value.decode(errors="replace")[-_LOG_SHOWN:]
             raise LoadError(-failure, self.path, log)
-        return {_lib.bpf_program__name(h).decode(): os.dup(_lib.bpf_program__fd(h)) for h in self._programs()}
+        fds = {_lib.bpf_program__name(h).decode(): _lib.bpf_program__fd(h) for h in self._programs()}
+        return {name: os.dup(fd) for name, fd in fds.items() if fd >= 0}
 
     def processed_instructions(self) -> int:
         """What the verifier walked through, after load."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kilim.agent.bpf import layout, syscall
+from kilim.agent.bpf.pins import map_name
 
 Rows = npt.NDArray[np.void]
 
@@ -64,11 +65,12 @@ class Map:
         """Raises FileNotFoundError; ValueError if the pinned map's sizes are not those of our layout."""
         fd = syscall.open_pinned(path)
         info = syscall.map_info(fd)
-        key_dtype, value_dtype = layout.MAP_ROWS[path.name]
+        name = map_name(path.name)
+        key_dtype, value_dtype = layout.MAP_ROWS[name]
         if (info.key_size, info.value_size) != (key_dtype.itemsize, value_dtype.itemsize):
             os.close(fd)
             raise ValueError(f"{path}: entries of {info.key_size}+{info.value_size} bytes are not of this version")
-        return cls(fd, path.name, key_dtype, value_dtype, info.max_entries)
+        return cls(fd, name, key_dtype, value_dtype, info.max_entries)
 
     def update(self, keys: Rows, values: Rows) -> None:
         """Write all rows, in their order. Raises MapFull."""
@@ -142,12 +144,10 @@ def _join(parts: list[Rows]) -> Rows:
 
 
 class Maps:
-    """The maps of a node that the driver of the tables uses, opened from their pins."""
+    """The maps of a node that the driver of the tables uses, opened from their pins by name."""
 
-    def __init__(self, directory: Path) -> None:
-        self._maps: Mapping[str, Map] = MappingProxyType(
-            {name: Map.open(directory / name) for name in ("ipcache", "endpoints", "subjects", "policy", "ct")}
-        )
+    def __init__(self, pins: Mapping[str, Path]) -> None:
+        self._maps: Mapping[str, Map] = MappingProxyType({name: Map.open(pins[name]) for name in layout.MAP_ROWS})
 
     def __getitem__(self, name: str) -> Map:
         return self._maps[name]

@@ -1,14 +1,15 @@
 """Loading the four programs of the datapath over one set of pinned maps."""
 
-import os
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from kilim.agent.bpf import layout, syscall
+from kilim.agent.bpf import layout
 from kilim.agent.bpf.hooks import AttachMode
-from kilim.agent.bpf.libbpf import LoadError, ObjectFile, ObjectMap
+from kilim.agent.bpf.libbpf import LoadError, ObjectFile
+from kilim.agent.bpf.migrate import Migration
+from kilim.agent.bpf.pins import pin_names
 from kilim.model.address import mapped_or_zeros
 
 PROGRAMS = ("from_endpoint", "to_endpoint", "overlay", "from_netdev")
@@ -56,7 +57,7 @@ class Settings:
 class LoadedPrograms:
     fds: dict[str, int]
     processed_instructions: dict[str, int]
-    replaced_maps: tuple[str, ...]  # pinned maps of another shape (an upgrade, a new size) that were started anew
+    pins: dict[str, Path]  # of maps, by name
 
 
 def to_ticks(seconds: int) -> int:
@@ -68,37 +69,14 @@ def object_path(program: str) -> Path:
     return Path(str(resources.files("kilim.bpf").joinpath(f"{program}.bpf.o")))
 
 
-# Rows of one are numbers in the other. Were one started anew alone, programs in force, which keep the maps that they
-# have, would find the other's rows changed for maps that they do not see.
-_ONE_ANEW_ALL_ANEW = {"subjects", "policy"}
-
-
-def _pin_maps(opened: ObjectFile, directory: Path, settings: Settings) -> list[str]:
-    """Returns the names of the maps that could not be used again."""
+def _name_pins(opened: ObjectFile, settings: Settings) -> dict[str, str]:
+    """Of its maps by name, which get the sizes of the settings."""
     maps = [each for each in opened.maps() if not each.internal]
     sizes = {"ct": settings.ct_max_entries, "events": settings.events_bytes}
-    replaced = set()
     for each in maps:
         if each.name in sizes:
             each.set_max_entries(sizes[each.name])
-        path = directory / each.name
-        if path.exists() and not _same_shape(each, path):
-            replaced.add(each.name)
-        each.set_pin_path(path)
-    if replaced & _ONE_ANEW_ALL_ANEW:
-        replaced |= _ONE_ANEW_ALL_ANEW
-    for name in replaced:
-        (directory / name).unlink(missing_ok=True)
-    return sorted(replaced)
-
-
-def _same_shape(each: ObjectMap, path: Path) -> bool:
-    fd = syscall.open_pinned(path)
-    try:
-        info = syscall.map_info(fd)
-    finally:
-        os.close(fd)
-    return each.shape == (info.type, info.key_size, info.value_size, info.max_entries, info.flags)
+    return pin_names(maps, opened.btf())
 
 
 def load_program(program: str, settings: Settings, maps: Path, *, verbose: bool = False) -> LoadedPrograms:
@@ -106,24 +84,33 @@ def load_program(program: str, settings: Settings, maps: Path, *, verbose: bool 
     with closing(ObjectFile(object_path(program))) as opened:
         layout.check_layout(opened.btf())
         opened.write_settings(settings.rodata())
-        replaced = _pin_maps(opened, maps, settings)
+        pins = {name: maps / pin for name, pin in _name_pins(opened, settings).items()}
+        for each in opened.maps():
+            if each.name in pins:
+                each.set_pin_path(pins[each.name])
         try:
             fds = opened.load(verbose=verbose)
         except LoadError:
             if verbose:
                 raise
             return load_program(program, settings, maps, verbose=True)
-        return LoadedPrograms(fds, {program: opened.processed_instructions()}, tuple(replaced))
+        return LoadedPrograms(fds, {program: opened.processed_instructions()}, pins)
 
 
-def load_programs(settings: Settings, maps: Path) -> LoadedPrograms:
-    """All objects; maps that are pinned in `maps` are used again. Nothing is attached yet."""
-    all_programs = LoadedPrograms({}, {}, ())
+def load_programs(settings: Settings, maps: Path) -> tuple[LoadedPrograms, Migration]:
+    """All objects; maps that are pinned in `maps` are used again, or their content goes to new ones where their layout
+    is another. Nothing is attached yet."""
+    migration = Migration(maps)
+    for program in PROGRAMS:
+        with closing(ObjectFile(object_path(program))) as opened:
+            migration.create(opened, _name_pins(opened, settings))
+    migration.copy()
+    all_programs = LoadedPrograms({}, {}, {})
     for program in PROGRAMS:
         loaded = load_program(program, settings, maps)
         all_programs = LoadedPrograms(
             all_programs.fds | loaded.fds,
             all_programs.processed_instructions | loaded.processed_instructions,
-            all_programs.replaced_maps + loaded.replaced_maps,
+            all_programs.pins | loaded.pins,
         )
-    return all_programs
+    return all_programs, migration

@@ -14,16 +14,20 @@ _SYSCALL_NUMBER = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _MEMBARRIER, _MEMBARRIER_GLOBAL = {"x86_64": 324, "aarch64": 283}[platform.machine()], 1
 
 MAP_LOOKUP_ELEM = 1
+MAP_UPDATE_ELEM = 2
 OBJ_PIN = 6
 OBJ_GET = 7
 PROG_TEST_RUN = 10
 OBJ_GET_INFO_BY_FD = 15
+BTF_GET_FD_BY_ID = 19
 MAP_LOOKUP_BATCH = 24
 MAP_UPDATE_BATCH = 26
 MAP_DELETE_BATCH = 27
 LINK_CREATE = 28
 LINK_UPDATE = 29
 LINK_DETACH = 34
+
+_NOEXIST = 1
 
 TCX_INGRESS = 46
 TCX_EGRESS = 47
@@ -50,6 +54,9 @@ class MapInfo(NamedTuple):
     max_entries: int
     flags: int
     name: str
+    btf_id: int = 0  # 0: the kernel knows no types of it
+    key_type_id: int = 0
+    value_type_id: int = 0
 
 
 class LinkInfo(NamedTuple):
@@ -110,6 +117,22 @@ def lookup_elems(fd: int, keys: Array, values: Array) -> list[int]:
         key += keys.itemsize
         value += values.itemsize
     return found
+
+
+def add_elems(fd: int, keys: Array, values: Array) -> int:
+    """Write those that are not there, and say how many that were. One call each: batches take no BPF_NOEXIST."""
+    key, value, added = _address(keys), _address(values), 0
+    attr = ctypes.create_string_buffer(32)
+    pointer, size = ctypes.byref(attr), ctypes.sizeof(attr)
+    for _ in range(len(keys)):
+        struct.pack_into("<IxxxxQQQ", attr, 0, fd, key, value, _NOEXIST)
+        if _libc.syscall(_SYSCALL_NUMBER, MAP_UPDATE_ELEM, pointer, size) == 0:
+            added += 1
+        elif ctypes.get_errno() != errno.EEXIST:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        key += keys.itemsize
+        value += values.itemsize
+    return added
 
 
 class Batch(NamedTuple):
@@ -187,7 +210,21 @@ def _text(raw: bytes) -> str:
 def map_info(fd: int) -> MapInfo:
     raw = _info(fd, 88)
     kind, number, key_size, value_size, max_entries, flags = struct.unpack_from("<6I", raw)
-    return MapInfo(kind, number, key_size, value_size, max_entries, flags, _text(raw[24:40]))
+    btf = struct.unpack_from("<III", raw, 64)
+    return MapInfo(kind, number, key_size, value_size, max_entries, flags, _text(raw[24:40]), *btf)
+
+
+def read_btf(number: int) -> bytes:
+    """The types that the kernel holds under an id. Raises OSError."""
+    fd = bpf(BTF_GET_FD_BY_ID, struct.pack("<IIII", number, 0, 0, 0))
+    try:
+        size = struct.unpack_from("<I", _info(fd, 32), 8)[0]
+        data, info = ctypes.create_string_buffer(size), ctypes.create_string_buffer(32)
+        struct.pack_into("<QI", info, 0, ctypes.addressof(data), size)
+        bpf(OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, 32, ctypes.addressof(info)))
+        return data.raw
+    finally:
+        os.close(fd)
 
 
 def link_info(fd: int) -> LinkInfo:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kilim.agent.bpf import syscall
 from kilim.agent.bpf.maps import Map
+from kilim.agent.bpf.pins import find_pin
 from kilim.lab.names import pin_dir
 from kilim.lab.process import pid_of
 from kilim.lab.topology import Lab
@@ -25,12 +26,12 @@ def agent_kib(lab: Lab, node: str) -> int:
 def policy_maps_kib(lab: Lab, node: str) -> float:
     """As the kernel tells it (`memlock`). Of a trie that is 44 bytes a row; with what lies between rows and what the
     allocator rounds up it is three times that."""
-    return sum(_memlock(_maps(lab, node) / name) for name in _POLICY_MAPS) / 1024
+    return sum(_memlock(find_pin(_maps(lab, node), name)) for name in _POLICY_MAPS) / 1024
 
 
 def policy_rows(lab: Lab, node: str) -> int:
     """Rows in the kernel, those that wait for being swept included."""
-    policy = Map.open(_maps(lab, node) / "policy")
+    policy = Map.open(find_pin(_maps(lab, node), "policy"))
     try:
         return len(policy.read()[0])
     finally:

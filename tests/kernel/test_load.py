@@ -41,14 +41,7 @@ def test_restart_uses_the_same_maps(bpf_root: Path, settings: Settings) -> None:
     first.close()
     second = load_objects(settings, bpf_root)
     assert ids == {name: syscall.map_info(second.maps[name].fd).id for name in ids}
-    assert second.replaced_maps == () and second.tables.read_rows().ipcache == {(1 << 24, 8): (300, 0)}
-    second.close()
-
-
-def test_map_of_another_size_is_started_anew_and_said(bpf_root: Path) -> None:
-    load_objects(Settings(node_ip=1, ct_max_entries=4096), bpf_root).close()
-    second = load_objects(Settings(node_ip=1, ct_max_entries=8192), bpf_root)
-    assert second.replaced_maps == ("ct",) and second.maps["ct"].max_entries == 8192
+    assert second.moved_rows == {} and second.tables.read_rows().ipcache == {(1 << 24, 8): (300, 0)}
     second.close()
 
 

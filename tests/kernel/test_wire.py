@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from kilim.agent.bpf import objects
+from kilim.agent.bpf.btf import Btf
+from kilim.agent.bpf.libbpf import ObjectMap
+from kilim.agent.bpf.pins import map_name, pin_names
 from kilim.agent.records import decode_records, select_connections
 from kilim.model.address import format_ip
 from kilim.model.tables import ALLOW, PolicyRows, TablesDelta
@@ -146,25 +149,27 @@ def test_maps_of_another_shape_fill_while_the_programs_before_go_on_over_theirs(
     before.tables.write(TablesDelta(subjects={a.identity: 2}, policy=policy), 20, {})
     held = before.tables.read_rows()
     before.close()
-    changed = {shape}
+    together = {"policy", "subjects"} if shape in ("policy", "subjects") else {shape}
 
-    def same_shape(_: object, path: Path) -> bool:
-        if path.name not in changed:
-            return True
-        changed.remove(path.name)
-        return False
+    def other_names(maps: list[ObjectMap], btf: Btf) -> dict[str, str]:
+        names = pin_names(maps, btf)
+        return names | {name: f"{name}_01234567" for name in together & names.keys()}
 
-    monkeypatch.setattr(objects, "_same_shape", same_shape)
+    monkeypatch.setattr(objects, "pin_names", other_names)
     wire.datapaths[0] = after = node.load()
-    assert after.replaced_maps == (("policy", "subjects") if shape in ("policy", "subjects") else (shape,))
+    assert set(after.moved_rows) == together and after.tables.read_rows() == held
     transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
-    delta = TablesDelta.between(after.tables.read_rows(), held)
-    after.tables.write(delta, 21, {pod.end.ip: pod.ifindex for pod in node.pods})
+    gone = {"policy": {wire.b.end.identity: None}, "subjects": {wire.b.end.identity: None}}
+    after.tables.write(TablesDelta(**gone), 21, {})
+    after.begin_takeover()
     for _ in range(2):
         transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
         assert refused(wire.a.namespace, wire.b.namespace, wire.b.end.ip)
         node.attach(after)
-    assert after.tables.read_rows() == held
+    after.end_takeover()
+    del held.subjects[wire.b.end.identity]
+    assert after.tables.read_rows() == held, "what was deleted meanwhile does not come again"
+    assert sorted(map_name(pin.name) for pin in (node.root / "maps").iterdir()) == sorted(after.map_names)
 
 
 @both_ways

@@ -15,6 +15,7 @@ import pytest
 from kilim.agent.bpf import layout
 from kilim.agent.bpf.addresses import ips_of
 from kilim.agent.bpf.maps import Map
+from kilim.agent.bpf.pins import find_pin
 from kilim.lab import api
 from kilim.lab.client import agent_status
 from kilim.lab.commands import agent_socket
@@ -89,7 +90,7 @@ def test_rows_changed_by_hand_are_named_and_repaired(lab: Lab) -> None:
     until(lambda: all(agent(lab, node.name).seq == agent(lab, "node1").seq for node in lab.nodes))
     assert verified(lab) == {"node1": [], "node2": []}
     before = agent(lab, "node1").drift_repairs
-    maps = {name: Map.open(pin_dir(lab.name) / "node1" / "maps" / name) for name in layout.MAP_ROWS}
+    maps = {name: Map.open(find_pin(pin_dir(lab.name) / "node1" / "maps", name)) for name in layout.MAP_ROWS}
     try:
         far_ip, far, tunnel = change_one_and_add_one(maps["ipcache"])
         keys, values = maps["endpoints"].read()
