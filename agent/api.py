@@ -16,6 +16,7 @@ from kilim.agent.core.dump import DESIRED, dump_desired
 from kilim.agent.drop_messages import drop_message, named_messages
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Counted, Flows, lost_records, named_counts
+from kilim.agent.health.health import Health
 from kilim.agent.uplink import Subscription
 from kilim.v1 import agent_pb2 as pb
 from kilim.v1 import agent_pb2_grpc
@@ -38,12 +39,14 @@ class AgentApi(agent_pb2_grpc.AgentServicer):
         flows: Flows,
         kernel: KernelDump,
         counters: Callable[[], Iterable[Counted]],
+        health: Health | None,
     ) -> None:
         self._enforcement = enforcement
         self._subscription = subscription
         self._flows = flows
         self._kernel = kernel
         self._counters = counters
+        self._health = health
 
     async def Status(self, request: pb.AgentStatusRequest, context: Any) -> pb.AgentStatusResponse:
         enforcement, counted = self._enforcement, list(self._counters())
@@ -85,6 +88,12 @@ class AgentApi(agent_pb2_grpc.AgentServicer):
         replica = self._enforcement.replica
         messages = named_messages(drops, replica) if request.names else [drop_message(each) for each in drops]
         return pb.ListDropsResponse(drops=messages, left_out=len(kept) - len(drops))
+
+    async def Health(self, request: pb.HealthRequest, context: Any) -> pb.HealthResponse:
+        if self._health is None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "health checking is off on this node")
+            raise AssertionError  # abort raises
+        return await self._health.answer(request)
 
 
 async def serve_api(path: Path, api: AgentApi) -> None:

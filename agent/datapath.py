@@ -12,6 +12,7 @@ from kilim.agent.api import KernelDump
 from kilim.agent.calls import Calls
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Counted, Flows
+from kilim.agent.health.health import Health
 from kilim.agent.metrics import Pressure
 from kilim.agent.tables import Kernel
 
@@ -37,6 +38,11 @@ class Datapath(Protocol):
     @property
     def ifindex_of(self) -> Mapping[int, int]:
         """Live: local addresses and their interfaces; empty where there are no interfaces."""
+        ...
+
+    @property
+    def health(self) -> Health | None:
+        """From `restore` on; None: the other nodes are not probed."""
         ...
 
     def counters(self) -> Iterable[Counted]: ...

@@ -53,6 +53,7 @@ class Enforcement:
         self.drift_repairs: Counter[str] = Counter()  # by table
         self.kernel_digest, self.kernel_seq, self.kernel_readings = b"", 0, 0  # of the last reading; how many
         self.errors: dict[str, str] = {}
+        self._health: pb.ConnectivitySummary | None = None
         self._inbox = inbox
         self._cache = cache
         self._kernel = kernel
@@ -127,6 +128,7 @@ class Enforcement:
             kernel_digest=self.kernel_digest,
             kernel_seq=self.kernel_seq,
             kernel_readings=self.kernel_readings,
+            health=self._health,
             routing_mode=self.routing_mode,
         )
 
@@ -270,6 +272,10 @@ class Enforcement:
             self._note_error(about, message)
         else:
             del self.errors[about]
+        self._publish(self.report())
+
+    def tell_health(self, summary: pb.ConnectivitySummary) -> None:
+        self._health = summary
         self._publish(self.report())
 
     def _note_error(self, about: str, message: str) -> None:

@@ -5,7 +5,7 @@ each family of which its node has one; they are reserved together.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -38,11 +38,13 @@ class _Turn:
 
 
 class Inventory:
-    """`ifindex_of` is written here and read by the enforcement; `replica` gives the present one."""
+    """`ifindex_of` is written here and read by the enforcement; `replica` gives the present one. `kept`: keys of what
+    the agent itself has connected, which no runtime knows: neither its GC nor the search for leftovers is about it."""
 
     def __init__(self, node: NodeFacts, replica: Callable[[], Replica], ifindex_of: MutableMapping[int, int]) -> None:
         self.node = node
         self.touched: set[str] = set()
+        self.kept: set[str] = set()
         self._replica = replica
         self._ifindex_of = ifindex_of
         self._links: dict[str, LocalLink] = {}
@@ -93,8 +95,17 @@ class Inventory:
         cidrs = tuple(cidr for cidr in cidrs if is_ipv6(cidr.ip) in families)
         if cidrs != self._pools.cidrs:
             self._pools = AddressPools(cidrs)
-            self._pools.start_after(self._used_ips())
+            self._pools.start_after(self._used_ips(but=self.kept))
         return self._pools
+
+    def last_free_ips(self, key: str) -> tuple[int, ...]:
+        """One of each family, as far from those that pods get first as can be: that which the log has for `key` does
+        not count as in use. Raises CniError."""
+        used, pools = self._used_ips(but={key}), self.pools()
+        try:
+            return pools.choose_last(used.__contains__)
+        except PoolExhausted as error:
+            raise CniError(spec.POOL_EXHAUSTED if pools.cidrs else spec.TRY_AGAIN_LATER, str(error)) from None
 
     @contextmanager
     def reserve(self, request: PodRequest) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -112,8 +123,8 @@ class Inventory:
             self._reserved_ids.discard(endpoint_id)
 
     def busy(self) -> set[str]:
-        """Pods that a call is about now, or was since `touched` was cleared."""
-        return self.touched | self._turns.keys()
+        """Pods that a call is about now, or was since `touched` was cleared; and what is kept."""
+        return self.touched | self._turns.keys() | self.kept
 
     def is_quiet(self) -> bool:
         """No call is about any pod now."""
@@ -161,6 +172,11 @@ class Inventory:
         self._last_id = choose_endpoint_id(used, self._last_id)
         return self._last_id
 
-    def _used_ips(self) -> set[int]:
-        logged = {ip for each in self._replica().own_endpoints.values() for ip in each.ips}
-        return logged | {ip for link in self._links.values() for ip in link.ips} | self._reserved_ips
+    def _used_ips(self, but: Collection[str] = ()) -> set[int]:
+        own = self._replica().own_endpoints.items()
+        logged = {ip for key, each in own if key not in but for ip in each.ips}
+        return (
+            logged
+            | {ip for link in self._links.values() if link.key not in but for ip in link.ips}
+            | self._reserved_ips
+        )

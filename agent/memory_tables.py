@@ -75,9 +75,10 @@ class MemoryReading:
 
 
 class MemoryDatapath:
-    """No packets: no records, no counts, no interfaces."""
+    """No packets: no records, no counts, no interfaces, nobody to reach."""
 
     def __init__(self) -> None:
+        self.health = None
         self.tables = MemoryTables()
         self.flows = Flows(_NoRecords())
         self.ifindex_of: dict[int, int] = {}

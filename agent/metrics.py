@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Counted, lost_records
+from kilim.agent.health.health import Health
 from kilim.agent.read_back import ReadBack
 from kilim.agent.records import AUDITED, DIRECTION_NAMES, FORWARDED, RECORDS_LOST, reason_name
 from kilim.agent.uplink import Subscription
@@ -55,17 +56,21 @@ class AgentMetrics(Collector):
         read_back: ReadBack,
         tables: Pressure,
         counters: Callable[[], Iterable[Counted]],
+        health: Health | None = None,
     ) -> None:
         self._enforcement = enforcement
         self._subscription = subscription
         self._read_back = read_back
         self._tables = tables
         self._counters = counters
+        self._health = health
 
     def collect(self) -> Iterable[Metric]:
         yield from self._of_the_log()
         yield from self._of_tables()
         yield from self._of_packets(list(self._counters()))
+        if self._health is not None:
+            yield from self._health.metrics()
 
     def _of_the_log(self) -> Iterable[Metric]:
         enforcement = self._enforcement

@@ -124,14 +124,18 @@ class Pods:
 
     async def check(self, request: PodRequest) -> None:
         known = self._inventory.link(request)
-        if known is None:
-            raise CniError(spec.CHECK_FAILED, f"container {request.container_id[:12]} is not connected on this node")
-        wanted = self._inventory.wanted(request, known.ips, known.endpoint_id)
-        check_prev_result(request, wanted)
-        wrong = await self._links.check(wanted)
-        wrong += [f"no policy is in place for {format_ip(ip)}" for ip in self._not_enforced(known.ips)]
-        if wrong:
+        if known is not None:
+            check_prev_result(request, self._inventory.wanted(request, known.ips, known.endpoint_id))
+        if wrong := await self.faults(request):
             raise CniError(spec.CHECK_FAILED, "; ".join(wrong))
+
+    async def faults(self, request: PodRequest) -> list[str]:
+        """What is not as ADD left it."""
+        known = self._inventory.link(request)
+        if known is None:
+            return [f"container {request.container_id[:12]} is not connected on this node"]
+        wrong = await self._links.check(self._inventory.wanted(request, known.ips, known.endpoint_id))
+        return wrong + [f"no policy is in place for {format_ip(ip)}" for ip in self._not_enforced(known.ips)]
 
     async def status(self) -> None:
         if not self._enforcement.replica.seq:
@@ -147,7 +151,8 @@ class Pods:
         if request.valid_attachments is None:
             return
         valid = {link_name(container_id, ifname) for container_id, ifname in request.valid_attachments}
-        for link in [each for each in self._inventory.links() if each.name not in valid]:
+        kept = self._inventory.kept
+        for link in [each for each in self._inventory.links() if each.name not in valid and each.key not in kept]:
             async with self._inventory.alone(link.key):
                 await self._disconnect(link.name)
         await self.remove_stale()
@@ -231,6 +236,7 @@ class Pods:
             endpoint_id=wanted.endpoint_id,
             labels=request.labels or {},
             service_account=request.service_account,
+            health=request.health,
         )
         try:
             return int((await self._registry.register_endpoint(message)).seq)

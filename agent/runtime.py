@@ -123,7 +123,14 @@ class Agent:
         datapath = self._datapath
         metrics = MetricsServer(
             self._settings.prometheus_serve_addr,
-            AgentMetrics(self.enforcement, self._subscription, self.read_back, datapath.tables, datapath.counters),
+            AgentMetrics(
+                self.enforcement,
+                self._subscription,
+                self.read_back,
+                datapath.tables,
+                datapath.counters,
+                datapath.health,
+            ),
         )
         try:
             metrics.start()
@@ -140,7 +147,14 @@ class Agent:
 
     def _work(self, when_synced: Callable[[], None] | None) -> dict[str, Coroutine[Any, Any, None]]:
         datapath, node = self._datapath, self._settings.node_name
-        api = AgentApi(self.enforcement, self._subscription, datapath.flows, datapath.tables, datapath.counters)
+        api = AgentApi(
+            self.enforcement,
+            self._subscription,
+            datapath.flows,
+            datapath.tables,
+            datapath.counters,
+            datapath.health,
+        )
         work = {
             "enforcement": self.enforcement.run(),
             "api": serve_api(self._settings.run_dir / "agent.sock", api),

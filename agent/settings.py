@@ -33,6 +33,10 @@ class Settings:
     mtu: int = 0
     datapath_mode: Literal["veth", "memory"] = "veth"  # memory: no kernel, no pods; for runs with many agents
     datapath_attach: Literal["auto", "tcx", "clsact"] = "auto"  # auto: tcx where the kernel has it
+    enable_health_checking: bool = True  # with datapath_mode veth
+    enable_endpoint_health_checking: bool = True
+    health_probe_interval_s: float = 60.0
+    cluster_health_port: int = 4240
     prometheus_serve_addr: str = ""  # HOST:PORT; empty: no metrics
     log_format: str = "auto"  # "json", "console"; auto: console on a terminal
     log_level: str = "info"

@@ -21,6 +21,7 @@ from kilim.agent.core.node_routes import NodeRoute, plan_node_routes
 from kilim.agent.datapath import DatapathTables, Neighbours
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Flows
+from kilim.agent.health.health import Health
 from kilim.agent.inventory import Inventory, NodeFacts
 from kilim.agent.netlink.node import NodeDevices, apply_node_devices, remove_tunnel
 from kilim.agent.netlink.node_routes import apply_node_routes
@@ -77,6 +78,7 @@ class VethDatapath:
         self._bpf = bpf
         self.ifindex_of: dict[int, int] = {}
         self.flows = Flows(bpf.events)
+        self.health: Health | None = None
 
     @property
     def tables(self) -> DatapathTables:
@@ -94,6 +96,8 @@ class VethDatapath:
         inventory = Inventory(facts, lambda: enforcement.replica, self.ifindex_of)
         links, tables = PodLinks(self._session), self._bpf.tables
         self._pods = Pods(inventory, links, self._bpf, neighbours.calls, enforcement, tables, neighbours.connected)
+        if settings.enable_health_checking:
+            self.health = Health(settings, enforcement, inventory, self._pods)
         await self._pods.restore()
 
     def attach(self) -> Mapping[str, object]:
@@ -113,7 +117,8 @@ class VethDatapath:
         }
 
     def work(self) -> dict[str, Coroutine[Any, Any, None]]:
-        return {
+        health = self.health.work() if self.health is not None else {}
+        return health | {
             "cni": CniServer(self._settings.run_dir / "cni.sock", self._pods).run(),
             "flows": self.flows.run(),
             "sweep": self._sweep(),

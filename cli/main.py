@@ -26,6 +26,7 @@ SECTIONS = {
     },
     "Node": {
         "bpf": ("kilim.cli.bpf:bpf", "The BPF tables of one node"),
+        "health": ("kilim.cli.health:health", "Whom one node reaches, and how fast"),
         "monitor": ("kilim.cli.monitor:monitor", "What one node dropped or audited, and by whose word"),
     },
     "Lab": {

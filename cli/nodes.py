@@ -12,7 +12,7 @@ from kilim.v1 import controlplane_pb2 as pb
 
 DIGEST_CHARACTERS = 10
 MARKS = {pb.MATCH: "✓", pb.DIFFERS: "✗", pb.NOT_COMPARED: "…", pb.STALE: "?"}
-HEALTH = ("NAME", "STATUS", "IP", "SEQ", "LAG", "STATE DIGEST", "TABLE DIGEST", "KERNEL")
+HEALTH = ("NAME", "STATUS", "IP", "SEQ", "LAG", "STATE DIGEST", "TABLE DIGEST", "KERNEL", "REACHES")
 PLACE = ("NAME", "STATUS", "IP", "POD CIDRS", "SEQ", "LAG", "REPORTED", "ERRORS")
 
 
@@ -54,6 +54,13 @@ def _kernel(node: Any) -> str:
     return f"{mark} {age(node.kernel_age_ms)}" if node.kernel_comparison == pb.STALE else mark
 
 
+def _reaches(node: Any) -> str | None:
+    """Of the other nodes that its agent has probed, how many it reaches on all paths."""
+    if not node.HasField("health"):
+        return None
+    return f"{'' if node.up and not node.silent else '? '}{node.health.reachable}/{node.health.nodes}"
+
+
 _CELLS: dict[str, Callable[[Any, bool], object]] = {
     "NAME": lambda node, wide: node.name,
     "STATUS": lambda node, wide: _condition(node),
@@ -64,6 +71,7 @@ _CELLS: dict[str, Callable[[Any, bool], object]] = {
     "STATE DIGEST": lambda node, wide: compared_text(node.state_comparison, node.state_digest, wide),
     "TABLE DIGEST": lambda node, wide: compared_text(node.table_comparison, node.table_digest, wide),
     "KERNEL": lambda node, wide: _kernel(node),
+    "REACHES": lambda node, wide: _reaches(node),
     "REPAIRS": lambda node, wide: node.drift_repairs,
     "ROUTING": lambda node, wide: node.routing_mode,
     "AUDIT": lambda node, wide: "on" if node.policy_audit_mode else None,

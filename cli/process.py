@@ -14,10 +14,12 @@ import click
 
 from kilim.cli.addresses import FORM, split_port, with_port
 from kilim.cli.command import Command
+from kilim.cli.duration import DURATION
 from kilim.cli.failure import BadUsage
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_PORT = 4260
+LEAST_PROBE_INTERVAL_S = 0.5
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 
@@ -246,6 +248,22 @@ def _format(choice: str) -> str:
     help="How programs are attached. auto: by tcx where the kernel has it (6.6 or newer).",
 )  # fmt: skip
 @click.option(
+    "--enable-health-checking", type=bool, default=True, show_default=True, metavar="BOOL",
+    help="Probe the other nodes and answer their probes.",
+)  # fmt: skip
+@click.option(
+    "--enable-endpoint-health-checking", type=bool, default=True, show_default=True, metavar="BOOL",
+    help="Have a health endpoint of its own, which the other nodes probe on the way of pods.",
+)  # fmt: skip
+@click.option(
+    "--health-probe-interval", "health_probe_interval_s", type=DURATION, default="60s", show_default=True,
+    help="From one probe of a node to the next; longer with many nodes. At least 500ms.",
+)  # fmt: skip
+@click.option(
+    "--cluster-health-port", type=click.IntRange(1, 65535), default=4240, show_default=True,
+    help="TCP port of the health checks, the same on all nodes.",
+)  # fmt: skip
+@click.option(
     "--prometheus-serve-addr", type=Address(), help="Serve metrics here, HOST:PORT, at /metrics. [default: nowhere]"
 )
 @log_format_option
@@ -261,6 +279,8 @@ def agent(context: click.Context, /, **flags: Any) -> None:
     from kilim.agent.runtime import run
     from kilim.agent.settings import Settings
 
+    if flags["health_probe_interval_s"] < LEAST_PROBE_INTERVAL_S:
+        raise BadUsage("--health-probe-interval: must be at least 500ms")
     flags |= {"log_format": _format(flags["log_format"]), "prometheus_serve_addr": flags["prometheus_serve_addr"] or ""}
     flags |= _of_families([ip for several in flags.pop("node_ip") for ip in several])
     context.exit(run(Settings(**flags)) or 0)

@@ -12,7 +12,8 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PodRequest:
-    """`labels` None: the configuration says nothing about them. `ips`: those asked for, at most one of a family."""
+    """`labels` None: the configuration says nothing about them. `ips`: those asked for, at most one of a family.
+    `health`: no runtime's, but the agent's own for its health endpoint."""
 
     command: str
     version: str
@@ -26,6 +27,7 @@ class PodRequest:
     ips: tuple[int, ...]
     prev_result: Json | None
     valid_attachments: tuple[tuple[str, str], ...] | None
+    health: bool = False
 
     @property
     def key(self) -> str:

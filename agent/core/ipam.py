@@ -51,6 +51,14 @@ class AddressPool:
                 return ip
         raise PoolExhausted(f"all {self._size} addresses of the node's pod CIDRs ({self}) are in use")
 
+    def choose_last(self, in_use: Callable[[int], bool]) -> int:
+        """The last free address, from the end backwards. Raises PoolExhausted."""
+        for addresses in reversed(self._ranges):
+            for position in range(_length(addresses) - 1, -1, -1):
+                if not in_use(addresses[position]):
+                    return addresses[position]
+        raise PoolExhausted(f"all {self._size} addresses of the node's pod CIDRs ({self}) are in use")
+
     def check(self, ip: int) -> None:
         """Raises AddressNotOurs unless a pod of this node may have `ip`."""
         if self._position(ip) is not None:
@@ -104,6 +112,12 @@ class AddressPools:
                 raise AddressNotOurs(f"{format_ip(ip)} is in none of the node's pod CIDRs ({self})")
             self._pools[family].check(ip)
         return tuple(wanted.get(family) or pool.choose(in_use) for family, pool in self._pools.items())
+
+    def choose_last(self, in_use: Callable[[int], bool]) -> tuple[int, ...]:
+        """The last free one of each family. Raises PoolExhausted."""
+        if not self._pools:
+            raise PoolExhausted("the node has no pod CIDRs")
+        return tuple(pool.choose_last(in_use) for pool in self._pools.values())
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.cidrs)) or "none"

@@ -63,6 +63,7 @@ class Condition:
             elif node.silent:
                 problems.append(f"node {node.name}: its agent has been silent for {node.last_report_age_ms // 1000} s")
             problems += [f"node {node.name}: {error}" for error in node.errors if node.up]
+            problems += [f"node {node.name}: {line}" for line in unreached(node.health) if node.up]
         problems += routing_problems(nodes)
         return api.StatusResponse(
             ok=not problems,
@@ -92,6 +93,8 @@ class Condition:
             status.state_comparison = self._reports.verdict(heard, STATE)
             status.table_comparison = self._reports.verdict(heard, TABLES)
             status.kernel_comparison = self._reports.verdict(heard, KERNEL)
+            if report.HasField("health"):
+                status.health.CopyFrom(report.health)
             status.drift_repairs = report.drift_repairs
             status.routing_mode = report.routing_mode
             status.errors.extend(report.errors)
@@ -183,6 +186,19 @@ def routing_problems(nodes: Iterable[api.NodeStatus]) -> list[str]:
         shown += [f"{name} {mode}" for name in of_mode[:NAMED]]
         shown += [f"{len(of_mode) - NAMED} more {mode}"] if len(of_mode) > NAMED else []
     return [f"routing-mode differs between nodes: {', '.join(shown)}"]
+
+
+def unreached(health: api.ConnectivitySummary) -> list[str]:
+    """A line for each node that is not reached, with the paths and since when."""
+    by_node: dict[str, list[api.UnreachablePath]] = {}
+    for path in health.unreachable:
+        by_node.setdefault(path.node, []).append(path)
+    lines = []
+    for name, paths in by_node.items():
+        words = ", ".join(f"{path.path} ({path.ip})" for path in paths)
+        longest_s = max(path.for_ms for path in paths) // 1000
+        lines.append(f"cannot reach {name} for {longest_s} s: {words}: {paths[0].error}")
+    return [*lines, f"cannot reach others on {health.more} more paths"] if health.more else lines
 
 
 def log_status(keeper: Keeper) -> api.LogStatus:

@@ -116,6 +116,10 @@ def _check_report(report: api.NodeReport, node: str) -> None:
     check_count("errors", len(report.errors), ERRORS)
     for error in report.errors:
         check_length("errors", error, TEXT_LENGTH)
+    check_count("health.unreachable", len(report.health.unreachable), ERRORS)
+    for path in report.health.unreachable:
+        check_names((("health.unreachable.node", path.node), ("path", path.path), ("ip", path.ip)))
+        check_length("health.unreachable.error", path.error, TEXT_LENGTH)
     if not report.node:
         raise invalid("node", "must not be empty")
     if node and report.node != node:

@@ -350,3 +350,134 @@ class DecidingRule(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecidingRule: _TypeAlias = DecidingRule  # noqa: Y015
+
+@_typing.final
+class HealthRequest(_message.Message):
+    """probe: all nodes are probed first, and the answer waits for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBE_FIELD_NUMBER: _builtins.int
+    probe: _builtins.bool
+    def __init__(
+        self,
+        *,
+        probe: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["probe", b"probe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthRequest: _TypeAlias = HealthRequest  # noqa: Y015
+
+@_typing.final
+class HealthResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    ENDPOINT_IPS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """this one"""
+    interval_ms: _builtins.int
+    """from one probe of a node to the next"""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeHealth]:
+        """by name, this one not among them"""
+
+    @_builtins.property
+    def endpoint_ips(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of this node's own health endpoint; empty: it has none (yet)"""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        nodes: _abc.Iterable[Global___NodeHealth] | None = ...,
+        interval_ms: _builtins.int = ...,
+        endpoint_ips: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_ips", b"endpoint_ips", "interval_ms", b"interval_ms", "node", b"node", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthResponse: _TypeAlias = HealthResponse  # noqa: Y015
+
+@_typing.final
+class NodeHealth(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathHealth]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        paths: _abc.Iterable[Global___PathHealth] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "paths", b"paths"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeHealth: _TypeAlias = NodeHealth  # noqa: Y015
+
+@_typing.final
+class PathHealth(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    IP_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LATENCY_NS_FIELD_NUMBER: _builtins.int
+    LAST_SUCCESS_MS_FIELD_NUMBER: _builtins.int
+    LAST_PROBE_MS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.bool
+    """to the health endpoint of the node, else to the node itself"""
+    ip: _builtins.str
+    protocol: _builtins.str
+    """"ICMP" | "HTTP" """
+    state: _builtins.str
+    """"reachable" | "unreachable" | "unknown": not probed often enough to say"""
+    latency_ns: _builtins.int
+    """of the last success; 0: there was none"""
+    last_success_ms: _builtins.int
+    """how long ago; -1: never"""
+    last_probe_ms: _builtins.int
+    """how long ago; -1: never"""
+    error: _builtins.str
+    """of the last probe; empty: it succeeded"""
+    failures: _builtins.int
+    """in a row, up to now"""
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.bool = ...,
+        ip: _builtins.str = ...,
+        protocol: _builtins.str = ...,
+        state: _builtins.str = ...,
+        latency_ns: _builtins.int = ...,
+        last_success_ms: _builtins.int = ...,
+        last_probe_ms: _builtins.int = ...,
+        error: _builtins.str = ...,
+        failures: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "error", b"error", "failures", b"failures", "ip", b"ip", "last_probe_ms", b"last_probe_ms", "last_success_ms", b"last_success_ms", "latency_ns", b"latency_ns", "protocol", b"protocol", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathHealth: _TypeAlias = PathHealth  # noqa: Y015

@@ -49,6 +49,11 @@ class AgentStub:
                 request_serializer=kilim_dot_v1_dot_agent__pb2.ListDropsRequest.SerializeToString,
                 response_deserializer=kilim_dot_v1_dot_agent__pb2.ListDropsResponse.FromString,
                 _registered_method=True)
+        self.Health = channel.unary_unary(
+                '/kilim.v1.Agent/Health',
+                request_serializer=kilim_dot_v1_dot_agent__pb2.HealthRequest.SerializeToString,
+                response_deserializer=kilim_dot_v1_dot_agent__pb2.HealthResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -72,6 +77,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Health(self, request, context):
+        """FAILED_PRECONDITION: health checking is off
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -89,6 +101,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.ListDrops,
                     request_deserializer=kilim_dot_v1_dot_agent__pb2.ListDropsRequest.FromString,
                     response_serializer=kilim_dot_v1_dot_agent__pb2.ListDropsResponse.SerializeToString,
+            ),
+            'Health': grpc.unary_unary_rpc_method_handler(
+                    servicer.Health,
+                    request_deserializer=kilim_dot_v1_dot_agent__pb2.HealthRequest.FromString,
+                    response_serializer=kilim_dot_v1_dot_agent__pb2.HealthResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -172,6 +189,33 @@ class Agent:
             '/kilim.v1.Agent/ListDrops',
             kilim_dot_v1_dot_agent__pb2.ListDropsRequest.SerializeToString,
             kilim_dot_v1_dot_agent__pb2.ListDropsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Health(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kilim.v1.Agent/Health',
+            kilim_dot_v1_dot_agent__pb2.HealthRequest.SerializeToString,
+            kilim_dot_v1_dot_agent__pb2.HealthResponse.FromString,
             options,
             channel_credentials,
             insecure,

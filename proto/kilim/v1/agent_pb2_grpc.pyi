@@ -34,6 +34,8 @@ class AgentStub:
     Status: _grpc.UnaryUnaryMultiCallable[_agent_pb2.AgentStatusRequest, _agent_pb2.AgentStatusResponse]
     DumpTable: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DumpTableRequest, _agent_pb2.DumpTableResponse]
     ListDrops: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListDropsRequest, _agent_pb2.ListDropsResponse]
+    Health: _grpc.UnaryUnaryMultiCallable[_agent_pb2.HealthRequest, _agent_pb2.HealthResponse]
+    """FAILED_PRECONDITION: health checking is off"""
 
 @_typing.type_check_only
 class AgentAsyncStub(AgentStub):
@@ -41,6 +43,8 @@ class AgentAsyncStub(AgentStub):
     Status: _aio.UnaryUnaryMultiCallable[_agent_pb2.AgentStatusRequest, _agent_pb2.AgentStatusResponse]  # type: ignore[assignment]
     DumpTable: _aio.UnaryUnaryMultiCallable[_agent_pb2.DumpTableRequest, _agent_pb2.DumpTableResponse]  # type: ignore[assignment]
     ListDrops: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListDropsRequest, _agent_pb2.ListDropsResponse]  # type: ignore[assignment]
+    Health: _aio.UnaryUnaryMultiCallable[_agent_pb2.HealthRequest, _agent_pb2.HealthResponse]  # type: ignore[assignment]
+    """FAILED_PRECONDITION: health checking is off"""
 
 class AgentServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -63,5 +67,13 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.ListDropsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.ListDropsResponse, _abc.Awaitable[_agent_pb2.ListDropsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Health(
+        self,
+        request: _agent_pb2.HealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.HealthResponse, _abc.Awaitable[_agent_pb2.HealthResponse]]:
+        """FAILED_PRECONDITION: health checking is off"""
 
 def add_AgentServicer_to_server(servicer: AgentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

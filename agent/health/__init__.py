@@ -1,0 +1,1 @@
+"""Whether this node reaches the others: its health endpoint, what answers probes, what sends them, what they tell."""
