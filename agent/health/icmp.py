@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 import struct
+import time
 
 from kilim.agent.core.connectivity import Result
 from kilim.agent.health.sockets import Namespace
@@ -36,10 +37,9 @@ class Echo:
         assert is_ipv6(ip) is self._ipv6
         self._number = number = (self._number + 1) & 0xFFFFFFFF
         answered = self._waiting[number] = loop.create_future()
-        sent_s = loop.time()
         try:
             sender = await self._opened()
-            sent_s = loop.time()
+            sent_s = time.perf_counter()  # the loop's own clock has steps of a millisecond
             sender.sendto(self._packet(number), (format_ip(ip), 0))
             async with asyncio.timeout(timeout_s):
                 answered_s = await answered
@@ -84,7 +84,7 @@ class Echo:
 
     def _read(self) -> None:
         assert self._socket is not None
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.perf_counter()
         while True:
             try:
                 data = self._socket.recv(2048)

@@ -13,7 +13,9 @@
 #define IDENTITY_REMOTE_NODE 6
 #define IDENTITY_WORLD_IPV6  10
 
-/* Endpoints have these, the reserved ones lie below and those of CIDRs and of nodes above. */
+/* Endpoints have these, the reserved ones lie below and those of CIDRs and of nodes above. Of the reserved ones the
+ * health endpoint of each node has its own. */
+#define IDENTITY_HEALTH	      4
 #define IDENTITY_ENDPOINT_MIN 256
 #define IDENTITY_ENDPOINT_MAX 65535
 
@@ -43,7 +45,7 @@ struct {
 
 static __always_inline bool is_endpoint_identity(__u32 identity)
 {
-	return identity >= IDENTITY_ENDPOINT_MIN && identity <= IDENTITY_ENDPOINT_MAX;
+	return identity == IDENTITY_HEALTH || (identity >= IDENTITY_ENDPOINT_MIN && identity <= IDENTITY_ENDPOINT_MAX);
 }
 
 static __always_inline bool is_remote_node(__u32 identity)

@@ -10,6 +10,7 @@ import pytest
 
 from kilim.agent.records import Record, decode_records
 from kilim.model.address import format_ip, parse_ip
+from kilim.model.identity import HEALTH
 from kilim.model.tables import ALLOW, PolicyRows, TablesDelta
 from tests.kernel.frames import NODE, OTHER_NODE, REMOTE, WORLD, A, B, End, tcp, udp
 from tests.kernel.rig import INGRESS, Rig, row
@@ -102,11 +103,18 @@ def test_an_address_of_this_node_is_never_somebody_elses(wire: Wire) -> None:
         assert record.reason == INVALID_SOURCE_IP
 
 
-@pytest.mark.parametrize("identity", [0, 1, 2, 6, 255, 65536, (1 << 24) - 1])
+@pytest.mark.parametrize("identity", [0, 1, 2, 3, 5, 6, 255, 65536, (1 << 24) - 1])
 def test_the_vni_is_the_identity_of_an_endpoint(wire: Wire, identity: int) -> None:
     send(wire.nodes[0].namespace, wire.nodes[1].ip, identity, udp(wire.b.end, wire.c.end))
     [record] = heard(wire, 1)
     assert record.reason == INVALID_VNI
+
+
+def test_a_health_endpoint_is_one(wire: Wire) -> None:
+    send(wire.nodes[0].namespace, wire.nodes[1].ip, HEALTH, udp(wire.b.end, wire.c.end))
+    [record] = heard(wire, 1)
+    assert record.reason != INVALID_VNI
+    assert record.src_identity == HEALTH
 
 
 def test_pods_send_to_no_tunnel_of_a_node(rig: Rig) -> None:
