@@ -257,6 +257,7 @@ def _format(choice: str) -> str:
 )  # fmt: skip
 @click.option(
     "--health-probe-interval", "health_probe_interval_s", type=DURATION, default="60s", show_default=True,
+    envvar="KILIM_AGENT_HEALTH_PROBE_INTERVAL",
     help="From one probe of a node to the next; longer with many nodes. At least 500ms.",
 )  # fmt: skip
 @click.option(

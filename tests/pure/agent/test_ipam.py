@@ -129,3 +129,17 @@ def test_no_two_holders_ever_share_an_address(moves: list[int]) -> None:
             ip = addresses.choose(set(held).__contains__)
             assert ip not in held
             held.append(ip)
+
+
+def test_the_last_free_address_of_each_family_counts_from_the_end() -> None:
+    pools = AddressPools([parse_cidr("10.0.0.0/29"), parse_cidr("10.1.0.0/30"), parse_cidr("fd00::/64")])
+    used: set[int] = set()
+    found = [pools.choose_last(used.__contains__)]
+    used |= set(found[0])
+    found.append(pools.choose_last(used.__contains__))
+    assert [tuple(map(format_ip, each)) for each in found] == [
+        ("10.1.0.2", "fd00::ffff:ffff:ffff:ffff"),
+        ("10.0.0.6", "fd00::ffff:ffff:ffff:fffe"),
+    ]
+    with pytest.raises(PoolExhausted):
+        AddressPools(()).choose_last(used.__contains__)

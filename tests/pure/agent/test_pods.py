@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from kilim.agent.cache import DiskCache
+from kilim.agent.cni.requests import PodRequest
 from kilim.agent.core.link import LocalLink, PodLink, link_name
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.inbox import Inbox
@@ -146,3 +147,21 @@ async def test_pins_of_devices_that_are_gone_go_when_no_call_is_under_way(tmp_pa
     assert node.gone == 1
     await node.pods.remove_stale()
     assert node.gone == 2
+
+
+async def test_what_the_agent_connects_itself_is_nobodys_leftover(tmp_path: Path) -> None:
+    """Neither without a link, nor by a runtime's GC, which does not know of it."""
+    node = Node(tmp_path)
+    node.go_on.set()
+    node.inventory.kept.add("default/p3")
+    assert await node.pods.remove_stale() == 3
+    assert "p3" not in node.removed
+    node.inventory.remember(node.link("p3"))
+    node.inventory.remember(node.link("p1"))
+    node.present = [node.link("p3"), node.link("p1")]
+    await node.pods.collect_garbage(garbage_request())
+    assert [link.pod for link in node.inventory.links()] == ["p3"]
+
+
+def garbage_request() -> PodRequest:
+    return PodRequest("GC", "1.1.0", "", "", "", "", "", None, "", (), None, ())
