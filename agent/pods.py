@@ -199,6 +199,7 @@ class Pods:
             link = await self._links.create(wanted)
         except FileNotFoundError:
             raise CniError(spec.INVALID_ENVIRONMENT, f"CNI_NETNS: there is no {wanted.netns}") from None
+        had_rows = not self._not_enforced(wanted.ips)  # of the link that was there before, maybe another one
         self._inventory.remember(link)
         # Attaching waits for the kernel's grace periods, some 10 ms each.
         attaching = asyncio.ensure_future(asyncio.to_thread(self._programs.attach_endpoint, link.ifindex, link.name))
@@ -217,7 +218,7 @@ class Pods:
         except TimeoutError:
             late = f"seq {seq} is not enforced on this node after {self._enforce_deadline_s:g} s"
             raise CniError(spec.TRY_AGAIN_LATER, late) from None
-        if self._not_enforced(wanted.ips):
+        if had_rows or self._not_enforced(wanted.ips):
             self._enforcement.rejoin()
         if missing := self._not_enforced(wanted.ips):
             raise CniError(spec.TRY_AGAIN_LATER, f"no policy is in place for {format_ip(missing[0])}")

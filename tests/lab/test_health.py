@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 from kilim.lab import api, faults
 from kilim.lab.client import ControlPlane
 from kilim.lab.commands import agent_socket, replica_targets
+from kilim.lab.errors import LabError
 from kilim.lab.topology import Lab
 from kilim.model.nouns import HEALTH_NAMESPACE
 from kilim.v1 import agent_pb2, agent_pb2_grpc
@@ -57,8 +59,9 @@ def status(lab: Lab) -> pb.StatusResponse:
 def until(what: str, look: Callable[[], T]) -> T:
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        if found := look():
-            return found
+        with contextlib.suppress(grpc.RpcError, LabError):  # who is starting does not answer yet
+            if found := look():
+                return found
         assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}"
         time.sleep(0.1)
 
@@ -68,6 +71,16 @@ def health(lab: Lab, node: str, *, probe: bool = False) -> agent_pb2.HealthRespo
         request = agent_pb2.HealthRequest(probe=probe)
         answer: agent_pb2.HealthResponse = agent_pb2_grpc.AgentStub(channel).Health(request, timeout=30)
         return answer
+
+
+def paths(lab: Lab, source: str, target: str) -> list[agent_pb2.PathHealth]:
+    return [path for node in health(lab, source).nodes if node.name == target for path in node.paths]
+
+
+def is_well(lab: Lab, node: str) -> bool:
+    """Whether each probe that it sends now is answered."""
+    found = [path for each in health(lab, node, probe=True).nodes for path in each.paths]
+    return bool(found) and not any(path.error for path in found)
 
 
 def reaches(lab: Lab) -> dict[str, set[tuple[str, str]]]:
@@ -125,8 +138,7 @@ def test_no_policy_comes_between(lab: Lab, tmp_path: Path) -> None:
         assert kilim("setting", "set", "enable-policy", "always").returncode == 0
         assert kilim("status", "--wait").returncode == 0
         for name in sorted(NODES):
-            paths = [path for node in health(lab, name, probe=True).nodes for path in node.paths]
-            assert not [path for path in paths if path.error]
+            assert is_well(lab, name)
     finally:
         kilim("setting", "set", "enable-policy", "default")
         kilim("delete", "-f", str(manifest))
@@ -179,18 +191,6 @@ def test_without_endpoints_only_hosts_are_probed(lab: Lab, monkeypatch: pytest.M
         return '"node2"' in listed and '"node3"' not in listed
 
     until("it has left the log", is_gone)
-    until(
-        "node1 probes the host alone",
-        lambda: (
-            [n.paths for n in health(lab, "node1").nodes if n.name == "node3"]
-            and not [path for n in health(lab, "node1").nodes if n.name == "node3" for path in n.paths if path.endpoint]
-        ),
-    )
+    until("node1 probes the host alone", lambda: {path.endpoint for path in paths(lab, "node1", "node3")} == {False})
     assert not health(lab, "node3").endpoint_ips
-    until(
-        "node3 reaches the endpoints of the others",
-        lambda: (
-            status(lab).ok
-            and not any(path.error for node in health(lab, "node3", probe=True).nodes for path in node.paths)
-        ),
-    )
+    until("node3 reaches the endpoints of the others", lambda: status(lab).ok and is_well(lab, "node3"))

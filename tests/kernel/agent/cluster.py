@@ -77,6 +77,7 @@ class Cluster:
         arguments = ["agent", "--node-name", "node1", "--node-ip", node_ips, "--servers", self.server]
         arguments += [part for each in self.families for part in ("--pod-cidr", each.pod_cidr)]
         arguments += ["--state-dir", self.directory / "state", "--run-dir", self.run_dir]
+        arguments += ["--enable-endpoint-health-checking", "false"]  # so that all endpoints there are of the test
         self._run("agent", self.node_netns, [*arguments, "--bpf-root", self.bpf_root, *more])
         wait_for("the agent", lambda: self._answers(self.status))
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from kilim.controlplane.api.condition import unreached
 from kilim.controlplane.decide.command import EndpointRegistered, RegisterEndpoint, RemoveEndpoint
 from kilim.controlplane.decide.refusal import Code
 from kilim.model.address import parse_ip
@@ -14,6 +15,7 @@ from kilim.model.node_tables import NodeTables
 from kilim.model.nouns import HEALTH_NAMESPACE, Endpoint, Namespace, Pod, endpoint_to_pb
 from kilim.model.reach import Reach
 from kilim.model.resolve import resolve
+from kilim.v1 import controlplane_pb2 as api
 from kilim.v1 import events_pb2 as pb
 from tests.pure.controlplane.worlds import World, apply, endpoint, two_nodes
 from tests.pure.model.cluster import Cluster
@@ -101,3 +103,22 @@ def test_no_policy_selects_it(mode: str) -> None:
     assert tables.policy == {}
     incremental.update(cluster.state, cluster.changes[before:])
     assert incremental.tables == tables
+
+
+def test_status_has_a_line_for_each_node_that_is_not_reached() -> None:
+    health = api.ConnectivitySummary(
+        nodes=9,
+        reachable=6,
+        unreachable=[
+            api.UnreachablePath(node="b", path="host ICMP", ip="192.0.2.2", error="no answer in 5 s", for_ms=3_500),
+            api.UnreachablePath(node="b", path="host HTTP", ip="192.0.2.2", error="refused", for_ms=9_900),
+            api.UnreachablePath(node="c", path="endpoint ICMP", ip="fd00::9", error="no answer in 5 s", for_ms=100),
+        ],
+    )
+    assert unreached(health) == [
+        "cannot reach b for 9 s: host ICMP (192.0.2.2), host HTTP (192.0.2.2): no answer in 5 s",
+        "cannot reach c for 0 s: endpoint ICMP (fd00::9): no answer in 5 s",
+    ]
+    health.more = 4
+    assert unreached(health)[-1] == "cannot reach others on 4 more paths"
+    assert unreached(api.ConnectivitySummary(nodes=1, reachable=1)) == []
