@@ -41,7 +41,7 @@ def test_each_path_has_a_line() -> None:
         "      ICMP to stack:  OK, RTT=250µs",
         "      HTTP to agent:  OK, RTT=12.3ms",
         "    Endpoint connectivity to 10.9.0.254:",
-        "      ICMP to stack:  UNREACHABLE: no answer in 5 s, last answered 1m30s ago",
+        "      ICMP to stack:  UNREACHABLE: no answer in 5 s, last answered 90s ago",
         "      HTTP to agent:  unknown: no answer in 5 s, never answered",
         "  new:",
         "    Host connectivity to 192.0.2.9:",
