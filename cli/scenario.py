@@ -14,7 +14,7 @@ from kilim.cli.lab_command import LabCommand, lab_option
 from kilim.cli.output import output_option, print_data
 from kilim.cli.progress import steps
 from kilim.cli.table import table
-from kilim.model.protocols import PROTOCOL_NUMBERS
+from kilim.model.protocols import PROTOCOLS
 
 ECHO_REQUEST = 8
 
@@ -72,7 +72,7 @@ def _row(probe: dict[str, Any]) -> list[object]:
 @click.argument("target", metavar="TO")
 @click.option("-p", "--port", type=click.IntRange(0, 65535), help="Port; of ICMP the type. [default for ICMP: 8, echo]")
 @click.option(
-    "--protocol", type=click.Choice(tuple(PROTOCOL_NUMBERS), case_sensitive=False), default="TCP", show_default=True,
+    "--protocol", type=click.Choice((*PROTOCOLS, "ICMP"), case_sensitive=False), default="TCP", show_default=True,
     help="Of the traffic.",
 )  # fmt: skip
 @click.option("--expect", type=click.Choice(["allow", "deny"]), help="Exit status 1 where it comes out otherwise.")

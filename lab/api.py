@@ -14,7 +14,7 @@ from kilim.lab.errors import BadInput
 from kilim.lab.names import DEFAULT_LAB, pod_role
 from kilim.lab.process import run_attached
 from kilim.lab.topology import MAX_ETCD, MAX_REPLICAS, Lab, Pod, Port, default_node_plans, load_lab
-from kilim.model.protocols import PROTOCOL_NUMBERS, PROTOCOLS
+from kilim.model.protocols import PROTOCOLS
 
 
 async def up(
@@ -110,10 +110,10 @@ def exec_in_pod(name: str, pod: str, argv: Sequence[str]) -> int:
 async def probe(name: str, source: str, target: str, port: int, protocol: str = "TCP") -> dict[str, Any]:
     """One probe as in a scenario, `{"from", "to", "port", "protocol", "got", "drop_reason"[, "message"]}`."""
     from kilim.lab.asking import ask_probes
-    from kilim.lab.scenario import Probe
+    from kilim.lab.scenario import PROBED, Probe
 
-    if protocol not in PROTOCOL_NUMBERS:
-        raise BadInput(f"protocol {protocol!r}: must be one of {', '.join(PROTOCOL_NUMBERS)}")
+    if protocol not in PROBED:
+        raise BadInput(f"protocol {protocol!r}: must be one of {', '.join(PROBED)}")
     written = {"from": source, "to": target, "port": port, "protocol": protocol}
     (verdict,) = await ask_probes(_own_lab(name), [Probe(source, target, port, protocol, None, written)])
     answer = {**written, "got": verdict.got, "drop_reason": verdict.drop_reason}

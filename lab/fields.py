@@ -69,7 +69,7 @@ class Fields:
         return value  # type: ignore[no-any-return]
 
     def ip(self, field: str, default: Any = _REQUIRED) -> str:
-        return self._parsed(field, lambda text: str(ipaddress.IPv4Address(text)), "an IPv4 address", default)
+        return self._parsed(field, lambda text: str(ipaddress.ip_address(text)), "an IP address", default)
 
     def labels(self, field: str) -> dict[str, str]:
         value = self.take(field, {})

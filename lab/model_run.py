@@ -26,15 +26,14 @@ from kilim.controlplane.decide.view import Defaults, View
 from kilim.lab.errors import BadInput
 from kilim.lab.manifests import namespace_manifest, pod_from_manifest, pod_manifest
 from kilim.lab.pods import RunningPod
-from kilim.lab.probe import Verdict
-from kilim.lab.resolve import Place, Places, Unresolvable
+from kilim.lab.probe import Verdict, of_families
+from kilim.lab.resolve import Place, Places, Unresolvable, Way, in_family
 from kilim.lab.scenario import Manifest, Probe, Scenario, Setting
 from kilim.lab.stage import Refusal, is_enabled, object_ref
-from kilim.lab.topology import Lab, Pod, planned_nodes
+from kilim.lab.topology import Lab, Pod, families_of, planned_nodes
 from kilim.model.address import parse_ip
 from kilim.model.desired import desired_tables
 from kilim.model.invalid import Invalid
-from kilim.model.protocols import PROTOCOL_NUMBERS
 from kilim.model.resource import namespace_of, parse_manifest
 from kilim.model.state import State
 from kilim.model.tables import Tables
@@ -54,7 +53,9 @@ class ModelStage:
         objects += [(f"pod {pod.key}", pod_manifest(pod)) for pod in scenario.pods]
         try:
             for node in self._lab.nodes:
-                self._do(RegisterNode(node.name, node.ip, node.pod_cidrs, tuple(sorted(node.labels.items()))))
+                labels = tuple(sorted(node.labels.items()))
+                ip, ipv6 = _by_family(node.ips)
+                self._do(RegisterNode(node.name, ip, node.pod_cidrs, labels, ipv6))
             self._do(ApplyObjects(tuple(_document(source, body) for source, body in objects)))
             for pod in scenario.pods:
                 self._start(pod)
@@ -113,16 +114,21 @@ class ModelStage:
 
     def _start(self, pod: Pod) -> None:
         node = self._lab.node(pod.node or self._lab.nodes[0].name)
-        ip = pod.ip or self._free_ip(node.pod_cidrs)
+        families = families_of(pod.ips or node.pod_cidrs)
+        asked = {families_of([ip])[0]: ip for ip in pod.ips}
+        ips = tuple(asked.get(family) or self._free_ip(node.pod_cidrs, family) for family in families)
         taken = self._view.endpoints_on.get(node.name, {})
         number = next(number for number in count(1) if number not in taken)
-        self._do(RegisterEndpoint(node.name, pod.namespace, pod.name, pod.key, ip, number))
-        self._pods[pod.key] = RunningPod(pod, node.name, "/nowhere", pod.key, (ip,))
+        ip, ipv6 = _by_family(ips)
+        self._do(RegisterEndpoint(node.name, pod.namespace, pod.name, pod.key, ip, number, ipv6=ipv6))
+        self._pods[pod.key] = RunningPod(pod, node.name, "/nowhere", pod.key, ips)
 
-    def _free_ip(self, pod_cidrs: tuple[str, ...]) -> str:
-        taken = {running.ip for running in self._pods.values()}
+    def _free_ip(self, pod_cidrs: tuple[str, ...], family: str) -> str:
+        taken = {ip for running in self._pods.values() for ip in running.ips}
         for cidr in pod_cidrs:
-            network = ipaddress.IPv4Network(cidr)
+            if families_of([cidr]) != (family,):
+                continue
+            network = ipaddress.ip_network(cidr)
             for number in range(_FIRST_HOST, network.num_addresses - 1):
                 if (ip := str(network[number])) not in taken:
                     return ip
@@ -131,15 +137,18 @@ class ModelStage:
     def _answer(self, places: Places, probe: Probe) -> Verdict:
         try:
             source, target = places.ends(probe)
+            ways = places.ways(probe)
         except Unresolvable as reason:
             return Verdict("error", message=str(reason))
+        return of_families({way.family: self._answer_over(way, source, target, probe) for way in ways})
+
+    def _answer_over(self, way: Way, source: Place, target: Place, probe: Probe) -> Verdict:
         found = verdict(
             self._tables_of(source),
             self._tables_of(target),
-            parse_ip(source.ip),
-            parse_ip(target.ip),
-            PROTOCOL_NUMBERS[probe.protocol],
-            probe.port,
+            parse_ip(way.source),
+            parse_ip(way.target),
+            *in_family(probe, way.family),
         )
         if not found.allowed:
             return Verdict("deny", found.reason)
@@ -160,6 +169,11 @@ class ModelStage:
         else:
             ports = self._pods[name].pod.ports
         return any((p.port, p.protocol) == (probe.port, probe.protocol) for p in ports)
+
+
+def _by_family(ips: tuple[str, ...]) -> tuple[str, str]:
+    """IPv4, IPv6; either may be empty."""
+    return next((ip for ip in ips if ":" not in ip), ""), next((ip for ip in ips if ":" in ip), "")
 
 
 def _document(source: str, body: dict[str, object]) -> Document:

@@ -134,8 +134,8 @@ async def _call_cni(lab: Lab, command: str, node: str, pod: Pod, container_id: s
     """The plugin's result. Calls again while the plugin says so, as runtimes do."""
     config: dict[str, Any] = {"cniVersion": "1.1.0", "name": "kilim", "type": "kilim-cni"}
     config["socket"] = commands.cni_socket(lab, node)
-    if pod.ip:
-        config["runtimeConfig"] = {"ips": [f"{pod.ip}/32"]}
+    if pod.ips:
+        config["runtimeConfig"] = {"ips": [f"{ip}/{128 if ':' in ip else 32}" for ip in pod.ips]}
     plugin = program("kilim-cni")
     environment = {
         **os.environ,

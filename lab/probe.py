@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from kilim.lab.drops import DropWatch
 from kilim.lab.exchange import Attempt, OpenProbe, Seen, Target, attempt, open_probes
-from kilim.model.protocols import PROTOCOL_NUMBERS
+from kilim.model.protocols import PROTOCOL_NUMBERS, of_family
 
 _FIRST_TIMEOUT_S, _PATIENT_TIMEOUT_S = 1.0, 3.5
 _FIRST_AT_ONCE, _PATIENT_AT_ONCE = 400, 64
@@ -34,6 +34,19 @@ class Verdict:
     got: str
     drop_reason: str | None = None
     message: str = ""
+
+
+def of_families(verdicts: dict[str, Verdict]) -> Verdict:
+    """Of one probe that was made over each of these families: the verdict where they agree, else an error that names
+    each."""
+    first, *others = verdicts.values()
+    if all(other.got == first.got for other in others):
+        return next((each for each in verdicts.values() if each.drop_reason or each.message), first)
+    said = ", ".join(
+        f"{family} {each.got}" + (f" ({each.drop_reason or each.message})" if each.drop_reason or each.message else "")
+        for family, each in verdicts.items()
+    )
+    return Verdict("error", message=said)
 
 
 async def ask_all(questions: Sequence[Question], agent_sockets: Sequence[str]) -> list[Verdict]:
@@ -95,4 +108,5 @@ def _verdict(target: Target, seen: Attempt, drops: DropWatch) -> Verdict:
 
 
 def _flow_ends(source: tuple[str, int], target: Target) -> tuple[str, int, str, int, int]:
-    return source[0], source[1], target.ip, target.port, PROTOCOL_NUMBERS[target.protocol]
+    protocol, _ = of_family(PROTOCOL_NUMBERS[target.protocol], 0, target.is_ipv6)
+    return source[0], source[1], target.ip, target.port, protocol

@@ -40,7 +40,8 @@ async def serve_relay(lab: Lab, listeners: list[socket.socket]) -> None:
 async def _relay_one(lab: Lab, server: Server, listener: socket.socket) -> None:
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            far = open_socket(lab.netns(server.name), socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            family = socket.AF_INET6 if ":" in server.ip else socket.AF_INET
+            far = open_socket(lab.netns(server.name), family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             await asyncio.get_running_loop().sock_connect(far, (server.ip, server.port))
             far_reader, far_writer = await asyncio.open_connection(sock=far)
         except OSError:

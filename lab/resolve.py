@@ -1,13 +1,15 @@
 """From the names of a probe (`ns/pod`, `ext:NAME`, `node:NAME`, an entity, an IP) to sockets and addresses of a lab."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from kilim.lab.exchange import Target
 from kilim.lab.names import external_role
 from kilim.lab.pods import RunningPod, by_key
 from kilim.lab.scenario import Probe
-from kilim.lab.topology import Lab
+from kilim.lab.topology import IP_FAMILIES, IPV4, IPV6, Lab
+from kilim.model.protocols import PROTOCOL_NUMBERS, of_family
 
 
 class Unresolvable(Exception):
@@ -18,10 +20,21 @@ class Unresolvable(Exception):
 class Place:
     """One end of a probe. `answerer` is the name that what listens there gives; None where nobody knows."""
 
-    ip: str
+    ips: tuple[str, ...]
     netns: Path | None
     answerer: str | None
     node: str | None
+
+
+class Way(NamedTuple):
+    family: str
+    source: str
+    target: str
+
+
+def in_family(probe: Probe, family: str) -> tuple[int, int]:
+    """Protocol number and port, or type, as they are there."""
+    return of_family(PROTOCOL_NUMBERS[probe.protocol], probe.port, family == IPV6)
 
 
 class Places:
@@ -29,14 +42,14 @@ class Places:
         self._lab = lab
         self._by_name: dict[str, Place] = {}
         for key, pod in by_key(pods).items():
-            self._by_name[key] = Place(pod.ip, Path(pod.netns), key, pod.node)
+            self._by_name[key] = Place(pod.ips, Path(pod.netns), key, pod.node)
         for external in lab.externals:
             name = f"ext:{external.name}"
-            self._by_name[name] = Place(external.ip, lab.netns(external_role(external.name)), name, None)
+            self._by_name[name] = Place(external.ips, lab.netns(external_role(external.name)), name, None)
         for node in lab.nodes:
             name = node_key(node.name)
-            self._by_name[name] = Place(node.ip, lab.netns(node.name), name, node.name)
-        self._by_ip = {place.ip: place for place in self._by_name.values()}
+            self._by_name[name] = Place(node.ips, lab.netns(node.name), name, node.name)
+        self._by_ip = {ip: place for place in self._by_name.values() for ip in place.ips}
 
     def ends(self, probe: Probe) -> tuple[Place, Place]:
         source, target = self._find(probe.source), self._find(probe.target)
@@ -46,11 +59,32 @@ class Places:
             raise Unresolvable("both ends are entities")
         return source, target
 
-    def target(self, probe: Probe) -> Target:
+    def ways(self, probe: Probe) -> list[Way]:
+        """One for each family that both ends have and the probe does not leave out, IPv4 first."""
+        source, target = self.ends(probe)
+        by_family = [{IPV6 if ":" in ip else IPV4: ip for ip in place.ips} for place in (source, target)]
+        if not source.ips:  # an entity of which there is no address
+            raise Unresolvable(f"{probe.source} is no place to send from")
+        ways = [
+            Way(family, by_family[0][family], by_family[1][family])
+            for family in IP_FAMILIES
+            if family in by_family[0] and family in by_family[1] and probe.family in ("", family)
+        ]
+        if not ways:
+            raise Unresolvable(f"the two have no address of {probe.family or 'one family'}")
+        return ways
+
+    def targets(self, probe: Probe) -> dict[str, Target]:
+        """By family."""
         source, target = self.ends(probe)
         if source.netns is None:
             raise Unresolvable(f"{probe.source} is no place to send from")
-        return Target(source.netns, target.ip, probe.port, probe.protocol, target.answerer)
+        return {
+            way.family: Target(
+                source.netns, way.target, in_family(probe, way.family)[1], probe.protocol, target.answerer
+            )
+            for way in self.ways(probe)
+        }
 
     def _find(self, name: str) -> Place | None:
         if name.startswith("svc:"):
@@ -63,7 +97,8 @@ class Places:
             raise Unresolvable(f"this lab has no {name}")
         if "/" in name or ":" in name:
             raise Unresolvable(f"{name} does not run")
-        return self._by_ip.get(name) or Place(name, None, None, None)
+        found = self._by_ip.get(name)
+        return replace(found, ips=(name,)) if found else Place((name,), None, None, None)
 
     def _entity(self, name: str, other: Place | None) -> Place | None:
         """`host` is the node of the other end; `remote-node` the first node that is not."""

@@ -14,9 +14,9 @@ from typing import Any
 
 from kilim.lab.errors import BadInput
 from kilim.lab.fields import Fields
-from kilim.lab.topology import External, NodePlan, Pod, Port, default_node_plans
+from kilim.lab.topology import IP_FAMILIES, External, NodePlan, Pod, Port, default_node_plans, families_of
 from kilim.lab.yaml_documents import BadYaml, load_documents
-from kilim.model.protocols import PROTOCOL_NUMBERS, PROTOCOLS
+from kilim.model.protocols import PROTOCOLS
 
 ENTITIES = ("host", "remote-node", "health", "kube-apiserver")
 VERDICTS = ("allow", "deny", "error")
@@ -24,6 +24,7 @@ SCENARIO_POOL = ipaddress.IPv4Network("10.61.0.0/16")
 AUDIT_OPTION = "PolicyAuditMode"  # of an endpoint: Enabled, Disabled
 _DEFAULT_NODES = 2
 _ICMP_ECHO = 8
+PROBED = (*PROTOCOLS, "ICMP")  # protocols; ICMP is that of the family
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Probe:
     protocol: str
     expect: str | None
     written: dict[str, Any]  # as in the file, for the output
+    family: str = ""  # that it is made over; empty: each that both ends have
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def load_scenario(path: Path) -> Scenario:
 def parse_scenario(value: Any, file: str) -> Scenario:
     fields = Fields(value, file, "")
     fields.choice("kind", ("Scenario",))
-    nodes = _nodes(fields)
+    nodes = _nodes(fields, _families(fields))
     namespaces = fields.mappings("namespaces", lambda f: Namespace(f.label_name("name"), f.labels("labels")))
     pods = _placed(fields.mappings("pods", _pod), nodes, fields)
     undeclared = dict.fromkeys(pod.namespace for pod in pods if pod.namespace not in {n.name for n in namespaces})
@@ -129,12 +131,21 @@ def _without_host_pods(scenario: Scenario) -> Scenario:
     return replace(scenario, pods=tuple(pod for pod in scenario.pods if not pod.host_network), steps=steps)
 
 
-def _nodes(fields: Fields) -> tuple[NodePlan, ...]:
+def _families(fields: Fields) -> tuple[str, ...]:
+    wanted = fields.texts("ipFamilies", str, "IPv4 or IPv6") or IP_FAMILIES
+    for number, family in enumerate(wanted):
+        if family not in IP_FAMILIES or family in wanted[:number]:
+            raise fields.error(f"ipFamilies[{number}]", f"must be IPv4 or IPv6, each once, not {family!r}")
+    return tuple(family for family in IP_FAMILIES if family in wanted)
+
+
+def _nodes(fields: Fields, families: tuple[str, ...]) -> tuple[NodePlan, ...]:
+    """Where a node has no podCIDRs it gets some of the families."""
     value = fields.take("nodes", _DEFAULT_NODES)
     if isinstance(value, int) and not isinstance(value, bool):
         fields.number("nodes", 1, 100, _DEFAULT_NODES)
-        return default_node_plans(value, SCENARIO_POOL)
-    default = default_node_plans(max(1, min(100, len(fields.items("nodes")))), SCENARIO_POOL)
+        return default_node_plans(value, SCENARIO_POOL, families)
+    default = default_node_plans(max(1, min(100, len(fields.items("nodes")))), SCENARIO_POOL, families)
     plans = fields.mappings("nodes", _node)
     if not plans:
         raise fields.error("nodes", "must be a number or a list with at least one node")
@@ -142,7 +153,7 @@ def _nodes(fields: Fields) -> tuple[NodePlan, ...]:
 
 
 def _node(fields: Fields) -> NodePlan:
-    cidrs = fields.texts("podCIDRs", lambda text: str(ipaddress.IPv4Network(text)), "an IPv4 CIDR")
+    cidrs = fields.texts("podCIDRs", lambda text: str(ipaddress.ip_network(text)), "a CIDR")
     return NodePlan(fields.dns_name("name"), cidrs, fields.labels("labels"))
 
 
@@ -161,7 +172,7 @@ def _pod(fields: Fields) -> Pod:
         labels=fields.labels("labels"),
         ports=fields.mappings("ports", _port),
         node=fields.text("node", None),
-        ip=fields.ip("ip", None),
+        **_ips(fields),
         service_account=fields.dns_name("serviceAccount", "default"),
         host_network=fields.flag("hostNetwork"),
     )
@@ -169,7 +180,22 @@ def _pod(fields: Fields) -> Pod:
 
 def _external(fields: Fields) -> External:
     dns = fields.texts("dns", lambda text: str.lower(text), "a DNS name")
-    return External(fields.label_name("name"), fields.ip("ip"), dns, fields.mappings("ports", _port))
+    ips = _ips(fields)
+    if not ips["ip"]:
+        raise fields.error("ip", "must be given")
+    return External(fields.label_name("name"), ips["ip"], dns, fields.mappings("ports", _port), ipv6=ips["ipv6"] or "")
+
+
+def _ips(fields: Fields) -> dict[str, str | None]:
+    """`ip: A`, or `ips: [A, B]` of two families."""
+    one = fields.ip("ip", None)
+    several = fields.texts("ips", lambda text: str(ipaddress.ip_address(text)), "an IP address")
+    if one and several:
+        raise fields.error("ips", "goes without ip")
+    ips = sorted(several or ((one,) if one else ()), key=lambda ip: ":" in ip)
+    if len(families_of(ips)) < len(ips):
+        raise fields.error("ips", "at most one of each family")
+    return {"ip": ips[0] if ips else None, "ipv6": ips[1] if len(ips) > 1 else None}
 
 
 def _placed(pods: tuple[Pod, ...], nodes: tuple[NodePlan, ...], fields: Fields) -> tuple[Pod, ...]:
@@ -178,6 +204,9 @@ def _placed(pods: tuple[Pod, ...], nodes: tuple[NodePlan, ...], fields: Fields) 
     for index, pod in enumerate(pods):
         if pod.host_network and pod.ip:
             raise fields.error(f"pods[{index}].ip", "must not be given: a hostNetwork pod has its node's address")
+        homes = {next((n.name for n in nodes if _covers(n, ip)), ip) for ip in pod.ips}
+        if len(homes) > 1:
+            raise fields.error(f"pods[{index}].ips", f"{' and '.join(pod.ips)} are in podCIDRs of different nodes")
         home = next((n for n in nodes if pod.ip and _covers(n, pod.ip)), None)
         if pod.ip and home is None:
             raise fields.error(f"pods[{index}].ip", f"{pod.ip} is in no node's podCIDRs")
@@ -191,7 +220,7 @@ def _placed(pods: tuple[Pod, ...], nodes: tuple[NodePlan, ...], fields: Fields) 
 
 
 def _covers(node: NodePlan, ip: str) -> bool:
-    return any(ipaddress.IPv4Address(ip) in ipaddress.IPv4Network(cidr) for cidr in node.pod_cidrs)
+    return any(ipaddress.ip_address(ip) in ipaddress.ip_network(cidr) for cidr in node.pod_cidrs)
 
 
 def _step(fields: Fields, file: str) -> Step:
@@ -231,12 +260,15 @@ def _entry_manifests(entry: Any, index: str, source: str) -> Iterable[Manifest]:
 
 
 def _probe(fields: Fields) -> Probe:
-    protocol = fields.choice("protocol", tuple(PROTOCOL_NUMBERS), "TCP")
+    protocol = fields.choice("protocol", PROBED, "TCP")
     port = fields.number("port", 0, 255, _ICMP_ECHO) if protocol == "ICMP" else fields.number("port", 1, 65535)
     source, target = fields.text("from"), fields.text("to")
     expect = fields.choice("expect", VERDICTS, None)
-    written = {"from": source, "to": target, "port": port, "protocol": protocol, "expect": expect}
-    return Probe(source, target, port, protocol, expect, {k: v for k, v in written.items() if v is not None})
+    family = fields.choice("ipFamily", IP_FAMILIES, None)
+    written = {"from": source, "to": target, "port": port, "protocol": protocol, "ipFamily": family, "expect": expect}
+    return Probe(
+        source, target, port, protocol, expect, {k: v for k, v in written.items() if v is not None}, family or ""
+    )
 
 
 def _check_unique(scenario: Scenario, fields: Fields) -> None:
@@ -245,7 +277,7 @@ def _check_unique(scenario: Scenario, fields: Fields) -> None:
         "namespaces": [namespace.name for namespace in scenario.namespaces],
         "pods": [pod.key for pod in scenario.pods],
         "externals": [external.name for external in scenario.externals],
-        "addresses": [p.ip for p in scenario.pods if p.ip] + [e.ip for e in scenario.externals],
+        "addresses": [ip for pod in scenario.pods for ip in pod.ips] + [ip for e in scenario.externals for ip in e.ips],
     }
     for field, names in groups.items():
         for name, count in Counter(names).items():
@@ -278,7 +310,7 @@ def _applied_pods(scenario: Scenario) -> set[str]:
 
 def _is_ip(text: str) -> bool:
     try:
-        ipaddress.IPv4Address(text)
+        ipaddress.ip_address(text)
     except ValueError:
         return False
     return True

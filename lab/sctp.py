@@ -39,9 +39,9 @@ def encode_abort(to: SctpPacket) -> bytes:
     return _with_checksum(to.destination_port, to.source_port, to.tag, struct.pack("!BBH", ABORT, 0, 4))
 
 
-def decode_sctp(packet: bytes) -> SctpPacket | None:
-    """From an IPv4 packet as a raw socket gives it; None where it is none of the three chunks."""
-    header = (packet[0] & 0xF) * 4 if packet else 0
+def decode_sctp(packet: bytes, with_ip_header: bool = True) -> SctpPacket | None:
+    """As a raw socket gives it: of IPv4 with the header, of IPv6 without. None where it is none of the three chunks."""
+    header = (packet[0] & 0xF) * 4 if packet and with_ip_header else 0
     chunk = packet[header + 12] if len(packet) > header + 12 else 0
     if chunk not in _SHORTEST_BYTES or len(packet) < header + _SHORTEST_BYTES[chunk]:
         return None

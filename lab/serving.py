@@ -13,13 +13,15 @@ def workloads_socket(lab: Lab) -> Path:
     return lab.run_dir / "workloads.sock"
 
 
-async def serve(lab: Lab, key: str, netns: Path, ports: tuple[Port, ...], address: str = "0.0.0.0") -> list[str]:
+async def serve(
+    lab: Lab, key: str, netns: Path, ports: tuple[Port, ...], addresses: tuple[str, ...] = ("0.0.0.0", "::")
+) -> list[str]:
     """Listens on these ports in the namespace, answering as `key`. Answers what could not be had."""
     request = {
         "op": "serve",
         "key": key,
         "netns": str(netns),
-        "address": address,
+        "addresses": addresses,
         "ports": [{"port": p.port, "protocol": p.protocol} for p in ports],
     }
     return list((await _ask(lab, request))["errors"])

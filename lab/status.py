@@ -50,7 +50,7 @@ def _node(lab: Lab, node: Node) -> dict[str, Any]:
     return {
         "name": node.name,
         **_netns(lab, node.name),
-        "addresses": [node.ip],
+        "addresses": list(node.ips),
         "pod_cidrs": list(node.pod_cidrs),
         "agent": {"address": f"unix:{agent_socket(lab, node.name)}", "pid": pid_of(lab.name, node.name)},
         "bpf_root": str(names.pin_dir(lab.name) / node.name),

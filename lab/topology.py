@@ -6,6 +6,7 @@ Addresses may repeat between labs, for each underlay lives in namespaces of its 
 import dataclasses
 import ipaddress
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from kilim.lab import names
 from kilim.lab.errors import BadInput, LabError
 
 UNDERLAY = ipaddress.IPv4Network("192.168.60.0/24")
+UNDERLAY_IPV6 = ipaddress.IPv6Network("fd00:60::/64")
 POD_POOL = ipaddress.IPv4Network("10.244.0.0/16")
+POD_POOL_IPV6 = "fd00:10:244::/48"
+IPV4, IPV6 = IP_FAMILIES = ("IPv4", "IPv6")  # as Kubernetes has them in a Service's ipFamilies
 SERVER_PORT = 4260
 ETCD_CLIENT_PORT = 2379
 ETCD_PEER_PORT = 2380
@@ -42,10 +46,16 @@ class Pod:
     ip: str | None = None
     service_account: str = "default"
     host_network: bool = False  # it is its node
+    ipv6: str | None = None  # asked for beside an `ip` of IPv4
 
     @property
     def key(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        """Those that it asks for."""
+        return tuple(ip for ip in (self.ip, self.ipv6) if ip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,11 @@ class External:
     ip: str
     dns: tuple[str, ...] = ()
     ports: tuple[Port, ...] = ()
+    ipv6: str = ""  # where `ip` is of IPv4 and it has one of IPv6, too
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        return (self.ip, self.ipv6) if self.ipv6 else (self.ip,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +80,17 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class Node:
+    """`ip`: of IPv4 where it has one."""
+
     name: str
     ip: str
     pod_cidrs: tuple[str, ...]
     labels: dict[str, str] = field(default_factory=dict)
+    ipv6: str = ""  # where `ip` is of IPv4 and it has one of IPv6, too
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        return (self.ip, self.ipv6) if self.ipv6 else (self.ip,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +104,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        return f"{self.ip}:{self.port}"
+        return address_of(self.ip, self.port)
 
     @property
     def loopback(self) -> str:
@@ -99,6 +121,8 @@ class Lab:
     externals: tuple[External, ...] = ()
     etcd_disk_mib: int = 0  # of each member; 0: the machine's own
     clock_library: str = ""  # preloaded into replicas and agents, so that `set_clock` moves their wall clock
+    agent_options: tuple[str, ...] = ()  # of every agent, besides those that make the lab: "--routing-mode=native"
+    routed_pods: bool = True  # the underlay knows the way to pods, as a cloud's route tables do
 
     @property
     def run_dir(self) -> Path:
@@ -126,29 +150,61 @@ class Lab:
         return (*servers, *self.agent_processes, "relay", "workloads")
 
 
-def default_node_plans(count: int, pool: ipaddress.IPv4Network = POD_POOL) -> tuple[NodePlan, ...]:
-    """node1 … nodeN, each with the /24 of its number."""
+def address_of(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def families_of(cidrs: Iterable[str]) -> tuple[str, ...]:
+    """IPv4 first."""
+    present = {IPV6 if ":" in cidr else IPV4 for cidr in cidrs}
+    return tuple(family for family in IP_FAMILIES if family in present)
+
+
+def default_node_plans(
+    count: int, pool: ipaddress.IPv4Network = POD_POOL, families: tuple[str, ...] = IP_FAMILIES
+) -> tuple[NodePlan, ...]:
+    """node1 … nodeN, each with the /24 and the /64 of its number."""
     if not 1 <= count <= MAX_NODES:
         raise BadInput(f"nodes: must be 1 to {MAX_NODES}, not {count}")
     blocks = pool.supernet(new_prefix=16).subnets(new_prefix=24)
     next(blocks)
-    return tuple(NodePlan(f"node{number}", (str(next(blocks)),)) for number in range(1, count + 1))
+    plans = []
+    for number in range(1, count + 1):
+        cidrs = {IPV4: str(next(blocks)), IPV6: f"fd00:10:{str(pool).split('.')[1]}:{number:x}::/64"}
+        plans.append(NodePlan(f"node{number}", tuple(cidrs[family] for family in families)))
+    return tuple(plans)
 
 
 def planned_nodes(plans: tuple[NodePlan, ...]) -> tuple[Node, ...]:
-    return tuple(Node(p.name, str(UNDERLAY[_FIRST_NODE + i]), p.pod_cidrs, p.labels) for i, p in enumerate(plans))
+    """On the underlay with an address of each family that any of them has pods of."""
+    families = families_of(cidr for plan in plans for cidr in plan.pod_cidrs)
+    return tuple(_node(plan, _FIRST_NODE + i, families) for i, plan in enumerate(plans))
 
 
-def planned_etcd(loopback_ports: list[int]) -> tuple[Server, ...]:
-    return _servers("etcd", _FIRST_ETCD, ETCD_CLIENT_PORT, loopback_ports)
+def _node(plan: NodePlan, number: int, families: tuple[str, ...]) -> Node:
+    ip, *more = underlay_ips(number, families)
+    return Node(plan.name, ip, plan.pod_cidrs, plan.labels, *more)
 
 
-def planned_replicas(loopback_ports: list[int]) -> tuple[Server, ...]:
-    return _servers("replica", _FIRST_REPLICA, SERVER_PORT, loopback_ports)
+def underlay_ips(number: int, families: tuple[str, ...]) -> list[str]:
+    networks: dict[str, ipaddress.IPv4Network | ipaddress.IPv6Network] = {IPV4: UNDERLAY, IPV6: UNDERLAY_IPV6}
+    return [str(networks[family].network_address + number) for family in families or (IPV4,)]
 
 
-def _servers(kind: str, first: int, port: int, loopback_ports: list[int]) -> tuple[Server, ...]:
-    return tuple(Server(f"{kind}{i + 1}", str(UNDERLAY[first + i]), port, p) for i, p in enumerate(loopback_ports))
+def planned_etcd(loopback_ports: list[int], families: tuple[str, ...] = IP_FAMILIES) -> tuple[Server, ...]:
+    return _servers("etcd", _FIRST_ETCD, ETCD_CLIENT_PORT, loopback_ports, families)
+
+
+def planned_replicas(loopback_ports: list[int], families: tuple[str, ...] = IP_FAMILIES) -> tuple[Server, ...]:
+    return _servers("replica", _FIRST_REPLICA, SERVER_PORT, loopback_ports, families)
+
+
+def _servers(
+    kind: str, first: int, port: int, loopback_ports: list[int], families: tuple[str, ...]
+) -> tuple[Server, ...]:
+    return tuple(
+        Server(f"{kind}{i + 1}", underlay_ips(first + i, families)[0], port, p) for i, p in enumerate(loopback_ports)
+    )
 
 
 def save_lab(lab: Lab) -> None:
@@ -163,12 +219,14 @@ def load_lab(name: str) -> Lab:
     return Lab(
         name=data["name"],
         pool=data["pool"],
-        nodes=tuple(Node(n["name"], n["ip"], tuple(n["pod_cidrs"]), n.get("labels", {})) for n in data["nodes"]),
+        nodes=tuple(Node(**{**node, "pod_cidrs": tuple(node["pod_cidrs"])}) for node in data["nodes"]),
         replicas=tuple(Server(**s) for s in data["replicas"]),
         etcd=tuple(Server(**s) for s in data["etcd"]),
         externals=tuple(_external(e) for e in data["externals"]),
         etcd_disk_mib=data.get("etcd_disk_mib", 0),
         clock_library=data.get("clock_library", ""),
+        agent_options=tuple(data.get("agent_options", ())),
+        routed_pods=data.get("routed_pods", True),
     )
 
 
@@ -184,4 +242,4 @@ def ports_from(items: list[dict[str, Any]]) -> tuple[Port, ...]:
 
 
 def _external(item: dict[str, Any]) -> External:
-    return External(item["name"], item["ip"], tuple(item["dns"]), ports_from(item["ports"]))
+    return External(item["name"], item["ip"], tuple(item["dns"]), ports_from(item["ports"]), item.get("ipv6", ""))

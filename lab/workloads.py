@@ -9,6 +9,7 @@ import json
 import socket
 import sys
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,7 +93,7 @@ class Workloads:
         wanted = {(p["protocol"], p["port"]) for p in request["ports"] if p["protocol"] != "SCTP"}
         if sctp_ports:
             wanted.add(("SCTP", 0))
-        opened, errors = in_netns(Path(request["netns"]), lambda: _open_all(request["address"], sorted(wanted)))
+        opened, errors = in_netns(Path(request["netns"]), lambda: _open_all(request["addresses"], sorted(wanted)))
         for protocol, opened_socket in opened:
             await self._answer(served, protocol, opened_socket, sctp_ports)
         self._save()
@@ -131,13 +132,15 @@ class Workloads:
         write_atomically(self._state_file, [served.request for served in self._served.values()])
 
 
-def _open_all(address: str, wanted: list[tuple[str, int]]) -> tuple[list[tuple[str, socket.socket]], list[str]]:
+def _open_all(addresses: list[str], wanted: list[tuple[str, int]]) -> tuple[list[tuple[str, socket.socket]], list[str]]:
     opened, errors = [], []
-    for protocol, port in wanted:
+    for address, (protocol, port) in product(addresses, wanted):
         kind, number = _KINDS[protocol]
-        listener = socket.socket(socket.AF_INET, kind, number)
+        listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind, number)
         listener.setblocking(False)
         try:
+            if ":" in address and protocol != "SCTP":  # a raw socket is of one family by itself
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if protocol == "TCP":
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if protocol != "SCTP":
@@ -154,10 +157,10 @@ def _open_all(address: str, wanted: list[tuple[str, int]]) -> tuple[list[tuple[s
 def _answer_sctp(raw: socket.socket, ports: set[int], name: bytes) -> None:
     try:
         packet, peer = raw.recvfrom(65535)
-        init = decode_sctp(packet)
+        init = decode_sctp(packet, with_ip_header=raw.family == socket.AF_INET)
         if init and init.chunk == INIT:
             answer = encode_init_ack(init, name) if init.destination_port in ports else encode_abort(init)
-            raw.sendto(answer, peer)
+            raw.sendto(answer, (peer[0], 0, *peer[2:]))  # IPv6 gives a port that it does not take back
     except OSError:
         return  # the peer sends again
 

@@ -34,6 +34,8 @@ steps:
   - {from: host, to: x/a, port: 8, protocol: ICMP, expect: deny}
 """
 
+KNOWN = "externals, ipFamilies, kind, namespaces, nodes, pods, services, steps"
+
 
 def test_the_form_of_the_design(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(DESIGN)
@@ -52,7 +54,10 @@ def test_the_form_of_the_design(tmp_path: Path) -> None:
 
 def test_nodes_as_a_number() -> None:
     nodes = parse_scenario({"kind": "Scenario", "nodes": 2}, "s").nodes
-    assert nodes == (NodePlan("node1", ("10.61.1.0/24",)), NodePlan("node2", ("10.61.2.0/24",)))
+    assert nodes == (
+        NodePlan("node1", ("10.61.1.0/24", "fd00:10:61:1::/64")),
+        NodePlan("node2", ("10.61.2.0/24", "fd00:10:61:2::/64")),
+    )
 
 
 def _with(**changes: Any) -> dict[str, Any]:
@@ -65,12 +70,15 @@ POD = {"name": "a", "namespace": "x"}
 MISTAKES: list[tuple[Any, str]] = [
     ([], "document: must be a mapping, not a list"),
     ({"kind": "Pod"}, "kind: must be one of Scenario, not 'Pod'"),
-    (_with(node=2), "node: unknown field (known here: externals, kind, namespaces, nodes, pods, services, steps)"),
+    (
+        _with(node=2),
+        "node: unknown field (known here: externals, ipFamilies, kind, namespaces, nodes, pods, services, steps)",
+    ),
     (_with(nodes=0), "nodes: must be a number from 1 to 100, not 0"),
     (_with(nodes=True), "nodes: must be a list, not True"),
     (
         _with(nodes=[{"name": "n", "podCIDRs": ["10.0.0.1/8"]}]),
-        "nodes[0].podCIDRs[0]: must be an IPv4 CIDR, not '10.0.0.1/8'",
+        "nodes[0].podCIDRs[0]: must be a CIDR, not '10.0.0.1/8'",
     ),
     (_with(pods=[{"name": "a"}]), "pods[0].namespace: is required"),
     (_with(pods=[{**POD, "node": "n"}]), "pods[0].node: no node 'n' in nodes"),
@@ -80,7 +88,7 @@ MISTAKES: list[tuple[Any, str]] = [
     (_with(pods=[POD] * 2), "pods: x/a is there 2 times"),
     (
         _with(steps=[{"probes": [{**PROBE, "expekt": "allow"}]}]),
-        "steps[0].probes[0].expekt: unknown field (known here: expect, from, port, protocol, to)",
+        "steps[0].probes[0].expekt: unknown field (known here: expect, from, ipFamily, port, protocol, to)",
     ),
     (
         _with(steps=[{"probes": [{**PROBE, "to": "x/z"}]}]),
