@@ -5,7 +5,6 @@ addresses that the log has for it: nobody else notices but by probes that fail m
 """
 
 import asyncio
-from collections.abc import Iterable
 from typing import Protocol
 
 import structlog
@@ -17,6 +16,7 @@ from kilim.agent.core.link import link_name
 from kilim.agent.health.http import Responder
 from kilim.agent.health.sockets import NewNamespace
 from kilim.agent.inventory import Inventory
+from kilim.model.address import is_ipv6
 from kilim.model.nouns import HEALTH_NAMESPACE
 
 log = structlog.get_logger(__name__)
@@ -54,6 +54,7 @@ class HealthEndpoint:
         self._inventory = inventory
         self._pods = pods
         self._port = port
+        self._addresses = ["::" if is_ipv6(ip) else "0.0.0.0" for ip in inventory.node.ips]
         inventory.kept.add(health_key(node))
 
     @property
@@ -63,38 +64,38 @@ class HealthEndpoint:
 
     async def run(self) -> None:
         """Makes it, and makes it again where something of it is gone."""
-        responder = Responder()
+        responder, backoff, told = Responder(), Backoff(0.1, 5.0), ""
         try:
-            path = await self.namespace.open()
-            for address in ("0.0.0.0", "::"):
-                await responder.listen(self.namespace, address, self._port)
-            await self._keep(path)
+            while True:
+                try:
+                    await self._look(responder)
+                except (CniError, OSError) as error:
+                    self.is_up = False
+                    if told != str(error):
+                        log.info("the health endpoint is not there yet", node=self._node, reason=str(error))
+                    told = str(error)
+                    await asyncio.sleep(backoff.next_s())
+                else:
+                    told = ""
+                    backoff.reset()
+                    await asyncio.sleep(_LOOK_S)
         finally:
             self.is_up = False
             responder.close()
             self.namespace.close()
 
-    async def _keep(self, netns: str) -> None:
-        backoff, told = Backoff(0.1, 5.0), ""
-        while True:
-            wrong: Iterable[str] = await self._pods.faults(self._request(netns, ()))
-            if not wrong:
-                await asyncio.sleep(_LOOK_S)
-                continue
-            try:
-                known = self._inventory.link(self._request(netns, ()))
-                ips = () if known is not None else self._inventory.last_free_ips(health_key(self._node))
-                await self._pods.add(self._request(netns, ips))
-            except (CniError, OSError) as error:
-                self.is_up = False
-                if told != str(error):
-                    log.info("the health endpoint is not there yet", node=self._node, reason=str(error))
-                told = str(error)
-                await asyncio.sleep(backoff.next_s())
-            else:
-                log.info("the health endpoint is there", node=self._node, link=health_link(self._node))
-                self.is_up, told = True, ""
-                backoff.reset()
+    async def _look(self, responder: Responder) -> None:
+        netns = await self.namespace.open()
+        if not responder.listens:
+            await responder.listen(self.namespace, self._addresses, self._port)
+        request = self._request(netns, ())
+        if not await self._pods.faults(request):
+            return
+        is_known = self._inventory.link(request) is not None
+        ips = () if is_known else self._inventory.last_free_ips(health_key(self._node))
+        await self._pods.add(self._request(netns, ips))
+        self.is_up = True
+        log.info("the health endpoint is there", node=self._node, link=health_link(self._node))
 
     def _request(self, netns: str, ips: tuple[int, ...]) -> PodRequest:
         return PodRequest(

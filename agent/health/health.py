@@ -68,18 +68,15 @@ class Health:
 
     async def _answer(self) -> None:
         responder, backoff, port = Responder(), Backoff(0.5, 10.0), self._settings.cluster_health_port
-        own = OwnNamespace()
+        addresses = [format_ip(ip) for ip in self._settings.node_ips]
         try:
-            for address in map(format_ip, self._settings.node_ips):
-                while True:
-                    try:
-                        await responder.listen(own, address, port)
-                    except OSError as error:
-                        why = error.strerror or str(error)
-                        self._enforcement.note("health", f"health checks are not answered on {address}:{port}: {why}")
-                        await asyncio.sleep(backoff.next_s())
-                    else:
-                        break
+            while not responder.listens:
+                try:
+                    await responder.listen(OwnNamespace(), addresses, port)
+                except OSError as error:
+                    why = f"port {port}: {error.strerror or error}"
+                    self._enforcement.note("health", f"health checks are not answered on {', '.join(addresses)}, {why}")
+                    await asyncio.sleep(backoff.next_s())
             self._enforcement.note("health", "")
             await asyncio.get_running_loop().create_future()
         finally:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Iterable
 
 from kilim.agent.core.connectivity import Result
 from kilim.agent.health.sockets import Namespace
@@ -61,8 +62,20 @@ class Responder:
         self._servers: list[asyncio.Server] = []
         self._present = 0
 
-    async def listen(self, namespace: Namespace, address: str, port: int) -> None:
-        """Raises OSError."""
+    @property
+    def listens(self) -> bool:
+        return bool(self._servers)
+
+    async def listen(self, namespace: Namespace, addresses: Iterable[str], port: int) -> None:
+        """On all of them, or on none: raises OSError."""
+        try:
+            for address in addresses:
+                self._servers.append(await self._listen(namespace, address, port))
+        except OSError:
+            self.close()
+            raise
+
+    async def _listen(self, namespace: Namespace, address: str, port: int) -> asyncio.Server:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = await namespace.socket(family, socket.SOCK_STREAM)
         try:
@@ -70,11 +83,10 @@ class Responder:
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind((address, port))
-            server = await asyncio.start_server(self._answer, sock=listener, limit=_ROOM_BYTES, backlog=_BACKLOG)
+            return await asyncio.start_server(self._answer, sock=listener, limit=_ROOM_BYTES, backlog=_BACKLOG)
         except BaseException:
             listener.close()
             raise
-        self._servers.append(server)
 
     def close(self) -> None:
         for server in self._servers:

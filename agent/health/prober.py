@@ -33,6 +33,7 @@ from kilim.model.state import State
 log = structlog.get_logger(__name__)
 
 _TICK_S = 0.2
+_TELL_S = 1.0  # at least from one summary to the next, as each goes through all nodes
 _AT_ONCE = 32  # nodes
 
 
@@ -46,7 +47,7 @@ class Snapshot:
 
 
 class Prober:
-    """`state` gives the present one; `on_turn` is called when what is unreachable has changed or was probed again."""
+    """`state` gives the present one; `on_turn` is called after what is unreachable has changed or was probed again."""
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class Prober:
         self._due_s: dict[str, float] = {}
         self._numbers: dict[str, int] = {}
         self._probing: set[str] = set()
+        self._turned = False
         self._done = asyncio.Event()  # replaced at the end of each node's turn
         self._own = OwnNamespace()
         self._echoes: dict[tuple[bool, bool], Echo] = {}  # by (out of the endpoint, IPv6)
@@ -84,9 +86,13 @@ class Prober:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as group:
+                told_s = 0.0
                 while True:
-                    self._follow()
                     now_s = loop.time()
+                    self._follow()
+                    if self._turned and now_s - told_s >= _TELL_S:
+                        self._turned, told_s = False, now_s
+                        self._on_turn()
                     due = [name for name, at_s in self._due_s.items() if at_s <= now_s and name not in self._probing]
                     for name in sorted(due, key=self._due_s.__getitem__)[: _AT_ONCE - len(self._probing)]:
                         self._probing.add(name)
@@ -132,7 +138,7 @@ class Prober:
             self._numbers = {name: number for number, name in enumerate(sorted(self._paths.of))}
             known = {path for paths in self._paths.of.values() for path in paths}
             self._records = {path: record for path, record in self._records.items() if path in known}
-            self._on_turn()
+            self._turned = True
 
     async def _probe_node(self, name: str) -> None:
         paths = self._paths.of.get(name, ())
@@ -152,8 +158,7 @@ class Prober:
         self._due_s[name] = self._pace.next_s(self._numbers[name], len(self._numbers), records, now_s)
         self._done.set()
         self._done = asyncio.Event()
-        if turned or any(record.reachability == UNREACHABLE for record in records):
-            self._on_turn()
+        self._turned |= turned or any(record.reachability == UNREACHABLE for record in records)
 
     def _take(self, path: Path, result: Result) -> bool:
         """Whether the path has become reachable or unreachable."""

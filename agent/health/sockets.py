@@ -32,16 +32,16 @@ class OwnNamespace:
 
 
 class NewNamespace:
-    """Made when it is first used. `path` is for whoever opens it in this process."""
+    """Made by `open`, before anything else; its one thread stays in it."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="health-netns", initializer=_leave)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="health-netns")
         self._fd = -1
 
     async def open(self) -> str:
-        """Its path. Raises OSError."""
+        """Its path, for whoever opens it in this process. Raises OSError."""
         if self._fd < 0:
-            self._fd = await self._run(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+            self._fd = await self._run(_leave)
         return f"/proc/self/fd/{self._fd}"
 
     async def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
@@ -58,10 +58,12 @@ class NewNamespace:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _leave() -> None:
+def _leave() -> int:
+    """The calling thread goes into a new namespace; a file descriptor of it."""
     if _libc.unshare(_CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"unshare: {os.strerror(number)}")
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _open(family: int, kind: int, protocol: int) -> socket.socket:

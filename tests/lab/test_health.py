@@ -105,6 +105,13 @@ def all_reach_all(lab: Lab) -> bool:
     )
 
 
+def pod_links(lab: Lab, node: str) -> list[str]:
+    """Names of the host sides of pairs that are on a node."""
+    words = ["nsenter", f"--net={lab.netns(node)}", "ip", "-br", "link"]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line.partition("@")[0] for line in lines if line.startswith("lxc")]
+
+
 def kilim(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([KILIM, *words], capture_output=True, text=True, timeout=40)
 
@@ -172,14 +179,12 @@ def test_a_killed_agent_has_the_same_health_endpoint_again(lab: Lab) -> None:
     before, ips = status(lab).seq, list(health(lab, "node2").endpoint_ips)
     faults.kill(lab, "node2")
     until("the endpoint is missed", lambda: ("node2", "endpoint ICMP") in reaches(lab).get("node1", set()))
+    until("nothing of it is left", lambda: not pod_links(lab, "node2"))
     faults.restart(lab, "node2")
     until("all reach all", lambda: all_reach_all(lab))
     assert list(health(lab, "node2").endpoint_ips) == ips
     assert status(lab).seq == before, "the log has heard of it"
-    links = subprocess.run(
-        ["nsenter", f"--net={lab.netns('node2')}", "ip", "-br", "link"], capture_output=True, text=True, check=True
-    )
-    assert sum(line.startswith("lxc") for line in links.stdout.splitlines()) == 1
+    assert len(pod_links(lab, "node2")) == 1
 
 
 def test_without_endpoints_only_hosts_are_probed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ ADDRESSES = ["127.0.0.1", "::1"]
 async def responder(address: str) -> AsyncIterator[int]:
     """Its port."""
     answers, port = Responder(), free_port(address)
-    await answers.listen(OwnNamespace(), address, port)
+    await answers.listen(OwnNamespace(), [address], port)
     try:
         yield port
     finally:
