@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kilim.agent.core.link import link_name
+from kilim.agent.health.endpoint import health_link
 from kilim.lab import commands, names
 from kilim.lab.netns import create_netns, delete_netns, in_netns
 from kilim.lab.process import program
@@ -101,13 +102,15 @@ class Runtime:
 
 def pod_links(lab: Lab, node: str) -> set[str]:
     """Host sides of pods, as the kernel has them."""
-    return in_netns(lab.netns(node), lambda: {name for name in _links() if name.startswith("lxc")})
+    return in_netns(lab.netns(node), lambda: {name for name in _links() if name.startswith("lxc")}) - {
+        health_link(node)
+    }
 
 
 def pinned_links(lab: Lab, node: str) -> set[str]:
     """Host sides of pods to which a program is attached by a pin."""
     pins = os.listdir(names.pin_dir(lab.name) / node / "links")
-    return {pin.rpartition("-")[0] for pin in pins if pin.startswith("lxc")}
+    return {pin.rpartition("-")[0] for pin in pins if pin.startswith("lxc")} - {health_link(node)}
 
 
 def _links() -> list[str]:
