@@ -10,7 +10,7 @@ import pytest
 
 from tests import leaks
 
-REAL_SUITES = {"contract", "kernel", "lab", "faults"}
+REAL_SUITES = {"contract", "kernel", "datapath", "lab", "faults"}
 MAY_BE_ABSENT = ("policy-cases", "promtool")  # data beside the checkout, and what only checks our spelling
 
 

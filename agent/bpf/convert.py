@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kilim.agent.bpf.layout import IPV4_PREFIX_LEN, TICK_SHIFT
+from kilim.agent.bpf.layout import FAMILY_BITS, IPV4_PREFIX_LEN, TICK_SHIFT
 
 Array = npt.NDArray[Any]
 
@@ -97,8 +97,15 @@ def _is_widened(old: np.dtype[Any], new: np.dtype[Any]) -> bool:
 
 def _widen_prefixes(rows: Converting) -> None:
     old, new = (dict(dtype.fields or {}) for dtype in (rows.old_keys.dtype, rows.keys.dtype))
-    if {"ip", "prefix_len"} <= old.keys() & new.keys() and _is_widened(old["ip"][0], new["ip"][0]):
+    if not {"ip", "prefix_len"} <= old.keys() & new.keys():
+        return
+    if _is_widened(old["ip"][0], new["ip"][0]):
         rows.keys["prefix_len"] += IPV4_PREFIX_LEN
+    if "family" in new.keys() - old.keys():
+        words = rows.keys["ip"]["w"]
+        is_ipv4 = (words[:, 0] == 0) & (words[:, 1] == 0) & (words[:, 2] == 0xFFFF)
+        rows.keys["family"] = np.where(is_ipv4, 4, 6)
+        rows.keys["prefix_len"] += FAMILY_BITS
 
 
 def _drop_expired(rows: Converting) -> None:

@@ -11,7 +11,7 @@ from kilim.agent.records import EVENT
 
 ADDR = "V16"  # struct addr: the mapped form of model/address.py
 
-IPCACHE_KEY = np.dtype([("prefix_len", "=u4"), ("ip", ADDR)])
+IPCACHE_KEY = np.dtype([("prefix_len", "=u4"), ("family", "=u4"), ("ip", ADDR)])
 IPCACHE_VALUE = np.dtype([("identity", "=u4"), ("tunnel_endpoint", ADDR)])
 ENDPOINT_KEY = np.dtype([("ip", ADDR)])
 ENDPOINT_VALUE = np.dtype(
@@ -60,7 +60,8 @@ CT_ENTRY = np.dtype(
 )
 METRIC_VALUE = np.dtype([("packets", "=u8"), ("bytes", "=u8")])
 
-# What an IPv4 prefix is longer in the kernel than it is written (bpf/lib/addr.h).
+# What a prefix is longer in the kernel than it is written (bpf/lib/ipcache.h), an IPv4 one by both (bpf/lib/addr.h).
+FAMILY_BITS = 32
 IPV4_PREFIX_LEN = 96
 
 # Seconds to ticks of the datapath's clock (TICK_SHIFT of settings.h).

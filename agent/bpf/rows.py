@@ -19,6 +19,8 @@ Place = tuple[int, int]  # (table, subject)
 EXACT_BITS = 104
 PROTOCOL_BITS = 112
 
+_BITS_BEFORE_IPV4 = layout.FAMILY_BITS + layout.IPV4_PREFIX_LEN
+
 
 def _columns(rows: Collection[Sequence[int]], width: int) -> npt.NDArray[np.int64]:
     if not rows:
@@ -29,8 +31,10 @@ def _columns(rows: Collection[Sequence[int]], width: int) -> npt.NDArray[np.int6
 def ipcache_keys(keys: Collection[IpcacheKey]) -> Rows:
     rows = np.zeros(len(keys), layout.IPCACHE_KEY)
     ips = mapped_rows([ip for ip, _ in keys])
+    is_ipv4 = are_ipv4(ips)
     rows["ip"], rows["prefix_len"] = ips, np.fromiter((length for _, length in keys), np.uint32, len(keys))
-    rows["prefix_len"] += np.where(are_ipv4(ips), layout.IPV4_PREFIX_LEN, 0).astype(np.uint32)
+    rows["prefix_len"] += np.where(is_ipv4, _BITS_BEFORE_IPV4, layout.FAMILY_BITS).astype(np.uint32)
+    rows["family"] = np.where(is_ipv4, 4, 6)
     return rows
 
 
@@ -62,7 +66,8 @@ def decode_ipcache(keys: Rows, values: Rows) -> dict[IpcacheKey, IpcacheValue]:
 def prefix_lens(keys: Rows) -> npt.NDArray[np.int64]:
     """Of `ipcache` keys, as they are written of their family."""
     mapped_lens = keys["prefix_len"].astype(np.int64)
-    lengths: npt.NDArray[np.int64] = np.where(are_ipv4(keys["ip"]), mapped_lens - layout.IPV4_PREFIX_LEN, mapped_lens)
+    before = np.where(are_ipv4(keys["ip"]), _BITS_BEFORE_IPV4, layout.FAMILY_BITS)
+    lengths: npt.NDArray[np.int64] = mapped_lens - before
     return lengths
 
 

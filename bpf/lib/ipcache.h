@@ -22,8 +22,12 @@
 /* Other nodes are `remote-node`, or have an identity whose upper byte is this. */
 #define IDENTITY_SCOPE_NODE 2
 
+#define FAMILY_BITS 32 /* of a key, before the address */
+
+/* The family is compared first: no prefix of IPv6, as ::/0, has an IPv4 address in it, whatever their form here. */
 struct ipcache_key {
-	__u32 prefix_len; /* of an IPv4 prefix IPV4_PREFIX_LEN more than it is written */
+	__u32 prefix_len; /* of family and address: FAMILY_BITS more than written, for IPv4 and IPV4_PREFIX_LEN */
+	__u32 family;	  /* 4, 6 */
 	struct addr ip;
 };
 
@@ -60,9 +64,10 @@ static __always_inline bool is_world(__u32 identity)
 
 static __always_inline struct ipcache_value find_ipcache(const struct addr *ip)
 {
-	struct ipcache_key key = {.prefix_len = 128, .ip = *ip};
+	bool is_ipv4 = addr_is_ipv4(ip);
+	struct ipcache_key key = {.prefix_len = FAMILY_BITS + 128, .family = is_ipv4 ? 4 : 6, .ip = *ip};
 	const struct ipcache_value *found = bpf_map_lookup_elem(&ipcache, &key);
-	struct ipcache_value world = {.identity = addr_is_ipv4(ip) ? IDENTITY_WORLD : IDENTITY_WORLD_IPV6};
+	struct ipcache_value world = {.identity = is_ipv4 ? IDENTITY_WORLD : IDENTITY_WORLD_IPV6};
 
 	return found ? *found : world;
 }

@@ -189,7 +189,7 @@ CHANGES = {
         ],
     ),
     "ipcache row with host bits": (
-        add("ipcache", {"ip": 0x01020304, "prefix_len": 96 + 24}, {"ip": POD}),
+        add("ipcache", {"ip": 0x01020304, "prefix_len": 32 + 96 + 24}, {"ip": POD}),
         ["ipcache 1.2.3.4/24: found 300 -, wanted nothing"],
     ),
     **{

@@ -1,0 +1,80 @@
+"""A check: what a node knows, packets one after the other, and what is to become of each. Both executors run it."""
+
+from collections import Counter
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tests.datapath.kernel import Kernel, connection_differences, differences, ticks
+from tests.datapath.model.programs import run
+from tests.datapath.model.state import DROP, PASS, REASONS, REDIRECT, Node, Settings, Tables
+from tests.datapath.places import LO, SETTINGS, tables
+
+REASON_NAMES = {number: name for name, number in REASONS.items()}
+
+
+class Send(NamedTuple):
+    """`expected`: pass (to the node's stack), redirect, or the reason of the drop."""
+
+    program: str
+    frame: bytes
+    expected: str
+    tunnel: tuple[int, int] | None = None  # who sent the outer packet, VNI
+
+
+Change = Callable[[Tables], None]
+EXPIRE = "expire"  # as if the time of all connections had passed
+Step = Send | Change | str
+
+
+@dataclass
+class Check:
+    name: str
+    steps: list[Step]
+    tables: Tables = field(default_factory=tables)
+    settings: Settings = SETTINGS
+
+
+def word_of(verdict: int, reason: int, counters: Counter[tuple[int, int]]) -> str:
+    """What checks call an outcome; quiet drops leave no record, so the reason is read off the counters."""
+    if verdict != DROP:
+        return {PASS: "pass", REDIRECT: "redirect"}[verdict]
+    if not reason:
+        reason = next(each for each, _ in counters if each > 2)
+    return REASON_NAMES[reason]
+
+
+def execute(check: Check, kernel: Kernel) -> list[str]:
+    """What is not as expected, or not the same of both; empty if all is well."""
+    node = Node(check.settings, deepcopy(check.tables))
+    kernel.forget_connections()
+    kernel.load(node.tables)
+    found: list[str] = []
+    for number, step in enumerate(check.steps):
+        if isinstance(step, Send):
+            found += [f"step {number}: {each}" for each in _send(node, kernel, step)]
+        elif step == EXPIRE:
+            kernel.expire_connections()
+            for connection in node.connections.values():
+                connection.expires = 0
+        else:
+            assert callable(step)
+            step(node.tables)
+            kernel.load(node.tables)
+    return found
+
+
+def _send(node: Node, kernel: Kernel, step: Send) -> list[str]:
+    node.now = ticks()
+    expected = run(node, step.program, step.frame, LO, step.tunnel)
+    seen = kernel.run(step.program, step.frame, step.tunnel)
+    seen.counters = kernel.take_counters()
+    found = differences(expected, seen) + connection_differences(node, kernel.connections())
+    if expected.counters != seen.counters:
+        found.append(f"counters: the model says {dict(expected.counters)}, the kernel {dict(seen.counters)}")
+    for who, outcome in (("the model", expected), ("the kernel", seen)):
+        word = word_of(outcome.verdict, outcome.reason, outcome.counters)
+        if word != step.expected:
+            found.append(f"expected {step.expected}, {who} says {word}")
+    return [f"{each}\n    {step.program} {step.frame.hex()}" for each in found]

@@ -1,0 +1,13 @@
+"""Checks by topic. A module has `checks()`; a new one is named here."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+from tests.datapath.check import Check
+from tests.datapath.checks import connections, headers, icmp, link, policy, protocols, sources, truncation, tunnel, ways
+
+MODULES = (protocols, truncation, headers, link, sources, ways, policy, connections, icmp, tunnel)
+
+
+def all_checks() -> Iterator[Check]:
+    return chain.from_iterable(module.checks() for module in MODULES)

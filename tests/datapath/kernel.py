@@ -1,0 +1,217 @@
+"""The other executor: the loaded programs, run on one packet at a time by BPF_PROG_TEST_RUN, and what they left.
+
+A packet that redirects is not sent; where to is seen by the MAC addresses that were written, or not. VLAN tags cannot
+be given apart from the frame, and the device is the loopback device.
+"""
+
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kilim.agent.bpf import libbpf, rows, syscall
+from kilim.agent.bpf.datapath import Datapath
+from kilim.agent.bpf.layout import TICK_SHIFT
+from kilim.agent.records import decode_records
+from kilim.model.address import from_mapped, is_ipv6, mapped
+from kilim.model.tables import PolicyKey
+from tests.datapath.model.state import (
+    DROP,
+    EGRESS,
+    INGRESS,
+    Connection,
+    ConnectionKey,
+    Consent,
+    End,
+    Node,
+    Outcome,
+    Record,
+    Row,
+    Tables,
+)
+
+LO = 1
+_CLOCK_MONOTONIC_COARSE = 6  # which Python does not name
+
+_TUNNEL_KEY = np.dtype(
+    [
+        *(("tunnel_id", "=u4"), ("remote", "V16"), ("tos", "u1"), ("ttl", "u1"), ("ext", "=u2"), ("label", "=u4")),
+        *(("local", "V16"), ("pad", "V4"), ("flags", "=u8")),
+    ]
+)
+_IPV6_TUNNEL = 1  # BPF_F_TUNINFO_IPV6
+
+
+def ticks() -> int:
+    """The datapath's clock."""
+    return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE) >> TICK_SHIFT
+
+
+class _Shim:
+    """Runs a program on packets that have come out of a tunnel."""
+
+    def __init__(self, path: Path, target_fd: int) -> None:
+        self._file = libbpf.ObjectFile(path)
+        self.fd = self._file.load()["out_of_tunnel"]
+        fds = {each.name: libbpf._lib.bpf_map__fd(each.handle) for each in self._file.maps()}
+        self._origin_fd = fds["origin"]
+        self._index = np.zeros(1, np.uint32)
+        syscall.batch(syscall.MAP_UPDATE_BATCH, self._origin_fd, self._index, np.zeros(1, _TUNNEL_KEY))
+        _update(fds["next"], self._index, np.array([target_fd], np.uint32))
+
+    def set_origin(self, outer: int, vni: int) -> None:
+        value = np.zeros(1, _TUNNEL_KEY)
+        address = mapped(outer) if is_ipv6(outer) else struct.pack("<I", outer) + bytes(12)
+        value["tunnel_id"], value["flags"] = vni, _IPV6_TUNNEL if is_ipv6(outer) else 0
+        value["local"] = np.frombuffer(address, "V16")  # of who sends; who receives reads it as the remote end
+        _update(self._origin_fd, self._index, value)
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self._file.close()
+
+
+def _update(fd: int, key: Any, value: Any) -> None:
+    syscall.bpf(2, struct.pack("<IxxxxQQQ", fd, key.ctypes.data, value.ctypes.data, 0))
+
+
+class Kernel:
+    """Over one loaded datapath, whose tables it empties and fills."""
+
+    def __init__(self, datapath: Datapath, shim: Path) -> None:
+        self._datapath = datapath
+        self._maps = datapath.maps
+        self._shim = _Shim(shim, datapath.program_fd("overlay"))
+        self._tables = Tables()
+        for name in ("ipcache", "endpoints", "subjects", "policy", "ct"):
+            self._maps[name].delete(self._maps[name].read()[0])
+        datapath.events.read()
+        self._counted = self._count()
+
+    def close(self) -> None:
+        self._shim.close()
+
+    def load(self, tables: Tables) -> None:
+        """These rows and no others; connections stay."""
+        old = self._tables
+        if tables == old:
+            return
+        self._maps["ipcache"].delete(rows.ipcache_keys([key for key in old.ipcache if key not in tables.ipcache]))
+        self._maps["endpoints"].delete(rows.endpoint_keys([ip for ip in old.endpoints if ip not in tables.endpoints]))
+        self._maps["subjects"].delete(rows.subject_keys(old.subjects.keys() - tables.subjects.keys()))
+        self._maps["policy"].delete(_policy_keys(row for row in old.policy if row not in tables.policy))
+        self._maps["ipcache"].update(rows.ipcache_keys(tables.ipcache), rows.ipcache_values(tables.ipcache.values()))
+        endpoints = tables.endpoints
+        self._maps["endpoints"].update(rows.endpoint_keys(endpoints), rows.endpoint_values(_fields(endpoints.values())))
+        self._maps["subjects"].update(
+            rows.subject_keys(tables.subjects), rows.subject_values(_fields(tables.subjects.values()))
+        )
+        self._maps["policy"].update(_policy_keys(tables.policy), rows.policy_values(tables.policy.values()))
+        self._tables = Tables(dict(tables.ipcache), dict(tables.endpoints), dict(tables.subjects), dict(tables.policy))
+
+    def run(self, program: str, frame: bytes, tunnel: tuple[int, int] | None = None) -> Outcome:
+        """Its counters are empty; see `take_counters`."""
+        fd = self._datapath.program_fd(program)
+        if program == "overlay" and tunnel is not None:
+            self._shim.set_origin(*tunnel)
+            fd = self._shim.fd
+        result = syscall.run_program(fd, frame)
+        records = [_record(each) for each in decode_records(self._datapath.events.read())]
+        reason = next((each.reason for each in records if each.type == 2), 0)
+        return Outcome(result.retval, reason, result.data, records)
+
+    def take_counters(self) -> Counter[tuple[int, int]]:
+        """Packets by reason and direction since the last call."""
+        before, self._counted = self._counted, self._count()
+        return self._counted - before
+
+    def _count(self) -> Counter[tuple[int, int]]:
+        return Counter({(each.reason, each.direction): each.packets for each in self._datapath.counters()})
+
+    def connections(self) -> dict[ConnectionKey, Connection]:
+        keys, values = self._maps["ct"].read()
+        return dict(map(_connection, keys, values))
+
+    def forget_connections(self) -> None:
+        self._maps["ct"].delete(self._maps["ct"].read()[0])
+
+    def expire_connections(self) -> None:
+        """All, as if their time had passed."""
+        keys, values = self._maps["ct"].read()
+        values["expires"] = 0
+        self._maps["ct"].update(keys, values)
+
+
+def _fields(values: Iterable[Any]) -> list[Any]:
+    return [tuple(value) for value in values]
+
+
+def _policy_keys(keys: Iterable[Row]) -> Any:
+    parts = [((row.table, row.subject), [PolicyKey(*row[2:])]) for row in keys]
+    return rows.policy_keys_of(parts)
+
+
+def _record(record: Any) -> Record:
+    return Record(*record[1:])
+
+
+def _connection(key: Any, value: Any) -> tuple[ConnectionKey, Connection]:
+    ends = [End(from_mapped(bytes(key[f"ip_{which}"])), int(key[f"port_{which}"])) for which in ("lo", "hi")]
+    consents = {
+        direction: Consent(*(int(each) for each in value["verdicts"][direction].item()))
+        for direction in (INGRESS, EGRESS)
+        if value["verdicts"][direction]["subject"]
+    }
+    audited = frozenset(direction for direction in (INGRESS, EGRESS) if int(value["audited"]) >> direction & 1)
+    connection = Connection(
+        ends[int(value["initiator"])],
+        int(value["expires"]),
+        [int(flags) for flags in value["tcp_flags"]],
+        consents,
+        audited,
+    )
+    return (int(key["protocol"]), frozenset(ends)), connection
+
+
+def differences(expected: Outcome, seen: Outcome) -> list[str]:
+    """Between what the model says of a packet and what the kernel did."""
+    found = [
+        f"{name}: the model says {wanted}, the kernel {got}"
+        for name, wanted, got in (
+            ("verdict", expected.verdict, seen.verdict),
+            ("records", expected.records, seen.records),
+            ("frame", expected.frame.hex(), seen.frame.hex()),
+        )
+        if wanted != got
+    ]
+    if expected.verdict == DROP and expected.records and not found and expected.reason != seen.reason:
+        found.append(f"reason: the model says {expected.reason}, the kernel {seen.reason}")
+    return found
+
+
+def connection_differences(node: Node, seen: dict[ConnectionKey, Connection]) -> list[str]:
+    """The clock may have ticked between the two."""
+    found = []
+    for key in node.connections.keys() | seen.keys():
+        wanted, got = node.connections.get(key), seen.get(key)
+        if wanted is not None and got is not None and 0 <= got.expires - wanted.expires <= 1:
+            wanted.expires = got.expires
+        if wanted != got:
+            found.append(f"connection {key}: the model has {wanted}, the kernel {got}")
+    return found
+
+
+def compile_shim(directory: Path) -> Path:
+    source, target = Path(__file__).with_name("shim.bpf.c"), directory / "shim.bpf.o"
+    clang = os.environ.get("CLANG") or shutil.which("clang-19") or "clang"
+    include = f"/usr/include/{platform.machine()}-linux-gnu"
+    subprocess.run([clang, "-target", "bpf", "-O2", "-g", "-isystem", include, "-c", source, "-o", target], check=True)
+    return target
