@@ -9,6 +9,7 @@
  */
 #include "lib/deliver.h"
 #include "lib/identity.h"
+#include "lib/mtu.h"
 #include "lib/neighbor.h"
 #include "lib/verdict.h"
 
@@ -51,7 +52,7 @@ static __always_inline bool forges_tunnel(const struct packet *p)
 static __always_inline int enter_tunnel(struct __sk_buff *skb, const struct packet *p, const struct addr *to)
 {
 	struct bpf_tunnel_key key = {.tunnel_id = p->src_identity, .tunnel_ttl = 64};
-	__u64 flags = BPF_F_ZERO_CSUM_TX;
+	__u64 flags = BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT;
 
 	if (addr_is_ipv4(to)) {
 		key.remote_ipv4 = bpf_ntohl(to->w[3]);
@@ -64,10 +65,10 @@ static __always_inline int enter_tunnel(struct __sk_buff *skb, const struct pack
 	return bpf_redirect(tunnel_ifindex, 0);
 }
 
-static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p)
+static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p, const struct endpoint_value *src)
 {
 	struct ipcache_value remote = {.identity = IDENTITY_HOST};
-	int reason;
+	int reason, mtu;
 
 	if (unroutable(&p->dst))
 		return drop(skb, p, DROP_UNROUTABLE_IP);
@@ -79,6 +80,11 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p)
 	reason = admit(skb, p);
 	if (reason)
 		return drop(skb, p, reason);
+	if (remote.identity != IDENTITY_HOST && skb->len > ETH_HLEN + MTU_LEAST) {
+		mtu = narrow_way(skb, p, &remote.tunnel_endpoint);
+		if (mtu)
+			return refuse_too_big(skb, p, src, mtu);
+	}
 	count(FORWARDED, EGRESS, skb->len);
 	if (remote.identity == IDENTITY_HOST)
 		return TC_ACT_OK;
@@ -119,7 +125,7 @@ int from_endpoint(struct __sk_buff *skb)
 	p.src_identity = src.identity;
 	p.endpoint_id = src.endpoint_id;
 	if (!find_endpoint(&p.dst, &dst))
-		return leave_node(skb, &p);
+		return leave_node(skb, &p, &src);
 	p.dst_local = local_end(&dst);
 	p.dst_identity = dst.identity;
 	reason = admit(skb, &p);

@@ -19,6 +19,13 @@ def quiet_link(name: str) -> None:
         write_sysctl(f"ipv6/conf/{name}/{setting}", "0")
 
 
+def let_forward(name: str) -> None:
+    """What comes in there may be routed on: of other devices bpf_fib_lookup tells no routes. Our programs decide before
+    the kernel could."""
+    for family in ("ipv4", "ipv6"):
+        write_sysctl(f"{family}/conf/{name}/forwarding", "1")
+
+
 def switch_ipv6(name: str, on: bool) -> None:
     """Raises OSError where the kernel has no IPv6 to switch on."""
     if on and not (_NET / "ipv6").exists():

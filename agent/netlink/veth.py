@@ -19,7 +19,7 @@ from kilim.agent.core.gateway import DEFAULT_ROUTES, gateway_of, host_cidr
 from kilim.agent.core.link import LocalLink, PodLink, is_link_name, parse_alias
 from kilim.agent.netlink.namespaces import in_namespace
 from kilim.agent.netlink.session import GONE, ROUTE_PROTOCOL, NetlinkSession, find_link, open_netlink, tolerate
-from kilim.agent.netlink.sysctl import quiet_link, switch_ipv6
+from kilim.agent.netlink.sysctl import let_forward, quiet_link, switch_ipv6
 from kilim.model.address import format_ip, host_length, is_ipv6
 from kilim.model.mac import is_node_mac, node_mac, pod_mac
 
@@ -129,6 +129,7 @@ def _raise_host_side(ipr: Any, wanted: PodLink) -> None:
     index, mac = int(link["index"]), _text(pod_mac(wanted.endpoint_id))
     quiet_link(wanted.name)
     switch_ipv6(wanted.name, any(map(is_ipv6, wanted.ips)))
+    let_forward(wanted.name)
     ipr.link("set", index=index, state="up")
     node_ips = {is_ipv6(ip): format_ip(ip) for ip in wanted.node_ips}
     for ip in wanted.ips:
