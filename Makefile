@@ -31,7 +31,8 @@ policy-cases: preflight setup    ## all policy cases and truth tables; PART=case
 
 faults-nightly: preflight setup  ## hours of faults: SEEDS=1,2,3 (default: ten of the day), ROUNDS=60 of each
 	@$(SUDO) env KILIM_FAULT_SEEDS=$(or $(SEEDS),$(shell date +%y%m%d | sed 's/.*/&0,&1,&2,&3,&4,&5,&6,&7,&8,&9/')) \
-		KILIM_FAULT_ROUNDS=$(or $(ROUNDS),60) KILIM_CHURN_SECONDS=$(or $(KILIM_CHURN_SECONDS),30) $(BIN)/tox -e faults
+		KILIM_FAULT_ROUNDS=$(or $(ROUNDS),60) KILIM_CHURN_SECONDS=$(or $(KILIM_CHURN_SECONDS),30) \
+		KILIM_RESTARTS=$(or $(KILIM_RESTARTS),100) $(BIN)/tox -e faults
 
 check: setup     ## lint, format, types, import contracts, generated code, shape of the house
 	@deploy/dev/check.sh

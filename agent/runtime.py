@@ -23,6 +23,7 @@ from kilim.agent.calls import Calls
 from kilim.agent.datapath import Datapath, Neighbours
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.inbox import Inbox
+from kilim.agent.lock import hold_node
 from kilim.agent.logs import configure_logs
 from kilim.agent.memory import settle_memory
 from kilim.agent.memory_tables import open_memory
@@ -69,10 +70,11 @@ async def _main(settings: Settings) -> None:
 async def serve(settings: Settings, stop: asyncio.Event, when_synced: Callable[[], None] | None = None) -> None:
     """An agent until `stop` is set; any number of them in one loop where the datapath is in memory. `when_synced` is
     called when it has caught up with the log for the first time."""
-    async with _open_datapath(settings) as datapath:
-        agent = Agent(settings, datapath)
-        await agent.start()
-        await agent.run(stop, when_synced)
+    with hold_node(settings.run_dir):
+        async with _open_datapath(settings) as datapath:
+            agent = Agent(settings, datapath)
+            await agent.start()
+            await agent.run(stop, when_synced)
 
 
 def _open_datapath(settings: Settings) -> AbstractAsyncContextManager[Datapath]:

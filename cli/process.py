@@ -15,7 +15,7 @@ import click
 from kilim.cli.addresses import FORM, split_port, with_port
 from kilim.cli.command import Command
 from kilim.cli.duration import DURATION
-from kilim.cli.failure import BadUsage
+from kilim.cli.failure import BadUsage, Failure
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_PORT = 4260
@@ -188,6 +188,15 @@ def controlplane(context: click.Context, /, **flags: Any) -> None:
     context.exit(run(settings))
 
 
+class ToRun(click.Option):
+    """Must be given, unless the command is to do something else than run."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        if ctx.params.get("cleanup"):
+            return None
+        return super().process_value(ctx, value)
+
+
 def _format(choice: str) -> str:
     return choice if choice != "auto" else "console" if sys.stderr.isatty() else "json"
 
@@ -197,16 +206,22 @@ def _format(choice: str) -> str:
     example="""
     kilim agent --node-name node1 --node-ip 192.0.2.11 --servers 192.0.2.1:4260,192.0.2.2:4260
     kilim agent --node-name node1 --node-ip 192.0.2.11,2001:db8::11 --servers 192.0.2.1:4260,192.0.2.2:4260
+    kilim agent --cleanup --dry-run
     """,
     context_settings={"auto_envvar_prefix": "KILIM_AGENT"},
 )
-@click.option("--node-name", required=True, help="This node.")
+@click.option("--node-name", cls=ToRun, required=True, help="This node.")
 @click.option(
-    "--node-ip", type=Several(NodeIp()), multiple=True, required=True, metavar="IP[,IP]",
+    "--node-ip", cls=ToRun, type=Several(NodeIp()), multiple=True, required=True, metavar="IP[,IP]",
     help="Its address on the underlay; or two, an IPv4 and an IPv6 one. Pods get an address of each family given here.",
 )  # fmt: skip
 @click.option(
-    "--servers", type=Several(Address()), required=True, metavar="HOST:PORT,…", help="Control plane replicas."
+    "--servers",
+    cls=ToRun,
+    type=Several(Address()),
+    required=True,
+    metavar="HOST:PORT,…",
+    help="Control plane replicas.",
 )
 @click.option(
     "--pod-cidr", "pod_cidrs", type=IpCidr(), multiple=True,
@@ -272,10 +287,21 @@ def _format(choice: str) -> str:
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True,
     help="The least that is logged.",
 )  # fmt: skip
+@click.option(
+    "--cleanup", is_flag=True, is_eager=True,
+    help="Run nothing, but remove what agents have left on this node: programs, pins, links of pods, routes, files.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="With --cleanup: only say what it would remove.")
 @click.pass_context
 def agent(context: click.Context, /, **flags: Any) -> None:
-    """Run the agent of a node, until SIGTERM. What it has put into the kernel goes on without it."""
+    """Run the agent of a node, until SIGTERM. What it has put into the kernel goes on without it, until --cleanup."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts threads for algebra, of which we have none
+
+    cleanup, dry_run = flags.pop("cleanup"), flags.pop("dry_run")
+    if cleanup:
+        return _clean_up(flags, dry_run)
+    if dry_run:
+        raise BadUsage("--dry-run: goes with --cleanup alone")
 
     from kilim.agent.runtime import run
     from kilim.agent.settings import Settings
@@ -285,6 +311,22 @@ def agent(context: click.Context, /, **flags: Any) -> None:
     flags |= {"log_format": _format(flags["log_format"]), "prometheus_serve_addr": flags["prometheus_serve_addr"] or ""}
     flags |= _of_families([ip for several in flags.pop("node_ip") for ip in several])
     context.exit(run(Settings(**flags)) or 0)
+
+
+def _clean_up(flags: dict[str, Any], dry_run: bool) -> None:
+    from kilim.agent.cleanup import clean_node
+    from kilim.agent.lock import Held
+
+    try:
+        done = clean_node(flags["bpf_root"], flags["run_dir"], flags["state_dir"], dry_run=dry_run)
+    except OSError as error:
+        raise Failure(f"{error}: stop it first" if isinstance(error, Held) else str(error)) from None
+    for what in done.removed:
+        click.echo(f"{'would remove' if dry_run else 'removed'} {what}")
+    if not done.removed and not done.failed:
+        click.echo("nothing of an agent is on this node")
+    if done.failed:
+        raise Failure(f"not removed: {'; '.join(done.failed)}")
 
 
 def _of_families(node_ips: list[str]) -> dict[str, str]:

@@ -17,6 +17,13 @@ def is_bpffs(path: Path) -> bool:
     return _libc.statfs(os.fsencode(path), ctypes.byref(buffer)) == 0 and buffer[0] == _BPF_FS_MAGIC
 
 
+def unmount(root: Path) -> None:
+    """The bpffs that was mounted for this directory alone, if there is one."""
+    if os.path.ismount(root) and is_bpffs(root) and _libc.umount(os.fsencode(root)):
+        number = ctypes.get_errno()
+        raise OSError(number, f"{root}: {os.strerror(number)}")
+
+
 def _nearest_existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent

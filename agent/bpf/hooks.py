@@ -53,7 +53,7 @@ class Hooks:
 
     def read(self) -> dict[str, syscall.LinkInfo]:
         """By name, whichever way it was attached, the links of both where there are both."""
-        return dict(clsact.read_filters(self._directory)) | attach.read_links(self._directory)
+        return read_hooks(self._directory)
 
     def detach_gone(self) -> list[str]:
         """Filters end with their device; a link remains as a pin."""
@@ -66,6 +66,12 @@ class Hooks:
         if not name or "/" in name or "." in name:  # bpffs keeps names with a dot for itself
             raise ValueError(f"{name!r} cannot name a pin")
         return self._directory / name
+
+
+def read_hooks(directory: Path) -> dict[str, syscall.LinkInfo]:
+    """By name, whoever attached it and whichever way. Filters are those of the calling thread's network namespace."""
+    links = attach.read_links(directory) if directory.is_dir() else {}
+    return dict(clsact.read_filters(directory)) | links
 
 
 def remove_hooks(directory: Path) -> None:

@@ -37,9 +37,15 @@ class Counts:
 class Traffic:
     """Runs from `start` to `stop`."""
 
-    def __init__(self, stream: Target, allowed: Sequence[Target], denied: Sequence[Target]) -> None:
+    def __init__(
+        self,
+        stream: Target,
+        allowed: Sequence[Target],
+        denied: Sequence[Target],
+        stream_pause_s: float = _STREAM_PAUSE_S,
+    ) -> None:
         self.stream, self.allowed, self.denied = Counts(), Counts(), Counts()
-        self._stream_target = stream
+        self._stream_target, self._stream_pause_s = stream, stream_pause_s
         self._allowed_targets, self._denied_targets = allowed, denied
         self._ending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -78,7 +84,7 @@ class Traffic:
                 self.stream.note(answer, f"message {number} was not answered")
                 if not answer:
                     return
-                await asyncio.sleep(_STREAM_PAUSE_S)
+                await asyncio.sleep(self._stream_pause_s)
         finally:
             writer.close()
 

@@ -84,13 +84,13 @@ async def change(stage: Stage, variant: Variant, ips: dict[str, str]) -> int:
 
 
 @asynccontextmanager
-async def streams(stage: Stage) -> AsyncIterator[list[Traffic]]:
-    """Long connections from each client to each server that carry data all the time."""
+async def streams(stage: Stage, each: int = 1, pause_s: float = 0.02) -> AsyncIterator[list[Traffic]]:
+    """Long connections from each client to each server, so many, that carry data all the time."""
     places = {key: (Path(pod.netns), pod.ip) for key, pod in stage.pods().items()}
     flows = []
-    for source, target in product(NODES, NODES):
+    for source, target in [*product(NODES, NODES)] * each:
         ends = f"{NAMESPACE}/client-{source}", f"{NAMESPACE}/server-{target}"
-        flows.append(Traffic(traffic_between(places, Probe(*ends, PORT, "TCP", "allow", {})), (), ()))
+        flows.append(Traffic(traffic_between(places, Probe(*ends, PORT, "TCP", "allow", {})), (), (), pause_s))
     try:
         for flow in flows:
             await flow.start()
