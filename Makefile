@@ -3,7 +3,9 @@ BIN  := .venv/bin
 PY    = $(shell deploy/dev/find_python.sh)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo sudo --preserve-env=CI,TERM,COLUMNS,KILIM_LAB)
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight demo lab lab-down test policy-cases faults-nightly check bench bpf proto format clean
+# bash counts SECONDS itself; make takes it from its own command line alone.
+FUZZ_SECONDS = $(if $(filter command,$(firstword $(origin SECONDS))),$(SECONDS),60)
+.PHONY: help setup preflight demo lab lab-down test policy-cases faults-nightly check fuzz instructions bench bpf proto format clean
 
 help:            ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +38,13 @@ faults-nightly: preflight setup  ## hours of faults: SEEDS=1,2,3 (default: ten o
 
 check: setup     ## lint, format, types, import contracts, generated code, shape of the house
 	@deploy/dev/check.sh
+
+fuzz: preflight setup    ## random packets through the datapath and its model; SECONDS=60 EXECUTIONS=… SEED=…
+	@$(SUDO) $(BIN)/python -m tests.datapath.fuzz $(if $(EXECUTIONS),--executions $(EXECUTIONS),--seconds $(FUZZ_SECONDS)) \
+		$(if $(SEED),--seed $(SEED))
+
+instructions: preflight setup    ## record what the verifier makes of each program (tests/kernel/instructions.json)
+	@$(SUDO) $(BIN)/python -m tests.kernel.instructions
 
 bench: preflight setup   ## measurements side by side with rivals; NAME=datapath|append|rebuild|… for one
 	@$(SUDO) $(BIN)/python -m tests.bench $(NAME)

@@ -1,5 +1,4 @@
-"""Frames that end before their headers do, at every byte. Those that end within the IP header, which BPF_PROG_TEST_RUN
-does not take, are in test_reasons.py."""
+"""Frames that end before their headers do, at every byte from the IP header on: BPF_PROG_TEST_RUN takes no shorter ones."""
 
 from collections.abc import Iterator
 

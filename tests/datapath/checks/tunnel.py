@@ -75,11 +75,11 @@ def _inner(family: int) -> Iterator[Check]:
 
 
 def _vni(family: int) -> Iterator[Check]:
-    for vni in (0, 1, 2, 6, 10, 255, 65536, 1 << 20, (1 << 24) - 1):
+    for vni in (0, 1, 2, 3, 5, 6, 10, 255, 65536, 1 << 20, (1 << 24) - 1):
         yield _one(f"IPv{family} with VNI {vni}", REMOTE, family, (OTHER_NODE.ipv4, vni), "INVALID_VNI")
         yield _one(f"IPv{family} with VNI {vni} from an IPv6 address", REMOTE_BY_IPV6, family, (THIRD_NODE.ipv6, vni),
                    "INVALID_VNI")  # fmt: skip
-    for vni in (256, 1003, 65535):
+    for vni in (4, 256, 1003, 65535):
         yield _one(f"IPv{family} with VNI {vni}", REMOTE, family, (OTHER_NODE.ipv4, vni), "redirect")
 
 

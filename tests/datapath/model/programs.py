@@ -12,6 +12,7 @@ from tests.datapath.model.state import (
     DROPPED,
     EGRESS,
     FORWARDED,
+    HEALTH,
     HOST,
     INGRESS,
     PASS,
@@ -27,7 +28,7 @@ from tests.datapath.model.state import (
     Way,
 )
 
-_ENDPOINT_IDENTITIES = range(256, 65536)
+_ENDPOINT_IDENTITIES = {HEALTH, *range(256, 65536)}
 
 
 def run(node: Node, program: str, frame: bytes, ifindex: int, tunnel: tuple[int, int] | None = None) -> Outcome:
