@@ -138,8 +138,9 @@ def _draw_frame(random: Random, source: Place, destination: Place) -> bytes:
     family = random.choice(places.FAMILIES)
     chance = random.random()
     if chance < 0.04:
-        return random.randbytes(12) + random.choice((b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x81\x00")) + random.randbytes(
-            random.randrange(60, 200))  # fmt: skip
+        ethertype = random.choice((packets.ETH_IPV4, packets.ETH_IPV6, packets.ETH_ARP, packets.ETH_VLAN))
+        noise = random.randbytes(random.randrange(60, 200))
+        return packets.ethernet(random.randbytes(6), source.mac, ethertype, noise)
     if chance < 0.07:
         body = packets.arp(random.randrange(4), source.mac, random.choice(_PLACES).ipv4, NODE.ipv4)
         return packets.ethernet(b"\xff" * 6, source.mac, packets.ETH_ARP, body)

@@ -1,4 +1,4 @@
-"""Frames that end before their headers do, at every byte from the IP header on: BPF_PROG_TEST_RUN takes no shorter ones."""
+"""Frames that end before their headers do, at every byte behind the IP header: a test run takes no less."""
 
 from collections.abc import Iterator
 
