@@ -34,8 +34,6 @@ steps:
   - {from: host, to: x/a, port: 8, protocol: ICMP, expect: deny}
 """
 
-KNOWN = "externals, ipFamilies, kind, namespaces, nodes, pods, services, steps"
-
 
 def test_the_form_of_the_design(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(DESIGN)
