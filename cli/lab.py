@@ -42,18 +42,48 @@ def lab() -> None:
     """A real cluster on this machine: nodes, pods, replicas and etcd, all with real traffic."""
 
 
-@click.command(cls=LabCommand, example="kilim lab up\nkilim lab up --name two --nodes 5 --replicas 1 --no-app")
+@click.command(
+    cls=LabCommand,
+    example="kilim lab up\nkilim lab up --name two --nodes 5 --replicas 1 --no-app\nkilim lab up --ip-families IPv6",
+)
 @named_lab_option
 @click.option("--nodes", type=click.IntRange(min=1), default=3, show_default=True, help="How many nodes.")
 @click.option("--replicas", type=click.IntRange(min=1), default=3, show_default=True, help="Control plane replicas.")
 @click.option("--etcd-members", type=click.IntRange(min=1), default=1, show_default=True, help="Members of etcd.")
 @click.option("--app/--no-app", default=True, show_default=True, help="With the application of six pods.")
-def up(lab: str, nodes: int, replicas: int, etcd_members: int, app: bool) -> None:
+@click.option(
+    "--ip-families", type=click.Choice(["IPv4", "IPv6", "IPv4,IPv6"]), default="IPv4,IPv6", show_default=True,
+    help="Of nodes and pods.",
+)  # fmt: skip
+@click.option(
+    "--agent-option", "agent_options", multiple=True, metavar="OPTION=VALUE",
+    help="Start every agent with --OPTION=VALUE, too; may be given often.",
+)  # fmt: skip
+@click.option(
+    "--routed-pods/--no-routed-pods", default=True, show_default=True,
+    help="Whether the underlay itself knows the way to pods, as a cloud's route tables do.",
+)  # fmt: skip
+def up(
+    lab: str, nodes: int, replicas: int, etcd_members: int, app: bool, ip_families: str,
+    agent_options: tuple[str, ...], routed_pods: bool,
+) -> None:  # fmt: skip
     """Start a cluster, with an application of six pods."""
     from kilim.lab import api
 
     with steps(f"lab {lab}") as progress:
-        made = asyncio.run(api.up(lab, nodes, replicas, etcd_members, app, progress))
+        made = asyncio.run(
+            api.up(
+                lab,
+                nodes,
+                replicas,
+                etcd_members,
+                app,
+                progress,
+                ip_families=tuple(ip_families.split(",")),
+                agent_options=tuple(f"--{option}" for option in agent_options),
+                routed_pods=routed_pods,
+            )
+        )
     suffix = "" if lab == "kilim" else f" --name {lab}"
     click.echo(f"lab {lab} is up: {len(made.nodes)} nodes, {len(made.replicas)} replicas, {len(made.etcd)} etcd")
     click.echo(f"try: kilim lab status{suffix}; kilim status; kilim get pods -A; kilim lab down{suffix}")

@@ -75,13 +75,19 @@ def _row(probe: dict[str, Any]) -> list[object]:
     "--protocol", type=click.Choice((*PROTOCOLS, "ICMP"), case_sensitive=False), default="TCP", show_default=True,
     help="Of the traffic.",
 )  # fmt: skip
+@click.option(
+    "--ip-family",
+    type=click.Choice(["IPv4", "IPv6"]),
+    default=None,
+    help="Of the addresses. [default: each that both have]",
+)
 @click.option("--expect", type=click.Choice(["allow", "deny"]), help="Exit status 1 where it comes out otherwise.")
 @lab_option
 @output_option("json", "yaml")
 @click.pass_context
 def probe(
     context: click.Context, source: str, target: str, port: int | None, protocol: str,
-    expect: str | None, lab: str, output: str | None,
+    ip_family: str | None, expect: str | None, lab: str, output: str | None,
 ) -> None:  # fmt: skip
     """Send traffic FROM one place TO another, and say what became of it.
 
@@ -91,7 +97,8 @@ def probe(
 
     if port is None and protocol != "ICMP":
         raise BadUsage(f"--port: must be given for {protocol}")
-    answer = asyncio.run(api.probe(lab, source, target, ECHO_REQUEST if port is None else port, protocol))
+    asked = ECHO_REQUEST if port is None else port
+    answer = asyncio.run(api.probe(lab, source, target, asked, protocol, ip_family or ""))
     if output:
         print_data(answer, output)
     else:

@@ -13,7 +13,7 @@ from kilim.lab.disk import LEAST_MIB
 from kilim.lab.errors import BadInput
 from kilim.lab.names import DEFAULT_LAB, pod_role
 from kilim.lab.process import run_attached
-from kilim.lab.topology import MAX_ETCD, MAX_REPLICAS, Lab, Pod, Port, default_node_plans, load_lab
+from kilim.lab.topology import IP_FAMILIES, MAX_ETCD, MAX_REPLICAS, Lab, Pod, Port, default_node_plans, load_lab
 from kilim.model.protocols import PROTOCOLS
 
 
@@ -26,15 +26,25 @@ async def up(
     progress: cluster.Progress = cluster.silent,
     etcd_disk_mib: int = 0,
     clock_library: str = "",
+    ip_families: tuple[str, ...] = IP_FAMILIES,
+    agent_options: tuple[str, ...] = (),
+    routed_pods: bool = True,
 ) -> Lab:
     """A cluster that stays; with `app` its six pods run. Nothing is left where it fails."""
     _check_count("replicas", replicas, MAX_REPLICAS)
     _check_count("etcd members", etcd_members, MAX_ETCD)
     if etcd_disk_mib and etcd_disk_mib < LEAST_MIB:
         raise BadInput(f"etcd disk: must be at least {LEAST_MIB} MiB, not {etcd_disk_mib}")
-    plans = default_node_plans(nodes)
+    plans = default_node_plans(nodes, families=ip_families)
     spec = cluster.ClusterSpec(
-        name, plans, replicas, etcd_members, etcd_disk_mib=etcd_disk_mib, clock_library=clock_library
+        name,
+        plans,
+        replicas,
+        etcd_members,
+        etcd_disk_mib=etcd_disk_mib,
+        clock_library=clock_library,
+        agent_options=agent_options,
+        routed_pods=routed_pods,
     )
     lab = await cluster.bring_up(spec, progress)
     if app:
@@ -107,7 +117,9 @@ def exec_in_pod(name: str, pod: str, argv: Sequence[str]) -> int:
     return run_attached(name, role, Path(running.netns), argv)
 
 
-async def probe(name: str, source: str, target: str, port: int, protocol: str = "TCP") -> dict[str, Any]:
+async def probe(
+    name: str, source: str, target: str, port: int, protocol: str = "TCP", family: str = ""
+) -> dict[str, Any]:
     """One probe as in a scenario, `{"from", "to", "port", "protocol", "got", "drop_reason"[, "message"]}`."""
     from kilim.lab.asking import ask_probes
     from kilim.lab.scenario import PROBED, Probe
@@ -115,7 +127,8 @@ async def probe(name: str, source: str, target: str, port: int, protocol: str = 
     if protocol not in PROBED:
         raise BadInput(f"protocol {protocol!r}: must be one of {', '.join(PROBED)}")
     written = {"from": source, "to": target, "port": port, "protocol": protocol}
-    (verdict,) = await ask_probes(_own_lab(name), [Probe(source, target, port, protocol, None, written)])
+    written |= {"ipFamily": family} if family else {}
+    (verdict,) = await ask_probes(_own_lab(name), [Probe(source, target, port, protocol, None, written, family)])
     answer = {**written, "got": verdict.got, "drop_reason": verdict.drop_reason}
     return answer | ({"message": verdict.message} if verdict.message else {})
 

@@ -147,6 +147,7 @@ def test_what_is_said_of_a_pair_is_what_becomes_of_its_packets(
         str(port),
         "--protocol",
         protocol,
+        *(("--ip-family", "IPv4") if protocol == "ICMP" else ()),  # the types of the other are other rules
         "--expect",
         "allow" if allowed else "deny",
     )
@@ -165,7 +166,10 @@ def test_drops_and_audits_name_the_policies(lab: Lab) -> None:
         run(lab, "lab", "probe", CRON, DB, "-p", "5432", "--expect", "allow")
     finally:
         run(lab, "setting", "set", "policy-audit-mode", "", "--wait")
-    (audited,) = (each for each in monitored(lab, "--node", "node2", "-t", "policy-verdict") if of(each)[0] == CRON)
+    audited, of_ipv6 = (
+        each for each in monitored(lab, "--node", "node2", "-t", "policy-verdict") if of(each)[0] == CRON
+    )
+    assert of(of_ipv6) == of(audited) and audited["IP"]["ipVersion"] != of_ipv6["IP"]["ipVersion"]
     assert (of(audited), audited["verdict"]) == ((CRON, DB, 5432), "AUDIT")
     assert by(audited) == ISOLATING and audited["traffic_direction"] == "INGRESS"
     text = run(lab, "monitor", "--node", "node2", "-t", "policy-verdict")
@@ -173,7 +177,7 @@ def test_drops_and_audits_name_the_policies(lab: Lab) -> None:
 
 
 def of(flow: dict[str, Any]) -> tuple[str, str, int]:
-    ends = [f"{flow[end]['namespace']}/{flow[end]['pod_name']}" for end in ("source", "destination")]
+    ends = [f"{flow[end].get('namespace')}/{flow[end].get('pod_name')}" for end in ("source", "destination")]
     (layer,) = flow["l4"].values()
     return ends[0], ends[1], layer.get("destination_port", layer.get("type"))
 
