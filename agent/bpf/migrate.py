@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,14 @@ class _Move:
     name: str
     old: Path
     new: Path
-    copied: npt.NDArray[np.uint64] | None = None  # digests of the old rows; None: by a start before this one
+    copied: "_Copied | None" = None  # None: by a start before this one
+
+
+class _Copied(NamedTuple):
+    """Digests of the old rows, and of their keys alone."""
+
+    rows: npt.NDArray[np.uint64]
+    keys: npt.NDArray[np.uint64]
 
 
 class Migration:
@@ -169,17 +176,15 @@ def _rows(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype([("elements", dtype)]) if dtype.subdtype else dtype
 
 
-def _copy(
-    name: str, old_path: Path, new_path: Path, copied: npt.NDArray[np.uint64] | None
-) -> tuple[int, npt.NDArray[np.uint64]]:
+def _copy(name: str, old_path: Path, new_path: Path, copied: _Copied | None) -> tuple[int, _Copied]:
     """Rows that were not among those copied before; how many, and digests of all. Raises Inconvertible, OSError."""
     old, new = _open(old_path), None
     try:
         new = _open(new_path)
         keys, values = old.read()
-        digests = _digests(keys, values)
+        digests = _Copied(_digests(keys, values), _digests(keys))
         if copied is not None:
-            changed = ~np.isin(digests, copied)
+            changed = ~np.isin(digests.rows, copied.rows, assume_unique=True)
             keys, values = keys[changed], values[changed]
         return _write(new, *_converted(name, old, new, keys, values)), digests
     finally:
@@ -190,9 +195,15 @@ def _copy(
 def _add_missing(move: _Move) -> None:
     old, new = _open(move.old), _open(move.new)
     try:
-        keys, values = _converted(move.name, old, new, *old.read())
-        missing = ~np.isin(_digests(keys), _digests(new.read()[0]))
-        syscall.add_elems(new.table.fd, np.ascontiguousarray(keys[missing]), np.ascontiguousarray(values[missing]))
+        keys, values = old.read()
+        if move.copied is not None:
+            missing = ~np.isin(_digests(keys), move.copied.keys, assume_unique=True)
+            keys, values = keys[missing], values[missing]
+        keys, values = _converted(move.name, old, new, keys, values)
+        if move.copied is None:
+            missing = ~np.isin(_digests(keys), _digests(new.read()[0]), assume_unique=True)
+            keys, values = keys[missing], values[missing]
+        syscall.add_elems(new.table.fd, np.ascontiguousarray(keys), np.ascontiguousarray(values))
     finally:
         old.close()
         new.close()

@@ -51,7 +51,8 @@ class Traffic:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        opened = open_socket(self._stream_target.netns, socket.AF_INET, socket.SOCK_STREAM)
+        family = socket.AF_INET6 if ":" in self._stream_target.ip else socket.AF_INET
+        opened = open_socket(self._stream_target.netns, family, socket.SOCK_STREAM)
         async with asyncio.timeout(_STREAM_ANSWER_S):
             address = (self._stream_target.ip, self._stream_target.port)
             await asyncio.get_running_loop().sock_connect(opened, address)

@@ -16,7 +16,7 @@ from kilim.lab.pods import running_pods
 from kilim.lab.scenario import Probe
 from tests.faults.churn.variants import NODES, POLICY, VARIANTS, Variant, pod_object
 from tests.faults.cluster.stage import Stage, until
-from tests.faults.storm.probes import NAMESPACE, POLICY_DROPS, PORT, ROLES, Probed, Prober, probe_wrongs
+from tests.faults.storm.probes import NAMESPACE, POLICY_DROPS, PORT, ROLES, Probed, Prober, ip_of, probe_wrongs
 
 SECONDS = float(os.environ.get("KILIM_CHURN_SECONDS", "1.5"))  # of each variant
 RATE = float(os.environ.get("KILIM_FAULT_PROBES", "1000"))
@@ -84,9 +84,11 @@ async def change(stage: Stage, variant: Variant, ips: dict[str, str]) -> int:
 
 
 @asynccontextmanager
-async def streams(stage: Stage, each: int = 1, pause_s: float = 0.02) -> AsyncIterator[list[Traffic]]:
+async def streams(
+    stage: Stage, each: int = 1, pause_s: float = 0.02, ip_family: str = ""
+) -> AsyncIterator[list[Traffic]]:
     """Long connections from each client to each server, so many, that carry data all the time."""
-    places = {key: (Path(pod.netns), pod.ip) for key, pod in stage.pods().items()}
+    places = {key: (Path(pod.netns), ip_of(pod, ip_family)) for key, pod in stage.pods().items()}
     flows = []
     for source, target in [*product(NODES, NODES)] * each:
         ends = f"{NAMESPACE}/client-{source}", f"{NAMESPACE}/server-{target}"

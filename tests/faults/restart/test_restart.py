@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,21 @@ MIDWAY_S = 1.0
 LEAST_PROBES = 300
 
 
-def in_routing_modes(one: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("routing_mode", MODES if RESTARTS else [one], indirect=True, scope="session")
+def over(routing_mode: str, ip_family: str) -> pytest.MarkDecorator:
+    """Where only a few restarts are made; else over all there are."""
+    ways = [*product(MODES, ("IPv4", "IPv6"))] if RESTARTS else [(routing_mode, ip_family)]
+    return pytest.mark.parametrize(("routing_mode", "ip_family"), ways, indirect=["routing_mode"], scope="session")
 
 
 Versions = dict[str, Path | None]
 
 
-@in_routing_modes("tunnel")
+@over("tunnel", "IPv6")
 async def test_restarts_and_rebuilt_programs_lose_no_packet(
-    stage: Stage, versions: Versions, capsys: pytest.CaptureFixture[str]
+    stage: Stage, versions: Versions, ip_family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await begin(stage)
-    async with Load(stage) as load:
+    async with Load(stage, ip_family) as load:
         starts = await restart(stage, [None], RESTARTS or 2)
         upgrades = await restart(stage, [versions["rebuilt"], None], RESTARTS // 10 or 1)
     load.tell(capsys, f"{starts} restarts, {upgrades} upgrades to rebuilt programs")
@@ -53,13 +56,13 @@ async def test_restarts_and_rebuilt_programs_lose_no_packet(
     assert [pair for pair in load.probed.pairs if pair[4]] == [], "packets of allowed connections were lost"
 
 
-@in_routing_modes("native")
+@over("native", "IPv4")
 async def test_another_layout_of_connections_cuts_none_and_opens_none(
-    stage: Stage, versions: Versions, capsys: pytest.CaptureFixture[str]
+    stage: Stage, versions: Versions, ip_family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await begin(stage)
     layouts = set()
-    async with Load(stage) as load:
+    async with Load(stage, ip_family) as load:
         upgrades = await restart(stage, [versions["wider connections"], None], RESTARTS // 10 or 1, layouts)
     load.tell(capsys, f"{upgrades} upgrades to another layout of connections and back")
     load.check()
@@ -76,10 +79,10 @@ class Load:
     probed: Probed
     drops: int  # of policy
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, ip_family: str) -> None:
         self._stage = stage
-        self._prober = Prober(running_pods(stage.lab), RATE)
-        self._streams = streams(stage, STREAMS_OF_EACH, pause_s=0.2)
+        self._prober = Prober(running_pods(stage.lab), RATE, ip_family=ip_family)
+        self._streams = streams(stage, STREAMS_OF_EACH, 0.2, ip_family)
 
     async def __aenter__(self) -> "Load":
         self._drops_before = await policy_drops(self._stage)

@@ -75,7 +75,7 @@ class Prober:
 
     def listen(self, name: str, netns: int, ip: str, port: int) -> None:
         enter(netns)
-        listener = socket.socket()
+        listener = socket.socket(family_of(ip))
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((ip, port))
@@ -121,7 +121,7 @@ class Prober:
         for pair in chosen:
             if pair.netns != inside:
                 enter(inside := pair.netns)
-            probe = Probe(pair, socket.socket(), time.monotonic_ns())
+            probe = Probe(pair, socket.socket(family_of(pair.ip)), time.monotonic_ns())
             probe.opened.setblocking(False)
             self.probes[probe.opened.fileno()] = probe
             self.waiting[pair.allowed].append(probe)
@@ -142,7 +142,7 @@ class Prober:
     def _accept(self, name: str, listener: socket.socket) -> None:
         while True:
             try:
-                accepted, (source_ip, _) = listener.accept()
+                accepted, (source_ip, *_) = listener.accept()
             except BlockingIOError:
                 return
             except OSError:
@@ -208,6 +208,10 @@ class Prober:
     def _note(self, what: dict[str, Any]) -> None:
         if len(self.wrong) < self.most_wrong:
             self.wrong.append(what)
+
+
+def family_of(ip: str) -> int:
+    return socket.AF_INET6 if ":" in ip else socket.AF_INET
 
 
 def enter(netns: int) -> None:

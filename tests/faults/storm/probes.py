@@ -71,6 +71,10 @@ class Probed:
         )
 
 
+def ip_of(pod: RunningPod, ip_family: str) -> str:
+    return next(ip for ip in pod.ips if not ip_family or (":" in ip) == (ip_family == "IPv6"))
+
+
 class Prober:
     """`start` returns when the servers listen."""
 
@@ -81,8 +85,14 @@ class Prober:
         most: int = 0,
         patience_s: float = 20.0,
         most_wrong: int = 200,
+        ip_family: str = "",
     ) -> None:
-        self._pods = [{"name": p.pod.name, "netns": p.netns, "ip": p.ip} for p in pods if p.pod.namespace == NAMESPACE]
+        """`ip_family`: over which the probes go, IPv4 or IPv6; empty: the pods' first."""
+        self._pods = [
+            {"name": p.pod.name, "netns": p.netns, "ip": ip_of(p, ip_family)}
+            for p in pods
+            if p.pod.namespace == NAMESPACE
+        ]
         self._rate = rate
         self._most = most  # 0: until `stop`
         self._patience_s = patience_s
