@@ -28,7 +28,7 @@ lab-down: setup  ## remove the cluster of `make lab` and every trace of it
 test: preflight setup    ## all suites, by tox
 	@$(SUDO) $(BIN)/tox
 
-policy-cases: preflight setup    ## all policy cases and truth tables; PART=cases|picked|truth|truth-packets
+policy-cases: preflight setup    ## all policy cases and truth tables; PART=cases|cases-ipv6|picked|picked-ipv6|truth|truth-ipv6|truth-packets
 	@$(SUDO) $(BIN)/python -m tests.policy_cases $(PART)
 
 faults-nightly: preflight setup  ## hours of faults: SEEDS=1,2,3 (default: ten of the day), ROUNDS=60 of each

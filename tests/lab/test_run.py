@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kilim.lab.cases import load_cases, scenario_of_case
 from kilim.lab.run import matched, run_files
+from tests.policy_cases.ipv6 import in_ipv6
 from tests.pure.lab.test_cases import FILE
 
 SCENARIO = Path(__file__).parent / "everything.yaml"
@@ -29,6 +31,16 @@ async def played(paths: list[Path], model: bool) -> list[dict[str, Any]]:
 async def test_packets_and_tables_agree_on_everything_that_a_scenario_can_hold() -> None:
     (packets,) = await played([SCENARIO], model=False)
     (tables,) = await played([SCENARIO], model=True)
+    assert matched(packets), packets
+    assert packets == tables
+
+
+async def test_the_same_in_ipv6_alone(tmp_path: Path) -> None:
+    """Servers and agents speak IPv6, too."""
+    path = tmp_path / "everything.json"
+    path.write_text(json.dumps(in_ipv6(yaml.safe_load(SCENARIO.read_text()))))
+    (packets,) = await played([path], model=False)
+    (tables,) = await played([path], model=True)
     assert matched(packets), packets
     assert packets == tables
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from kilim.lab.run import matched, run_files
+from tests.policy_cases.ipv6 import in_ipv6
 from tests.policy_cases.scenarios import all_cases, scenario
 from tests.truth.tables import truth_tables
 
 Value = dict[str, Any]
 SHOWN = 5  # wrong probes of a step that are printed
-PARTS = ("cases", "picked", "truth", "truth-packets")
+PARTS = ("cases", "cases-ipv6", "picked", "picked-ipv6", "truth", "truth-ipv6", "truth-packets")
 
 
 def written(folder: Path, scenarios: Iterable[tuple[str, Value]]) -> dict[str, str]:
@@ -64,6 +65,15 @@ async def main(parts: Iterable[str]) -> int:
             case "cases":
                 cases = ((case["name"], scenario(case)) for case in all_cases())
                 right &= await play("policy cases by tables", cases, model=True)
+            case "cases-ipv6":
+                cases = ((case["name"], in_ipv6(scenario(case))) for case in all_cases())
+                right &= await play("policy cases in IPv6 by tables", cases, model=True)
+            case "picked-ipv6":
+                picked = ((case["name"], in_ipv6(scenario(case, picked_only=True))) for case in all_cases())
+                right &= await play("picked probes in IPv6 as packets", picked, model=False)
+            case "truth-ipv6":
+                tables = ((name, in_ipv6(document)) for name, document in truth_tables())
+                right &= await play("truth tables in IPv6 by tables", tables, model=True)
             case "picked":
                 picked = ((case["name"], scenario(case, picked_only=True)) for case in all_cases())
                 right &= await play("picked probes as packets", picked, model=False)
