@@ -12,7 +12,7 @@ from kilim.v1 import controlplane_pb2 as pb
 
 DIGEST_CHARACTERS = 10
 MARKS = {pb.MATCH: "✓", pb.DIFFERS: "✗", pb.NOT_COMPARED: "…", pb.STALE: "?"}
-HEALTH = ("NAME", "STATUS", "IP", "SEQ", "LAG", "STATE DIGEST", "TABLE DIGEST", "KERNEL", "REACHES")
+HEALTH = ("NAME", "STATUS", "SEQ", "LAG", "STATE DIGEST", "TABLE DIGEST", "KERNEL", "REACHES")
 PLACE = ("NAME", "STATUS", "IP", "POD CIDRS", "SEQ", "LAG", "REPORTED", "ERRORS")
 
 

@@ -6,6 +6,8 @@ plane sees to; ends that are not endpoints (nodes, prefixes, the world) close no
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from heapq import merge
+from operator import itemgetter
 
 from kilim.model.compile import compile_policy, part_key
 from kilim.model.identity import ANY_PEER, RESERVED
@@ -30,7 +32,7 @@ class StateRules:
         self.enforcement = ENABLE_POLICY.read(state)
         self.labels = {number: label_map(each.labels) for number, each in RESERVED.items()}
         self.policies: dict[str, PolicyRules] = {}
-        self._of_namespace: dict[str, list[PolicyRules]] = {}
+        self._of_namespace: dict[str, list[tuple[str, PolicyRules]]] = {}
         for number, data in state.identities.data.items():
             identity = decode_identity(data)
             self._index.set_identity(number, None, identity)
@@ -40,7 +42,7 @@ class StateRules:
             for number, rules in enumerate(compile_policy(decode_policy(state.policies.data[key]), services)):
                 self._index.set_policy(part_key(key, number), rules)
                 self.policies[part_key(key, number)] = rules
-                self._of_namespace.setdefault(rules.namespace, []).append(rules)
+                self._of_namespace.setdefault(rules.namespace, []).append((key, rules))
         if self._index.needs_ports:
             for data in state.endpoints.data.values():
                 endpoint = pb.Endpoint.FromString(data)
@@ -55,7 +57,7 @@ class StateRules:
         labels = self.labels[subject]
         own = self._of_namespace.get(labels.get(NAMESPACE, ""), [])
         of_all = self._of_namespace.get("", []) if own is not self._of_namespace.get("") else []
-        return [policy for policy in (*own, *of_all) if policy.subjects.matches(labels)]
+        return [policy for _, policy in merge(own, of_all, key=itemgetter(0)) if policy.subjects.matches(labels)]
 
     def selected(self, peer: Peer) -> AbstractSet[int]:
         return self._index.selected(peer)

@@ -64,6 +64,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if leaks.WORKER:
+        return
     left = leaks.left_by_session()
     session.config.stash[leaks.LEFT] = left
     if left and session.exitstatus == pytest.ExitCode.OK:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 TOKEN = "KILIM_TEST_SESSION"
-SESSION = f"{os.getpid()}-{time.time_ns()}"
-PREFIX = f"kt{os.getpid():x}"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # of several that share a session; the first process looks after all
+SESSION = os.environ[TOKEN] if WORKER else f"{os.getpid()}-{time.time_ns()}"
+PREFIX = f"{os.environ['KILIM_TEST_PREFIX']}w{WORKER[2:]}" if WORKER else f"kt{os.getpid():x}"
 NAMED_PLACES = (
     Path("/var/run/netns"),
     Path("/sys/fs/bpf"),

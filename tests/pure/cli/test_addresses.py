@@ -15,7 +15,7 @@ from kilim.cli.flow_lines import read_flows
 from kilim.cli.kinds import BY_NAME
 from kilim.cli.main import main
 from kilim.cli.monitor import as_flow, as_line
-from kilim.cli.nodes import HEALTH, node_rows
+from kilim.cli.nodes import PLACE, node_rows
 from kilim.cli.output import plain, to_json
 from kilim.cli.status import render
 from kilim.controlplane.api.condition import routing_problems
@@ -97,7 +97,7 @@ def test_a_node_is_shown_with_the_addresses_it_has(families: str) -> None:
     data = plain(event)["node_joined"]["node"]
     assert [data["ip"], data["ipv6"]] == [ip if ip in ips else None for ip in SHOWN["both"]]
     status = pb.NodeStatus(name="n1", ip=data["ip"] or "", ipv6=data["ipv6"] or "")
-    headers, rows = node_rows([status], HEALTH, wide=False)
+    headers, rows = node_rows([status], PLACE, wide=False)
     assert rows[0][headers.index("IP")] == ips
 
 
