@@ -10,6 +10,7 @@
 #include "lib/deliver.h"
 #include "lib/identity.h"
 #include "lib/mtu.h"
+#include "lib/nat.h"
 #include "lib/neighbor.h"
 #include "lib/verdict.h"
 
@@ -84,6 +85,11 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p, c
 		mtu = narrow_way(skb, p, &remote.tunnel_endpoint);
 		if (mtu)
 			return refuse_too_big(skb, p, src, mtu);
+	}
+	if (is_masqueraded(&p->dst, remote.identity)) {
+		reason = masquerade(skb, p);
+		if (reason)
+			return drop(skb, p, reason);
 	}
 	count(FORWARDED, EGRESS, skb->len);
 	if (remote.identity == IDENTITY_HOST)

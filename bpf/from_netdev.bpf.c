@@ -4,6 +4,7 @@
  */
 #include "lib/deliver.h"
 #include "lib/identity.h"
+#include "lib/nat.h"
 #include "lib/verdict.h"
 
 /* The wire may not speak for this node or its endpoints, nor for a pod that has a tunnel to speak through. */
@@ -19,22 +20,33 @@ static __always_inline bool find_sender(struct packet *p)
 	return !(tunnel_ifindex && addr_is_set(&remote.tunnel_endpoint));
 }
 
+/* What comes to the node's address and is a reply to what left with it becomes the endpoint's own packet. Returns 0,
+ * NOT_NAT for what is the node's, or a drop reason. */
+static __always_inline int read_reply(struct __sk_buff *skb, struct packet *p)
+{
+	return read_l4(skb, p) ? NOT_NAT : unmasquerade(skb, p);
+}
+
 SEC("tc")
 int from_netdev(struct __sk_buff *skb)
 {
 	struct packet p = {.direction = INGRESS, .dst_local = LOCAL};
 	struct endpoint_value dst;
+	bool to_node;
 	int reason;
 
 	if (!is_ip(skb) || skb->vlan_present)
 		return TC_ACT_OK;
 	reason = read_l3(skb, &p);
-	if (!addr_is_set(&p.dst) || !find_endpoint(&p.dst, &dst))
+	to_node = masquerades(&p.dst) && is_node_ip(&p.dst);
+	if (to_node)
+		reason = reason ? NOT_NAT : read_reply(skb, &p);
+	if (reason == NOT_NAT || !addr_is_set(&p.dst) || !find_endpoint(&p.dst, &dst))
 		return TC_ACT_OK;
 	p.dst_identity = dst.identity;
 	p.dst_local = local_end(&dst);
 	p.endpoint_id = dst.endpoint_id;
-	if (!reason)
+	if (!reason && !to_node)
 		reason = read_l4(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);

@@ -58,6 +58,19 @@ CT_ENTRY = np.dtype(
         ("verdicts", CT_VERDICT, 2),
     ]
 )
+NAT_KEY = np.dtype(
+    [
+        ("src", ADDR),
+        ("dst", ADDR),
+        ("src_port", ">u2"),
+        ("dst_port", ">u2"),
+        ("protocol", "u1"),
+        ("direction", "u1"),
+        ("pad", "u1", 2),
+    ]
+)
+NAT_VALUE = np.dtype([("ip", ADDR), ("port", ">u2"), ("endpoint_id", "=u2")])
+IPMASQ_VALUE = np.dtype([("exempt", "=u4")])
 METRIC_VALUE = np.dtype([("packets", "=u8"), ("bytes", "=u8")])
 
 # What a prefix is longer in the kernel than it is written (bpf/lib/ipcache.h), an IPv4 one by both (bpf/lib/addr.h).
@@ -79,6 +92,9 @@ STRUCTS: dict[str, np.dtype[Any]] = {
     "ct_key": CT_KEY,
     "ct_verdict": CT_VERDICT,
     "ct_entry": CT_ENTRY,
+    "nat_key": NAT_KEY,
+    "nat_value": NAT_VALUE,
+    "ipmasq_value": IPMASQ_VALUE,
     "metric_value": METRIC_VALUE,
     "event": EVENT,
 }
@@ -89,6 +105,8 @@ MAP_ROWS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "subjects": (SUBJECT_KEY, SUBJECT_VALUE),
     "policy": (POLICY_KEY, POLICY_VALUE),
     "ct": (CT_KEY, CT_ENTRY),
+    "snat": (NAT_KEY, NAT_VALUE),
+    "ipmasq": (IPCACHE_KEY, IPMASQ_VALUE),
 }
 
 

@@ -24,6 +24,10 @@ class Settings:
     tunnel_ifindex: int = 0  # 0: no overlay
     tunnel_port: int = 0  # UDP, the same on all nodes
     node_ipv6: int = 0  # 0: the node has no IPv6 address
+    masquerade_ipv4: bool = False
+    masquerade_ipv6: bool = False
+    masquerade_ports: tuple[int, int] = (10000, 29999)
+    masquerade_exempts: bool = False  # whether the map `ipmasq` counts
     ct_max_entries: int = 262144
     events_bytes: int = 2 << 20  # of the ring buffer; a power of two
     ct_life_tcp_s: int = 8000
@@ -39,6 +43,11 @@ class Settings:
             "underlay_ifindex": self.underlay_ifindex,
             "tunnel_ifindex": self.tunnel_ifindex,
             "tunnel_port": self.tunnel_port,
+            "masquerade_ipv4": int(self.masquerade_ipv4 and self.node_ip != 0),
+            "masquerade_ipv6": int(self.masquerade_ipv6 and self.node_ipv6 != 0),
+            "masquerade_port_min": self.masquerade_ports[0],
+            "masquerade_port_max": self.masquerade_ports[1],
+            "masquerade_exempts": int(self.masquerade_exempts),
             "ct_life_tcp": to_ticks(self.ct_life_tcp_s),
             "ct_life_syn": to_ticks(self.ct_life_syn_s),
             "ct_life_closing": to_ticks(self.ct_life_closing_s),

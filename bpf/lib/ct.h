@@ -139,6 +139,7 @@ struct quoted {
 	__be16 src_port;
 	__be16 dst_port;
 	__u8 protocol;
+	__u32 l4_offset; /* from the start of the frame */
 };
 
 static __always_inline bool read_quoted_ip(struct __sk_buff *skb, struct quoted *quoted, __u32 *offset, bool is_ipv4)
@@ -176,6 +177,7 @@ static __always_inline bool read_quoted(struct __sk_buff *skb, const struct pack
 		return false;
 	if (bpf_skb_load_bytes(skb, offset, l4, sizeof(l4)))
 		return false;
+	quoted->l4_offset = offset;
 	quoted->src_port = l4[0];
 	quoted->dst_port = l4[1];
 	if (quoted->protocol == (is_ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) { /* type and code, checksum, id, sequence */

@@ -19,7 +19,8 @@
 #define IDENTITY_ENDPOINT_MIN 256
 #define IDENTITY_ENDPOINT_MAX 65535
 
-/* Other nodes are `remote-node`, or have an identity whose upper byte is this. */
+/* The upper byte of identities of CIDRs, and of nodes; other nodes are `remote-node` or have one of those. */
+#define IDENTITY_SCOPE_CIDR 1
 #define IDENTITY_SCOPE_NODE 2
 
 #define FAMILY_BITS 32 /* of a key, before the address */
@@ -62,12 +63,19 @@ static __always_inline bool is_world(__u32 identity)
 	return identity == IDENTITY_WORLD || identity == IDENTITY_WORLD_IPV6;
 }
 
+/* Matches the longest prefix that the address is in. */
+static __always_inline struct ipcache_key ipcache_key_of(const struct addr *ip)
+{
+	struct ipcache_key key = {.prefix_len = FAMILY_BITS + 128, .family = addr_is_ipv4(ip) ? 4 : 6, .ip = *ip};
+
+	return key;
+}
+
 static __always_inline struct ipcache_value find_ipcache(const struct addr *ip)
 {
-	bool is_ipv4 = addr_is_ipv4(ip);
-	struct ipcache_key key = {.prefix_len = FAMILY_BITS + 128, .family = is_ipv4 ? 4 : 6, .ip = *ip};
+	struct ipcache_key key = ipcache_key_of(ip);
 	const struct ipcache_value *found = bpf_map_lookup_elem(&ipcache, &key);
-	struct ipcache_value world = {.identity = is_ipv4 ? IDENTITY_WORLD : IDENTITY_WORLD_IPV6};
+	struct ipcache_value world = {.identity = addr_is_ipv4(ip) ? IDENTITY_WORLD : IDENTITY_WORLD_IPV6};
 
 	return found ? *found : world;
 }

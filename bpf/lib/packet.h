@@ -48,6 +48,12 @@
 #define ICMPV6_REDIRECT		137
 #define ICMPV6_MLD2_REPORT	143
 
+/* What a packet is to the table of connections. */
+#define CT_NEW	       0
+#define CT_ESTABLISHED 1
+#define CT_REPLY       2 /* from the end that did not open the connection */
+#define CT_RELATED     3 /* an ICMP error about one */
+
 #define ECHO_REQUEST 1
 #define ECHO_REPLY   2
 
@@ -75,6 +81,7 @@ struct packet {
 	__u8 tracked;	   /* 1: belongs into the connection table */
 	__u8 icmp_error;   /* 1: an ICMP error about another packet */
 	__u8 echo;	   /* ECHO_REQUEST, ECHO_REPLY of either family */
+	__u8 ct_state;	   /* CT_*, once it was admitted */
 };
 
 static __always_inline bool is_ip(const struct __sk_buff *skb)

@@ -20,6 +20,15 @@ const volatile __u32 tunnel_ifindex = 0;
 /* UDP port of that device, on this node and all others; closed to pods. 0: none. */
 const volatile __u32 tunnel_port = 0;
 
+/* What pods open towards the outside leaves with the node's address of that family (nat.h), from a port of this range.
+ */
+const volatile __u32 masquerade_ipv4 = 0;
+const volatile __u32 masquerade_ipv6 = 0;
+const volatile __u32 masquerade_port_min = 10000;
+const volatile __u32 masquerade_port_max = 29999;
+/* 1: but for what `ipmasq` has rows of. */
+const volatile __u32 masquerade_exempts = 0;
+
 /* Lives of connections, in ticks of the coarse clock (see clock_ticks). */
 const volatile __u32 ct_life_tcp = 8000;
 const volatile __u32 ct_life_syn = 60;

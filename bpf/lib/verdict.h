@@ -213,6 +213,7 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
 		entry = bpf_map_lookup_elem(&ct, &d->key);
 	d->fresh = !entry || entry->expires <= d->now || ct_reopens(entry, p, sender);
 	d->reply = !d->fresh && sender != entry->initiator;
+	p->ct_state = d->fresh ? CT_NEW : d->reply ? CT_REPLY : CT_ESTABLISHED;
 	reason = find_sides(d, p);
 	if (reason)
 		return reason;
@@ -238,7 +239,9 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p)
 {
 	if (!p)
 		return DROP_NO_POLICY;
-	if (p->icmp_error && ct_related(skb, p))
+	if (p->icmp_error && ct_related(skb, p)) {
+		p->ct_state = CT_RELATED;
 		return 0;
+	}
 	return decide(skb, p);
 }

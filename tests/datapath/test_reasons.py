@@ -33,6 +33,8 @@ ELSEWHERE = {
     "VLAN_FILTERED": "the kernel takes the tag off the frame, which BPF_PROG_TEST_RUN does not",
     "CT_INSERTION": "an LRU map makes room, so it takes one of another kind",
     "WRITE_ERROR": "no packet does it: the kernel had no memory to make the frame writable or for the tunnel's key",
+    "NO_MAPPING_FOR_NAT_MASQUERADE": "tests/kernel/test_nat.py: these settings do not masquerade",
+    "UNSUPPORTED_PROTOCOL_FOR_NAT_MASQUERADE": "tests/kernel/test_nat.py: these settings do not masquerade",
 }
 _HASH = 1
 

@@ -3,6 +3,7 @@ settings. Recorded in instructions.json; `make instructions` does that anew."""
 
 import json
 import os
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +23,14 @@ COMBINATIONS = [
     Settings(ipv4, underlay, tunnel, port, node_ipv6=ipv6, record_connections=records, ct_max_entries=4096)
     for (ipv4, ipv6), underlay, (tunnel, port), records in product(
         ((_IPV4, 0), (0, _IPV6), (_IPV4, _IPV6)), (0, 2), ((0, 0), (3, 8472)), (False, True)
+    )
+]
+COMBINATIONS += [
+    replace(settings, masquerade_ipv4=ipv4, masquerade_ipv6=ipv6, masquerade_exempts=exempts)
+    for settings, (ipv4, ipv6), exempts in product(
+        [each for each in COMBINATIONS if each.underlay_ifindex and each.record_connections],
+        ((False, True), (True, False), (True, True)),
+        (False, True),
     )
 ]
 
