@@ -29,6 +29,7 @@ from tests.kernel.frames import ICMP, A, B, icmp
 from tests.kernel.rig import INGRESS, REDIRECT, SHOT, Rig, row
 
 HIGH, LOW = 40_000, 7
+ROUNDS = 500
 
 
 def in_tier(tier: int, peer: int, icmp_type: int = 0, length: int = 0) -> PolicyKey:
@@ -73,7 +74,7 @@ def test_no_packet_sees_half_of_a_policy(rig: Rig) -> None:
 
     def change() -> None:
         choice = random.Random(1)
-        for _ in range(1500):
+        for _ in range(ROUNDS):
             rows = choice.choice(EQUIVALENT)
             rig.set_policy(B, rows, flags_of(rows))
             rig.tables.sweep()
@@ -112,7 +113,7 @@ def test_no_packet_sees_the_flags_of_one_policy_and_the_rows_of_another(rig: Rig
 
     def change() -> None:
         choice = random.Random(2)
-        for _ in range(1500):
+        for _ in range(ROUNDS):
             rows, flags = choice.choice(OPEN_OR_CLOSED)
             rig.set_policy(B, rows, enforced=flags)
             rig.tables.sweep()
