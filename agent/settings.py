@@ -29,6 +29,11 @@ class Settings:
     bpf_root: Path = Path("/sys/fs/bpf/kilim")
     routing_mode: Literal["tunnel", "native"] = "tunnel"
     auto_direct_node_routes: bool = False  # native: the agent writes routes to the pods of the nodes on its underlay
+    enable_ipv4_masquerade: bool = True
+    enable_ipv6_masquerade: bool = True
+    native_routing_cidrs: tuple[str, ...] = ()  # destinations that pods reach with their own addresses
+    enable_ip_masq_agent: bool = False
+    ip_masq_agent_config_path: Path = Path("/etc/config/ip-masq-agent")
     tunnel_port: int = 8472
     mtu: int = 0
     datapath_mode: Literal["veth", "memory"] = "veth"  # memory: no kernel, no pods; for runs with many agents
@@ -45,3 +50,8 @@ class Settings:
     def node_ips(self) -> tuple[int, ...]:
         """IPv4 first."""
         return tuple(parse_ip(text) for text in (self.node_ip, self.node_ipv6) if text)
+
+    @property
+    def has_masquerade_exempts(self) -> bool:
+        """Whether any destination may be left out of masquerade."""
+        return self.enable_ip_masq_agent or bool(self.native_routing_cidrs)

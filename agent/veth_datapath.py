@@ -15,6 +15,7 @@ from kilim.agent.bpf.counters import Counted
 from kilim.agent.bpf.datapath import Datapath as BpfDatapath
 from kilim.agent.bpf.datapath import Settings as BpfSettings
 from kilim.agent.bpf.datapath import load_objects
+from kilim.agent.bpf.ipmasq import write_exempt_cidrs
 from kilim.agent.bpf.syscall import wait_for_programs
 from kilim.agent.cni.server import CniServer
 from kilim.agent.core.node_routes import NodeRoute, plan_node_routes
@@ -23,6 +24,7 @@ from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Flows
 from kilim.agent.health.health import Health
 from kilim.agent.inventory import Inventory, NodeFacts
+from kilim.agent.ip_masq import ExemptCidrs
 from kilim.agent.netlink.node import NodeDevices, apply_node_devices, remove_tunnel
 from kilim.agent.netlink.node_routes import apply_node_routes
 from kilim.agent.netlink.session import NetlinkSession
@@ -53,6 +55,9 @@ async def open_veth(settings: Settings) -> AsyncIterator["VethDatapath"]:
                 underlay_ifindex=devices.underlay_ifindex,
                 tunnel_ifindex=devices.tunnel_ifindex,
                 tunnel_port=tunnel_port,
+                masquerade_ipv4=settings.enable_ipv4_masquerade,
+                masquerade_ipv6=settings.enable_ipv6_masquerade,
+                masquerade_exempts=settings.has_masquerade_exempts,
                 attach=settings.datapath_attach,
             ),
             settings.bpf_root,
@@ -78,6 +83,7 @@ class VethDatapath:
         self._bpf = bpf
         self.ifindex_of: dict[int, int] = {}
         self.flows = Flows(bpf.events)
+        self._exempt = ExemptCidrs(settings, lambda cidrs: write_exempt_cidrs(bpf.maps["ipmasq"], cidrs))
         self.health: Health | None = None
 
     @property
@@ -101,6 +107,7 @@ class VethDatapath:
         await self._pods.restore()
 
     def attach(self) -> Mapping[str, object]:
+        self._exempt.apply()
         self._bpf.begin_takeover()
         if self._devices.tunnel_ifindex:
             self._bpf.attach_overlay(self._devices.tunnel_ifindex)
@@ -121,6 +128,7 @@ class VethDatapath:
         return health | {
             "cni": CniServer(self._settings.run_dir / "cni.sock", self._pods).run(),
             "flows": self.flows.run(),
+            "exempt CIDRs": self._exempt.follow(),
             "sweep": self._sweep(),
             "stale endpoints": self._remove_stale(),
             "node routes": self._follow_nodes(),

@@ -9,8 +9,8 @@
  */
 #include "lib/deliver.h"
 #include "lib/identity.h"
+#include "lib/masquerade.h"
 #include "lib/mtu.h"
-#include "lib/nat.h"
 #include "lib/neighbor.h"
 #include "lib/verdict.h"
 

@@ -4,7 +4,7 @@
  */
 #include "lib/deliver.h"
 #include "lib/identity.h"
-#include "lib/nat.h"
+#include "lib/masquerade.h"
 #include "lib/verdict.h"
 
 /* The wire may not speak for this node or its endpoints, nor for a pod that has a tunnel to speak through. */

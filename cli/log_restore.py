@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from kilim.cli.command import Command
+from kilim.cli.flag_types import EtcdEndpoint, Several
 from kilim.cli.history.options import in_words
 from kilim.cli.output import output_option, print_data
-from kilim.cli.process import EtcdEndpoint, Several
 from kilim.cli.progress import steps
 
 if TYPE_CHECKING:

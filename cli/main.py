@@ -34,7 +34,7 @@ SECTIONS = {
     },
     "Processes": {
         "controlplane": ("kilim.cli.process:controlplane", "Run one replica of the control plane"),
-        "agent": ("kilim.cli.process:agent", "Run the agent of a node"),
+        "agent": ("kilim.cli.agent:agent", "Run the agent of a node"),
         "cni": ("kilim.cli.process:cni", "The CNI plugin, as kubelet calls it"),
     },
     "Other": {

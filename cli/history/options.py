@@ -15,8 +15,8 @@ import click
 from click.core import ParameterSource
 
 from kilim.cli.failure import BadUsage, Failure
+from kilim.cli.flag_types import EtcdEndpoint, Several
 from kilim.cli.history.source import HistorySource
-from kilim.cli.process import EtcdEndpoint, Several
 
 if TYPE_CHECKING:
     from kilim.cli.history.segments import SegmentHistory

@@ -10,7 +10,8 @@ import click
 import pytest
 import yaml
 
-from kilim.cli.process import agent, controlplane
+from kilim.cli.agent import agent
+from kilim.cli.process import controlplane
 from kilim.controlplane.api.server import SERVICE_NAMES
 from tests.architecture.sources import ROOT
 
