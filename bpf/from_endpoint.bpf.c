@@ -29,16 +29,8 @@ static __always_inline bool unroutable(const struct addr *ip)
 	return first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6;
 }
 
-static __always_inline bool sends_as(struct __sk_buff *skb, const struct endpoint_value *endpoint)
-{
-	__u8 mac[ETH_ALEN];
-
-	if (bpf_skb_load_bytes(skb, ETH_ALEN, mac, sizeof(mac)))
-		return false;
-	return !__builtin_memcmp(mac, endpoint->mac, sizeof(mac));
-}
-
-/* Frames in UDP that a node would take for another node's, with whatever identity the pod chose to write on them.
+/* Frames in UDP that a node would take for another node's, with whatever identity the pod chose to write on them. With
+ * this node's own address they would be, at whichever address of another node they come in.
  * One comparison of both fields: the verifier would follow each further branch through all of admit. */
 static __always_inline bool forges_tunnel(const struct packet *p)
 {
@@ -46,7 +38,8 @@ static __always_inline bool forges_tunnel(const struct packet *p)
 
 	if (!tunnel_port || other)
 		return false;
-	return p->dst_identity == IDENTITY_HOST || is_remote_node(p->dst_identity);
+	return p->dst_identity == IDENTITY_HOST || is_remote_node(p->dst_identity) ||
+	       is_masqueraded(&p->dst, p->dst_identity);
 }
 
 /* The other node may have the tunnel's end at an address of either family, whatever the family of the packet. */

@@ -5,7 +5,10 @@
 #include "lib/deliver.h"
 #include "lib/identity.h"
 #include "lib/masquerade.h"
+#include "lib/neighbor.h"
 #include "lib/verdict.h"
+
+#define VLAN_NUMBER 0xfff /* of the tag */
 
 /* The wire may not speak for this node or its endpoints, nor for a pod that has a tunnel to speak through. */
 static __always_inline bool find_sender(struct packet *p)
@@ -27,6 +30,12 @@ static __always_inline int read_reply(struct __sk_buff *skb, struct packet *p)
 	return read_l4(skb, p) ? NOT_NAT : unmasquerade(skb, p);
 }
 
+/* Of a VLAN, which has a device of its own. Number 0 is none: such a tag tells a priority (IEEE 802.1Q, 6.9.1). */
+static __always_inline bool is_of_vlan(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & VLAN_NUMBER;
+}
+
 SEC("tc")
 int from_netdev(struct __sk_buff *skb)
 {
@@ -35,7 +44,7 @@ int from_netdev(struct __sk_buff *skb)
 	bool to_node;
 	int reason;
 
-	if (!is_ip(skb) || skb->vlan_present)
+	if (!is_ip(skb) || is_of_vlan(skb))
 		return TC_ACT_OK;
 	reason = read_l3(skb, &p);
 	to_node = masquerades(&p.dst) && is_node_ip(&p.dst);
@@ -50,6 +59,9 @@ int from_netdev(struct __sk_buff *skb)
 		reason = read_l4(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
+	reason = refuse_foreign_link(&p);
+	if (reason)
+		return drop_quietly(skb, reason, INGRESS);
 	if (!find_sender(&p))
 		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
 	reason = admit(skb, &p);

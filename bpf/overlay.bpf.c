@@ -64,6 +64,9 @@ int overlay(struct __sk_buff *skb)
 		reason = read_tunnel(skb, &identity, &from);
 	if (reason)
 		return drop(skb, &p, reason);
+	reason = refuse_foreign_link(&p);
+	if (reason)
+		return drop_quietly(skb, reason, INGRESS);
 	if (!vouched_for(&p, &from))
 		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
 	p.src_identity = identity;

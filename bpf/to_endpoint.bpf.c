@@ -23,7 +23,7 @@ int to_endpoint(struct __sk_buff *skb)
 		reason = read_l4(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
-	if (is_neighbor_discovery(&p))
+	if (is_neighbor_discovery(&p) && is_from_neighbor(skb))
 		return TC_ACT_OK;
 	if (is_chatter(&p) || is_link_message(&p))
 		return drop_quietly(skb, DROP_FORBIDDEN_ICMPV6, INGRESS);

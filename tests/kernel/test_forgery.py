@@ -117,6 +117,24 @@ def test_a_health_endpoint_is_one(wire: Wire) -> None:
     assert record.src_identity == HEALTH
 
 
+@pytest.mark.parametrize("tag", [b"", b"\x81\0\x60\0"], ids=["no tag", "priority"])
+def test_a_tag_of_no_vlan_hides_nothing(wire: Wire, tag: bytes) -> None:
+    """The stack would take it off, and send on what it has not asked us about."""
+    first, second = wire.nodes
+
+    def send_frame() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind(("under", 0))
+            frame = udp(wire.c.end, wire.a.end)
+            sender.send(bytes.fromhex(to.replace(":", "")) + frame[6:12] + tag + frame[12:])
+
+    to = first.namespace.netlink(lambda ipr: ipr.get_links(first.underlay)[0].get_attr("IFLA_ADDRESS"))
+    first.namespace.run(lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
+    second.namespace.run(send_frame)
+    [record] = heard(wire, 0)
+    assert (record.reason, record.src_identity) == (INVALID_SOURCE_IP, wire.c.end.identity)
+
+
 def test_pods_send_to_no_tunnel_of_a_node(rig: Rig) -> None:
     for node in (NODE, OTHER_NODE):
         assert rig.out(udp(A, node, dport=PORT)).reason == ENCAPSULATION

@@ -36,9 +36,10 @@ from tests.kernel.frames import (
     udp,
 )
 from tests.kernel.rig import EGRESS, Outcome, Rig, row
+from tests.kernel.wire import PORT
 
 FIRST, LAST = 10000, 10003
-NO_MAPPING, UNSUPPORTED = 167, 168
+NO_MAPPING, UNSUPPORTED, ENCAPSULATION = 167, 168, 170
 
 pytestmark = pytest.mark.usefixtures("family")
 
@@ -178,6 +179,16 @@ def test_udp_both_ways(nat: Rig) -> None:
     assert out[:3] == (NODE.ip, WORLD.ip, UDP) and is_node_port(out.ports[0])
     back = arrives(nat, udp(WORLD, NODE, 53, out.ports[0]))
     assert back[:2] == (WORLD.ip, A.ip) and back.ports == (53, 40000)
+
+
+def test_nothing_with_the_address_of_the_node_goes_to_a_tunnel(nat: Rig) -> None:
+    """At another address of a node it would be taken for what this one vouches for."""
+    for end in (WORLD, CIDR):
+        assert nat.out(summed(udp(A, end, dport=PORT))).reason == ENCAPSULATION
+        assert leaves(nat, udp(A, end, dport=PORT + 1)).source == NODE.ip
+        assert leaves(nat, tcp(A, end, dport=PORT)).source == NODE.ip
+    write_exempt_cidrs(nat.datapath.maps["ipmasq"], [CIDR.host])
+    assert left(nat.out(summed(udp(A, CIDR, dport=PORT)))).source == A.ip, "exempt, so it is not"
 
 
 def test_udp_without_a_checksum_stays_without(nat: Rig) -> None:

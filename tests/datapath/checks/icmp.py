@@ -56,8 +56,6 @@ def _types(family: int) -> Iterator[Check]:
         frame = packet(A, B, family, icmp_protocol(family), packets.icmp(kind, rest=bytes(32)))
         link = family == 6 and kind in _LINK
         expected = "FORBIDDEN_ICMPV6" if link else "redirect"
-        if link and kind in (135, 136):
-            expected = "pass" if kind == 135 else "INVALID_SOURCE_IP"
         yield Check(f"ICMP type {kind} over IPv{family}", [Send("from_endpoint", frame, expected)])
         back = packet(B, A, family, icmp_protocol(family), packets.icmp(kind, rest=bytes(32)))
         refused = expected if link else "POLICY_DENIED"

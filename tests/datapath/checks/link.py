@@ -6,7 +6,7 @@ from kilim.model.address import IPV6, parse_ip
 from kilim.model.mac import node_mac
 from tests.datapath import packets
 from tests.datapath.check import Check, Send
-from tests.datapath.places import FAMILIES, NODE, OTHER_NODE, REMOTE, STRANGER, WORLD, A, B, Place, framed, tcp
+from tests.datapath.places import FAMILIES, NODE, OTHER_NODE, REMOTE, STRANGER, WORLD, A, B, Place, changed, framed, tcp
 
 _GATEWAY = parse_ip("169.254.1.1")
 _LINK_LOCAL = parse_ip("fe80::2")
@@ -21,6 +21,7 @@ def _one(name: str, frame: bytes, expected: str, program: str = "from_endpoint")
 def checks() -> Iterator[Check]:
     yield from _arp()
     yield from _discovery()
+    yield from _from_elsewhere()
     yield from _routers_and_groups()
     yield from _link_local()
     yield from _ethertypes()
@@ -34,6 +35,8 @@ def _arp_frame(sender: int, operation: int = 1, cut: int = 60) -> bytes:
 def _arp() -> Iterator[Check]:
     for operation, name in ((1, "request"), (2, "reply"), (3, "reverse request")):
         yield _one(f"ARP {name} of an own address", _arp_frame(A.ipv4, operation), "pass")
+        yield _one(f"ARP {name} of an own address from another's MAC address",
+                   changed(_arp_frame(A.ipv4, operation), 6, B.mac), "INVALID_SOURCE_MAC")  # fmt: skip
         for place in (STRANGER, NODE, REMOTE, WORLD):
             frame = _arp_frame(place.ipv4, operation)
             yield _one(f"ARP {name} of {place.ipv4:x}, somebody else's", frame, "INVALID_SOURCE_IP")
@@ -63,6 +66,15 @@ def _discovery() -> Iterator[Check]:
     for target in (_GATEWAY_IPV6, B.ipv6, STRANGER.ipv6):
         payload = packets.neighbor(135, target, A.mac)
         yield _one(f"solicitation for {target:x}", _icmpv6(A.ipv6, _GATEWAY_IPV6, payload), "pass")
+    for place, expected in ((NODE, "pass"), (B, "FORBIDDEN_ICMPV6"), (REMOTE, "FORBIDDEN_ICMPV6"),
+                            (OTHER_NODE, "FORBIDDEN_ICMPV6"), (WORLD, "FORBIDDEN_ICMPV6")):  # fmt: skip
+        for kind in (135, 136):
+            payload = packets.neighbor(kind, A.ipv6, A.mac)
+            yield _one(f"neighbor message {kind} to {place.ipv6:x}, not beyond the link",
+                       _icmpv6(A.ipv6, place.ipv6, payload), expected)  # fmt: skip
+    for text in ("ff05::1:3", "ff0e::1", "ff12::5"):
+        yield _one(f"advertisement to {text}", _icmpv6(A.ipv6, parse_ip(text), own),
+                   "pass" if text == "ff12::5" else "FORBIDDEN_ICMPV6")  # fmt: skip
     solicitation = packets.neighbor(135, _GATEWAY_IPV6, A.mac)
     for source, name in ((STRANGER.ipv6, "a stranger's"), (_LINK_LOCAL, "a link-local"), (IPV6, "no")):
         yield _one(
@@ -76,8 +88,26 @@ def _discovery() -> Iterator[Check]:
         payload = packets.neighbor(kind, A.ipv6, node_mac(A.endpoint_id))
         yield _one(f"the host's neighbor message {kind} to a pod", _icmpv6(_GATEWAY_IPV6, A.ipv6, payload), "pass",
                    "to_endpoint")  # fmt: skip
+        forwarded = changed(_icmpv6(WORLD.ipv6, A.ipv6, payload), 21, bytes([254]))
+        yield _one(f"neighbor message {kind} to a pod from beyond a router", forwarded, "FORBIDDEN_ICMPV6",
+                   "to_endpoint")  # fmt: skip
         yield _one(f"neighbor message {kind} over IPv4 is no ICMP",
                    framed(A, 4, packets.ipv4(A.ipv4, B.ipv4, packets.ICMPV6, payload)), "CT_UNKNOWN_L4")  # fmt: skip
+
+
+def _from_elsewhere() -> Iterator[Check]:
+    """What a pod takes from its own link alone, and believes, comes neither from the wire nor through the tunnel."""
+    for program, sender in (("from_netdev", WORLD), ("overlay", REMOTE)):
+        for kind in (130, 131, 132, 133, 134, 135, 136, 137, 143):
+            payload = packets.icmp(kind, rest=bytes(20))
+            yield _one(f"{program}: ICMPv6 {kind} to a pod", _icmpv6(sender.ipv6, A.ipv6, payload), "FORBIDDEN_ICMPV6",
+                       program)  # fmt: skip
+            for source in (_GATEWAY_IPV6, IPV6):
+                yield _one(f"{program}: ICMPv6 {kind} to a pod from {source:x}", _icmpv6(source, A.ipv6, payload),
+                           "INVALID_SOURCE_IP", program)  # fmt: skip
+        for kind in (129, 138, 142, 144):
+            frame = _icmpv6(sender.ipv6, A.ipv6, packets.icmp(kind, rest=bytes(20)))
+            yield _one(f"{program}: ICMPv6 {kind} to a pod is as any other", frame, "redirect", program)
 
 
 def _routers_and_groups() -> Iterator[Check]:

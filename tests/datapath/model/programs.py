@@ -93,7 +93,7 @@ def _from_endpoint(node: Node, p: Packet, outcome: Outcome) -> None:
     if p.frame[6:12] != pod_mac(source.endpoint_id):
         raise Dropped("INVALID_SOURCE_MAC")
     if neighbors.is_link_message(p):
-        neighbors.pass_link_message(p)
+        neighbors.pass_link_message(node, p)
         return
     p.src_endpoint, p.src_identity, p.endpoint_id = source, source.identity, source.endpoint_id
     destination = node.tables.endpoints.get(p.dst)
@@ -142,7 +142,7 @@ def _to_endpoint(node: Node, p: Packet, outcome: Outcome) -> None:
         raise Dropped("UNSUPPORTED_L3", quiet=True)
     read_ip(p)
     read_l4(p)
-    if neighbors.is_discovery(p):
+    if neighbors.is_discovery(p) and p.frame[21] == 255:  # what has come by way of a router has less
         return
     if neighbors.is_chatter(p) or neighbors.is_link_message(p):
         raise Dropped("FORBIDDEN_ICMPV6", quiet=True)
@@ -180,6 +180,7 @@ def _from_netdev(node: Node, p: Packet, outcome: Outcome) -> None:
     if wrong:
         raise wrong
     read_l4(p)
+    neighbors.refuse_foreign_link(p)
     assert p.src is not None
     if node.is_own(p.src) or p.src in node.tables.endpoints:
         raise Dropped("INVALID_SOURCE_IP")
@@ -202,6 +203,7 @@ def _overlay(node: Node, p: Packet, outcome: Outcome, tunnel: tuple[int, int] | 
     outer, vni = tunnel
     if vni not in _ENDPOINT_IDENTITIES:
         raise Dropped("INVALID_VNI")
+    neighbors.refuse_foreign_link(p)
     if not _is_vouched_for(node, p.src, outer):
         raise Dropped("INVALID_SOURCE_IP")
     p.src_identity = vni
