@@ -5,7 +5,7 @@ from kilim.controlplane.decide.capacity import check_ipcache
 from kilim.controlplane.decide.command import NodeRegistered, RegisterNode
 from kilim.controlplane.decide.draft import Draft
 from kilim.controlplane.decide.node_identity import put_node
-from kilim.controlplane.decide.pool import POOL_SETTINGS, Family, family_of, next_free
+from kilim.controlplane.decide.pool import POOL_SETTINGS, Family, family_of, is_for_pods, next_free
 from kilim.controlplane.decide.refusal import Code, Refusal, invalid
 from kilim.controlplane.decide.setting import cluster_pool
 from kilim.model.address import Cidr, format_ip, host_length, parse_cidr, parse_ip
@@ -34,6 +34,7 @@ def decide_register_node(draft: Draft, command: RegisterNode) -> NodeRegistered:
     before = draft.state.nodes.get(name)
     cidrs = _pod_cidrs(draft, command, ips)
     _check_cidrs(draft, name, ips, cidrs)
+    _check_new(draft, before, name, ips, cidrs)
     node = Node(name, ip, tuple(str(cidr) for cidr in cidrs), _labels(command), ipv6=ipv6)
     more = len(ips) - (len(before.ips) if before is not None else 0)
     if more > 0:
@@ -106,6 +107,8 @@ def _given_cidrs(command: RegisterNode, families: list[Family]) -> list[Cidr]:
         clash = next((other for other in cidrs if _overlap(cidr, other)), None)
         if clash is not None:
             raise invalid(path, f"{text} overlaps {clash} of the same node")
+        if not is_for_pods(cidr):
+            raise invalid(path, f"{text} has addresses that no pod can have")
         cidrs.append(cidr)
     return cidrs
 
@@ -129,6 +132,24 @@ def _check_cidrs(draft: Draft, name: str, ips: tuple[int, ...], cidrs: tuple[Cid
             clash = next((their for their in theirs if other != name and _overlap(cidr, their)), None)
             if clash is not None:
                 raise Refusal(Code.CONFLICT, f"node {name}: pod_cidrs: {cidr} overlaps {clash} of node {other}")
+
+
+def _check_new(draft: Draft, before: Node | None, name: str, ips: tuple[int, ...], cidrs: tuple[Cidr, ...]) -> None:
+    """Pods of one node must not have addresses of another. What the log has of this node already may stay."""
+    view = draft.view
+    for ip in ips:
+        for other, theirs in view.cidrs_of_node.items() if before is None or ip not in before.ips else ():
+            clash = next((their for their in theirs if other != name and their.contains_ip(ip)), None)
+            if clash is not None:
+                rule = f"{format_ip(ip)} is in {clash}, a pod CIDR of node {other}"
+                raise Refusal(Code.CONFLICT, f"node {name}: {field_of(ip)}: {rule}")
+    for cidr in cidrs:
+        if cidr in view.cidrs_of_node.get(name, ()):
+            continue
+        inside = min((ip for ip, other in view.node_at.items() if other != name and cidr.contains_ip(ip)), default=0)
+        if inside:
+            rule = f"{cidr} contains {format_ip(inside)}, the address of node {view.node_at[inside]}"
+            raise Refusal(Code.CONFLICT, f"node {name}: pod_cidrs: {rule}")
 
 
 def _check_endpoints_stay(draft: Draft, name: str, cidrs: tuple[Cidr, ...]) -> None:

@@ -26,6 +26,12 @@ IPV4 = Family("IPv4", 8, 30)
 IPV6 = Family("IPv6", 32, 126)
 
 
+# This host, itself, one link, many at once; ::/80 has IPv4 addresses in IPv6's form.
+_NOT_OF_PODS = tuple(
+    map(parse_cidr, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/80", "fe80::/10", "ff00::/8"))
+)
+
+
 class PoolSettings(NamedTuple):
     """By which names a pool is set."""
 
@@ -66,10 +72,17 @@ def check_pool(family: Family, pool: ClusterPool) -> None:
         raise ValueError(f"{names.cidr}: {pool.cidr!r} is not an {family.name} CIDR")
     if not family.least <= pool.mask_size <= family.most:
         raise ValueError(f"{names.mask_size}: {pool.mask_size} must be from {family.least} to {family.most}")
+    if not is_for_pods(whole):
+        raise ValueError(f"{names.cidr}: {pool.cidr} has addresses that no pod can have")
     if whole.prefix_len > pool.mask_size:
         raise ValueError(
             f"{names.cidr}: {pool.cidr} must hold at least one /{pool.mask_size}, the pod CIDR of one node"
         )
+
+
+def is_for_pods(cidr: Cidr) -> bool:
+    """Whether each of its addresses may be sent to."""
+    return not any(each.contains(cidr) or cidr.contains(each) for each in _NOT_OF_PODS)
 
 
 def next_free(pool: ClusterPool, taken: Iterable[Cidr]) -> Cidr | None:

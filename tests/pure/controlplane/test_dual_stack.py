@@ -134,6 +134,24 @@ def test_another_address_of_a_node_changes_nothing_else(world: World) -> None:
             Code.INVALID,
             "node b: pod_cidrs: 2001:db8::/64 contains the node's own address 2001:db8::9",
         ),
+        (
+            node("b", "", "2001:db8::/64", ipv6="2001:db9::9"),
+            Code.CONFLICT,
+            "node b: pod_cidrs: 2001:db8::/64 contains 2001:db8::1, the address of node node1",
+        ),
+        (
+            node("b", "", ipv6="fd00:10:244::7"),
+            Code.CONFLICT,
+            "node b: ipv6: fd00:10:244::7 is in fd00:10:244::/64, a pod CIDR of node node1",
+        ),
+        *(
+            (
+                node("b", "", cidr, ipv6="2001:db8::9"),
+                Code.INVALID,
+                f"node b: pod_cidrs[0]: {cidr} has addresses that no pod can have",
+            )
+            for cidr in ("::/64", "fe80::/64", "fe80::/32", "ff02::/64")
+        ),
     ],
 )
 def test_nodes_that_are_refused(world: World, command: object, code: Code, words: str) -> None:
@@ -165,6 +183,8 @@ def test_pools_are_settings_that_fit_each_other() -> None:
             "fd00::",
             "cluster-pool-ipv6-cidr: 'fd00::' is not an IPv6 CIDR such as 2001:db8::/32",
         ),
+        ("cluster-pool-ipv4-cidr", "0.0.0.0/0", "cluster-pool-ipv4-cidr: 0.0.0.0/0 has addresses that no pod can have"),
+        ("cluster-pool-ipv6-cidr", "ff00::/16", "cluster-pool-ipv6-cidr: ff00::/16 has addresses that no pod can have"),
         ("cluster-pool-ipv4-mask-size", "31", "cluster-pool-ipv4-mask-size: 31 must be from 8 to 30"),
         ("cluster-pool-ipv6-mask-size", "24", "cluster-pool-ipv6-mask-size: 24 must be from 32 to 126"),
         ("cluster-pool-ipv6-mask-size", "-1", "cluster-pool-ipv6-mask-size: '-1' is not a number"),

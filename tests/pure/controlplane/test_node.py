@@ -6,6 +6,8 @@ import pytest
 
 from kilim.controlplane.decide.command import ChangeSetting, NodeRegistered
 from kilim.controlplane.decide.refusal import Code
+from kilim.model.address import parse_ip
+from kilim.v1 import events_pb2 as pb
 from tests.pure.controlplane.worlds import World, delete, endpoint, node
 
 
@@ -74,6 +76,10 @@ def test_the_same_again_is_no_event_and_a_change_is_one() -> None:
         (node("b", "192.0.2.2", "10.1.0.0/25"), Code.CONFLICT, "10.1.0.0/25 overlaps 10.1.0.0/24 of node a"),
         (node("b", "192.0.2.2", "10.0.0.0/8"), Code.CONFLICT, "10.0.0.0/8 overlaps 10.1.0.0/24 of node a"),
         (node("b", "192.0.2.2", "192.0.2.0/24"), Code.INVALID, "contains the node's own address"),
+        (node("b", "198.51.100.2", "192.0.2.0/25"), Code.CONFLICT, "192.0.2.0/25 contains 192.0.2.1, the address of"),
+        (node("b", "10.1.0.7"), Code.CONFLICT, "10.1.0.7 is in 10.1.0.0/24, a pod CIDR of node a"),
+        (node("b", "192.0.2.2", "127.1.0.0/24"), Code.INVALID, "127.1.0.0/24 has addresses that no pod can have"),
+        (node("b", "192.0.2.2", "240.1.0.0/24"), Code.INVALID, "240.1.0.0/24 has addresses that no pod can have"),
     ],
 )
 def test_refused(command: object, code: Code, words: str) -> None:
@@ -83,6 +89,18 @@ def test_refused(command: object, code: Code, words: str) -> None:
     assert refusal.code is code
     assert words in refusal.message
     assert "\n" not in refusal.message
+
+
+def test_what_clashes_since_long_ago_stays() -> None:
+    """A node of an older log comes again; only what is new of it has to fit."""
+    world = World()
+    world.do(node("a", "192.0.2.1", "10.1.0.0/24"))
+    for name, ip, cidr in (("b", "10.1.0.7", "10.2.0.0/24"), ("c", "198.51.100.3", "192.0.2.0/24")):
+        joined = pb.Event(node_joined=pb.NodeJoined(node=pb.Node(name=name, ip=parse_ip(ip), pod_cidrs=[cidr])))
+        world.view.fold(world.state.seq + 1, joined.SerializeToString())
+        world.do(node(name, ip, cidr))
+    assert world.refusal(node("b", "10.1.0.8", "10.2.0.0/24")).code is Code.CONFLICT
+    assert world.refusal(node("c", "198.51.100.3", "192.0.2.0/25")).code is Code.CONFLICT
 
 
 def test_pod_cidrs_cannot_be_pulled_from_under_endpoints() -> None:
