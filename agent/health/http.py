@@ -1,6 +1,7 @@
 """HTTP of the health check: `GET /hello`, asked and answered. Nothing of it is of use to anybody else.
 
-Easy to get wrong: bytes from a pod are hostile. A request has little room and little time, and there are few at once.
+Easy to get wrong: bytes from a pod are hostile. A request has little room and little time, and there are few at once:
+one more, and the one that has been silent for longest goes, so that nobody keeps others out.
 """
 
 import asyncio
@@ -60,7 +61,7 @@ class Responder:
 
     def __init__(self) -> None:
         self._servers: list[asyncio.Server] = []
-        self._present = 0
+        self._present: dict[asyncio.StreamWriter, None] = {}  # in the order in which they came
 
     @property
     def listens(self) -> bool:
@@ -94,15 +95,18 @@ class Responder:
         self._servers.clear()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._present += 1
+        self._present[writer] = None
+        if len(self._present) > _AT_ONCE:
+            oldest = next(iter(self._present))
+            del self._present[oldest]
+            oldest.transport.abort()
         try:
-            if self._present <= _AT_ONCE:
-                async with asyncio.timeout(_TIME_S):
-                    request = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(_OK if request.split(b" ", 2)[:2] == [b"GET", _PATH.encode()] else _NOT_FOUND)
-                    await writer.drain()
+            async with asyncio.timeout(_TIME_S):
+                request = await reader.readuntil(b"\r\n\r\n")
+                writer.write(_OK if request.split(b" ", 2)[:2] == [b"GET", _PATH.encode()] else _NOT_FOUND)
+                await writer.drain()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:
-            self._present -= 1
+            self._present.pop(writer, None)
             writer.close()

@@ -1,10 +1,12 @@
 """ICMP and ICMPv6 echo over one raw socket of a namespace and a family.
 
-Easy to get wrong: the socket sees the answers to everybody's echoes in its namespace. Ours bear a token of this process
-and a number; and for IPv4 the kernel puts the IP header before what it hands over, for IPv6 not.
+Easy to get wrong: the socket sees the answers to everybody's echoes in its namespace, and whoever likes sends more of
+them. Ours bear a token of this process and a number; a filter in the kernel keeps all others away from us. And for IPv4
+the kernel puts the IP header before what it hands over, for IPv6 not.
 """
 
 import asyncio
+import ctypes
 import os
 import socket
 import struct
@@ -18,6 +20,12 @@ _HEADER = struct.Struct("!BBHHH")  # type, code, checksum, identifier, sequence 
 _ECHO, _ECHO6, _REPLY, _REPLY6 = 8, 128, 0, 129
 _ICMP_FILTER, _ICMP6_FILTER = 1, 1
 _SOL_RAW = 255
+_SO_ATTACH_FILTER = 26
+_AT_ONCE = 64
+
+# Of the kernel's classic BPF (linux/filter.h): what is loaded from the packet, 4 bytes each, and compared.
+_HEADER_LENGTH_TO_X, _LOAD_WORD_AT_X, _LOAD_WORD = 0xB1, 0x40, 0x20
+_JUMP_IF_EQUAL, _RETURN = 0x15, 0x06
 
 
 class Echo:
@@ -73,6 +81,7 @@ class Echo:
         else:
             made = await self._namespace.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
             made.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", 0xFFFFFFFF ^ 1 << _REPLY))
+        _attach_filter(made, self._token, ipv6=self._ipv6)
         return made
 
     def _packet(self, number: int) -> bytes:
@@ -85,7 +94,7 @@ class Echo:
     def _read(self) -> None:
         assert self._socket is not None
         now_s = time.perf_counter()
-        while True:
+        for _ in range(_AT_ONCE):  # then others have their turn
             try:
                 data = self._socket.recv(2048)
             except (BlockingIOError, InterruptedError):
@@ -104,6 +113,18 @@ class Echo:
             return None
         token, number = data[_HEADER.size : _HEADER.size + 8], data[_HEADER.size + 8 : _HEADER.size + 12]
         return int.from_bytes(number, "big") if token == self._token else None
+
+
+def _attach_filter(to: socket.socket, token: bytes, *, ipv6: bool) -> None:
+    """Nothing comes in but what has `token` behind the ICMP header."""
+    load = _LOAD_WORD if ipv6 else _LOAD_WORD_AT_X
+    one, other = struct.unpack("!II", token)
+    steps = [] if ipv6 else [(_HEADER_LENGTH_TO_X, 0, 0, 0)]
+    steps += [(load, 0, 0, _HEADER.size), (_JUMP_IF_EQUAL, 0, 3, one)]
+    steps += [(load, 0, 0, _HEADER.size + 4), (_JUMP_IF_EQUAL, 0, 1, other)]
+    steps += [(_RETURN, 0, 0, 0xFFFF), (_RETURN, 0, 0, 0)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    to.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(steps), ctypes.addressof(code)))
 
 
 def internet_checksum(data: bytes) -> int:
