@@ -12,18 +12,20 @@ from grpc_health.v1 import _async as aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from kilim.agent.connections import Connections
 from kilim.agent.core.dump import DESIRED, dump_desired
 from kilim.agent.drop_messages import drop_message, named_messages
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Counted, Flows, lost_records, named_counts
 from kilim.agent.health.health import Health
 from kilim.agent.uplink import Subscription
+from kilim.model.address import parse_ip
 from kilim.v1 import agent_pb2 as pb
 from kilim.v1 import agent_pb2_grpc
 
 _DROPS_MAX = 30_000  # of one answer, so that it fits into a client's default limit of 4 MiB
 _NAMED_MAX = 2_000  # policy is asked for each
-_KERNEL = (*DESIRED, "ct")
+_KERNEL = (*DESIRED, "ct", "nat")
 _SERVICE = pb.DESCRIPTOR.services_by_name["Agent"].full_name
 
 
@@ -40,6 +42,7 @@ class AgentApi(agent_pb2_grpc.AgentServicer):
         kernel: KernelDump,
         counters: Callable[[], Iterable[Counted]],
         health: Health | None,
+        connections: Connections | None,
     ) -> None:
         self._enforcement = enforcement
         self._subscription = subscription
@@ -47,6 +50,7 @@ class AgentApi(agent_pb2_grpc.AgentServicer):
         self._kernel = kernel
         self._counters = counters
         self._health = health
+        self._connections = connections
 
     async def Status(self, request: pb.AgentStatusRequest, context: Any) -> pb.AgentStatusResponse:
         enforcement, counted = self._enforcement, list(self._counters())
@@ -88,6 +92,17 @@ class AgentApi(agent_pb2_grpc.AgentServicer):
         replica = self._enforcement.replica
         messages = named_messages(drops, replica) if request.names else [drop_message(each) for each in drops]
         return pb.ListDropsResponse(drops=messages, left_out=len(kept) - len(drops))
+
+    async def FlushConnections(self, request: pb.FlushConnectionsRequest, context: Any) -> pb.FlushConnectionsResponse:
+        if self._connections is None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this node has no connection table")
+            raise AssertionError  # abort raises
+        try:
+            ips = [parse_ip(text) for text in request.ips]
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"ips: {error}")
+            raise AssertionError from None
+        return pb.FlushConnectionsResponse(removed=await self._connections.flush(ips or None))
 
     async def Health(self, request: pb.HealthRequest, context: Any) -> pb.HealthResponse:
         if self._health is None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from kilim.agent.api import KernelDump
 from kilim.agent.calls import Calls
+from kilim.agent.connections import Connections
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Counted, Flows
 from kilim.agent.health.health import Health
@@ -43,6 +44,11 @@ class Datapath(Protocol):
     @property
     def health(self) -> Health | None:
         """From `restore` on; None: the other nodes are not probed."""
+        ...
+
+    @property
+    def connections(self) -> Connections | None:
+        """None: packets are not tracked."""
         ...
 
     def counters(self) -> Iterable[Counted]: ...

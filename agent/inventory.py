@@ -39,12 +39,14 @@ class _Turn:
 
 class Inventory:
     """`ifindex_of` is written here and read by the enforcement; `replica` gives the present one. `kept`: keys of what
-    the agent itself has connected, which no runtime knows: neither its GC nor the search for leftovers is about it."""
+    the agent itself has connected, which no runtime knows: neither its GC nor the search for leftovers is about it.
+    `departed`: addresses of links that are gone, whose connections the kernel may still have."""
 
     def __init__(self, node: NodeFacts, replica: Callable[[], Replica], ifindex_of: MutableMapping[int, int]) -> None:
         self.node = node
         self.touched: set[str] = set()
         self.kept: set[str] = set()
+        self.departed: set[int] = set()
         self._replica = replica
         self._ifindex_of = ifindex_of
         self._links: dict[str, LocalLink] = {}
@@ -68,6 +70,7 @@ class Inventory:
     def forget(self, link: LocalLink) -> None:
         if self._links.get(link.name) == link:
             del self._links[link.name]
+            self.departed |= set(link.ips)
         for ip in link.ips:
             if self._ifindex_of.get(ip) == link.ifindex:
                 del self._ifindex_of[ip]
@@ -109,7 +112,8 @@ class Inventory:
 
     @contextmanager
     def reserve(self, request: PodRequest) -> Iterator[tuple[tuple[int, ...], int]]:
-        """Addresses and endpoint id for an ADD: those it has already, or free ones. Raises CniError."""
+        """Addresses and endpoint id for an ADD: those it has already, or free ones; departed ones where they are asked
+        for or there are no others. Raises CniError."""
         known, logged = self.link(request), self.logged(request)
         held = known.ips if known else logged.ips if logged else ()
         ips = held if held and set(request.ips) <= set(held) else self._choose_ips(request.ips, held)
@@ -154,7 +158,10 @@ class Inventory:
     def _choose_ips(self, asked: tuple[int, ...], held: tuple[int, ...]) -> tuple[int, ...]:
         pools, used = self.pools(), self._used_ips() - set(held)
         try:
-            ips = pools.choose(asked, used.__contains__)
+            try:
+                ips = pools.choose(asked, (used | self.departed).__contains__)
+            except PoolExhausted:
+                ips = pools.choose(asked, used.__contains__)
         except PoolExhausted as error:
             raise CniError(spec.POOL_EXHAUSTED if pools.cidrs else spec.TRY_AGAIN_LATER, str(error)) from None
         except AddressNotOurs as error:

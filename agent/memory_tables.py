@@ -79,6 +79,7 @@ class MemoryDatapath:
 
     def __init__(self) -> None:
         self.health = None
+        self.connections = None
         self.tables = MemoryTables()
         self.flows = Flows(_NoRecords())
         self.ifindex_of: dict[int, int] = {}

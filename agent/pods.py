@@ -6,7 +6,7 @@ whether the log took a registration may be unknown; then it is one without a lin
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import structlog
@@ -47,6 +47,11 @@ class Programs(Protocol):
     def detach_gone(self) -> list[str]: ...
 
 
+class ConnectionTable(Protocol):
+    async def addresses(self) -> set[int]: ...
+    async def forget(self, ips: Collection[int]) -> None: ...
+
+
 class Registry(Protocol):
     async def register_endpoint(self, request: pb.RegisterEndpointRequest) -> pb.RegisterEndpointResponse: ...
     async def remove_endpoint(self, request: pb.RemoveEndpointRequest) -> pb.RemoveEndpointResponse: ...
@@ -63,6 +68,7 @@ class Pods:
         registry: Registry,
         enforcement: Enforcement,
         kernel: Kernel,
+        connections: ConnectionTable,
         connected: Callable[[], bool],
         enforce_deadline_s: float = 5.0,
         sync_deadline_s: float = 2.0,
@@ -73,6 +79,8 @@ class Pods:
         self._registry = registry
         self._enforcement = enforcement
         self._kernel = kernel
+        self._connections = connections
+        self._clearing = asyncio.Lock()
         self._connected = connected
         self._enforce_deadline_s = enforce_deadline_s
         self._sync_deadline_s = sync_deadline_s
@@ -84,6 +92,9 @@ class Pods:
         await self._links.delete_unfinished()
         for link in await self._links.read():
             self._inventory.remember(link)
+        held, cidrs = {ip for link in self._inventory.links() for ip in link.ips}, self._inventory.pools().cidrs
+        of_pods = {ip for ip in await self._connections.addresses() if any(cidr.contains_ip(ip) for cidr in cidrs)}
+        self._inventory.departed |= of_pods - held
 
     def attach_restored(self) -> None:
         """Our programs in place of those of the agent before. After the tables are written."""
@@ -107,6 +118,8 @@ class Pods:
             had_link = self._inventory.link(request) is not None
             with self._inventory.reserve(request) as (ips, endpoint_id):
                 wanted = self._inventory.wanted(request, ips, endpoint_id)
+                if not self._inventory.departed.isdisjoint(ips):
+                    await self.clear_departed()
                 try:
                     await self._connect(request, wanted)
                 except BaseException:
@@ -183,6 +196,13 @@ class Pods:
                     await self._unregister(endpoint, "no such container on the node")
                     removed += 1
         return removed
+
+    async def clear_departed(self) -> None:
+        """Connections of addresses that were pods' go, so that who gets one next has none of another's."""
+        async with self._clearing:
+            if ips := {ip for ip in self._inventory.departed if not self._kernel.has_endpoint(ip)}:
+                await self._connections.forget(ips)
+                self._inventory.departed -= ips
 
     # --- steps
 

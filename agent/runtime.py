@@ -156,6 +156,7 @@ class Agent:
             datapath.tables,
             datapath.counters,
             datapath.health,
+            datapath.connections,
         )
         work = {
             "enforcement": self.enforcement.run(),

@@ -34,6 +34,14 @@ class Settings:
     native_routing_cidrs: tuple[str, ...] = ()  # destinations that pods reach with their own addresses
     enable_ip_masq_agent: bool = False
     ip_masq_agent_config_path: Path = Path("/etc/config/ip-masq-agent")
+    bpf_ct_global_max: int = 262144  # connections
+    bpf_nat_global_max: int = 262144  # rows of masquerade, two a connection
+    bpf_ct_timeout_regular_tcp_s: float = 8000.0
+    bpf_ct_timeout_regular_tcp_syn_s: float = 60.0
+    bpf_ct_timeout_regular_tcp_fin_s: float = 10.0
+    bpf_ct_timeout_regular_any_s: float = 60.0
+    conntrack_gc_interval_s: float = 0.0  # 0: by how many had expired
+    conntrack_gc_max_interval_s: float = 0.0  # 0: 12 hours
     tunnel_port: int = 8472
     mtu: int = 0
     datapath_mode: Literal["veth", "memory"] = "veth"  # memory: no kernel, no pods; for runs with many agents

@@ -7,6 +7,7 @@ Easy to get wrong: nothing is detached or unpinned at the end; enforcement goes 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from math import ceil
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from kilim.agent.bpf.datapath import load_objects
 from kilim.agent.bpf.ipmasq import write_exempt_cidrs
 from kilim.agent.bpf.syscall import wait_for_programs
 from kilim.agent.cni.server import CniServer
+from kilim.agent.connections import Connections
 from kilim.agent.core.node_routes import NodeRoute, plan_node_routes
 from kilim.agent.datapath import DatapathTables, Neighbours
 from kilim.agent.enforcement import Enforcement
@@ -38,6 +40,7 @@ log = structlog.get_logger(__name__)
 _STALE_EVERY_S = 10.0
 _SWEEP_S = 0.1
 _NODES_S = 0.5
+_DEPARTED_S = 0.5
 
 
 @asynccontextmanager
@@ -55,6 +58,12 @@ async def open_veth(settings: Settings) -> AsyncIterator["VethDatapath"]:
                 underlay_ifindex=devices.underlay_ifindex,
                 tunnel_ifindex=devices.tunnel_ifindex,
                 tunnel_port=tunnel_port,
+                ct_max_entries=settings.bpf_ct_global_max,
+                ct_life_tcp_s=ceil(settings.bpf_ct_timeout_regular_tcp_s),
+                ct_life_syn_s=ceil(settings.bpf_ct_timeout_regular_tcp_syn_s),
+                ct_life_closing_s=ceil(settings.bpf_ct_timeout_regular_tcp_fin_s),
+                ct_life_other_s=ceil(settings.bpf_ct_timeout_regular_any_s),
+                nat_max_entries=settings.bpf_nat_global_max,
                 masquerade_ipv4=settings.enable_ipv4_masquerade,
                 masquerade_ipv6=settings.enable_ipv6_masquerade,
                 masquerade_exempts=settings.has_masquerade_exempts,
@@ -85,6 +94,7 @@ class VethDatapath:
         self.flows = Flows(bpf.events)
         self._exempt = ExemptCidrs(settings, lambda cidrs: write_exempt_cidrs(bpf.maps["ipmasq"], cidrs))
         self.health: Health | None = None
+        self.connections = Connections(bpf.maps, settings.conntrack_gc_interval_s, settings.conntrack_gc_max_interval_s)
 
     @property
     def tables(self) -> DatapathTables:
@@ -101,7 +111,9 @@ class VethDatapath:
         )
         inventory = Inventory(facts, lambda: enforcement.replica, self.ifindex_of)
         links, tables = PodLinks(self._session), self._bpf.tables
-        self._pods = Pods(inventory, links, self._bpf, neighbours.calls, enforcement, tables, neighbours.connected)
+        self._pods = Pods(
+            inventory, links, self._bpf, neighbours.calls, enforcement, tables, self.connections, neighbours.connected
+        )
         if settings.enable_health_checking:
             self.health = Health(settings, enforcement, inventory, self._pods)
         await self._pods.restore()
@@ -130,6 +142,8 @@ class VethDatapath:
             "flows": self.flows.run(),
             "exempt CIDRs": self._exempt.follow(),
             "sweep": self._sweep(),
+            "conntrack gc": self.connections.run(),
+            "departed endpoints": self._clear_departed(),
             "stale endpoints": self._remove_stale(),
             "node routes": self._follow_nodes(),
             "former tunnel": self._remove_former_tunnel(),
@@ -176,6 +190,11 @@ class VethDatapath:
                             "this node itself does not reach pods of nodes that are no neighbours", cidrs=beyond
                         )
             await asyncio.sleep(_NODES_S)
+
+    async def _clear_departed(self) -> None:
+        while True:
+            await asyncio.sleep(_DEPARTED_S)
+            await self._pods.clear_departed()
 
     async def _remove_stale(self) -> None:
         await self._enforcement.synced.wait()

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from kilim.cli.agent_options import masquerade_options, native_routing_cidrs
+from kilim.cli.agent_options import connection_options, masquerade_options, native_routing_cidrs
 from kilim.cli.command import Command
 from kilim.cli.duration import DURATION
 from kilim.cli.failure import BadUsage, Failure
@@ -83,6 +83,7 @@ class ToRun(click.Option):
     help="native: write routes to the pods of all nodes, which then must be neighbours on the underlay.",
 )  # fmt: skip
 @masquerade_options
+@connection_options
 @click.option("--tunnel-port", type=click.IntRange(1, 65535), default=8472, show_default=True, help="VXLAN's UDP port.")
 @click.option(
     "--mtu", type=click.IntRange(0, 65535), default=0, help="Of the underlay, in bytes. [default: read from its device]"

@@ -6,15 +6,23 @@ from typing import Any, TypeVar
 
 import click
 
+from kilim.cli.duration import Duration
 from kilim.cli.failure import BadUsage
 from kilim.cli.flag_types import IpCidr
 
 F = TypeVar("F", bound=Callable[..., Any])
+MOST_LIFE_S = 8760 * 3600.0
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def masquerade_options(function: F) -> F:
     for option in reversed(_MASQUERADE):
+        function = option(function)
+    return function
+
+
+def connection_options(function: F) -> F:
+    for option in reversed(_CONNECTIONS):
         function = option(function)
     return function
 
@@ -29,6 +37,57 @@ def native_routing_cidrs(flags: dict[str, Any]) -> tuple[str, ...]:
         found += [cidr] if cidr else []
     return tuple(found)
 
+
+class Life(Duration):
+    """Of entries in the kernel, whose clock has 32 bits of seconds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = super().convert(value, param, ctx)
+        if not 1 <= seconds <= MOST_LIFE_S:
+            self.fail("must be between 1s and 8760h", param, ctx)
+        return seconds
+
+
+class Interval(Duration):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = super().convert(value, param, ctx)
+        if 0 < seconds < 1:
+            self.fail("must be at least 1s, or 0", param, ctx)
+        return seconds
+
+
+def _life(name: str, default: str, what: str) -> Callable[[F], F]:
+    variable = f"KILIM_AGENT_{name.upper().replace('-', '_')}"
+    return click.option(
+        f"--{name}", f"{name.replace('-', '_')}_s", type=Life(), default=default, show_default=True, envvar=variable,
+        help=what,
+    )  # fmt: skip
+
+
+def _interval(name: str, what: str) -> Callable[[F], F]:
+    variable = f"KILIM_AGENT_{name.upper().replace('-', '_')}"
+    return click.option(
+        f"--{name}", f"{name.replace('-', '_')}_s", type=Interval(), default="0s", show_default=True, envvar=variable,
+        help=what,
+    )  # fmt: skip
+
+
+_CONNECTIONS = (
+    click.option(
+        "--bpf-ct-global-max", type=click.IntRange(1024, 1 << 24), default=262144, show_default=True,
+        help="How many connections are tracked; beyond it the one least recently used is forgotten.",
+    ),
+    click.option(
+        "--bpf-nat-global-max", type=click.IntRange(1024, 1 << 24), default=262144, show_default=True,
+        help="The same for rows of masquerade, of which a connection has two.",
+    ),
+    _life("bpf-ct-timeout-regular-tcp", "8000s", "How long an established TCP connection is tracked after a packet."),
+    _life("bpf-ct-timeout-regular-tcp-syn", "60s", "The same for one that is not established yet."),
+    _life("bpf-ct-timeout-regular-tcp-fin", "10s", "The same for one that was closed or reset."),
+    _life("bpf-ct-timeout-regular-any", "60s", "The same for all other protocols."),
+    _interval("conntrack-gc-interval", "How often expired connections are removed. 0: as often as it is worth it."),
+    _interval("conntrack-gc-max-interval", "How seldom that may be, with an interval of 0. 0: 12h."),
+)  # fmt: skip
 
 _MASQUERADE = (
     click.option(

@@ -15,6 +15,7 @@ TABLES = {
     "subject": ("subjects", "Identities of local endpoints: which directions are enforced."),
     "policy": ("policy", "Verdicts by subject, direction, peer, protocol and port."),
     "ct": ("ct", "Connections that the datapath tracks."),
+    "nat": ("nat", "What masquerade has translated, by the way packets go."),
 }
 
 
@@ -23,11 +24,11 @@ def bpf() -> None:
     """The BPF tables of one node."""
 
 
-def _add(word: str, name: str, what: str) -> None:
+def _add(word: str, name: str, what: str) -> click.Group:
     group = click.Group(word, help=what)
     example = f"kilim bpf {word} list --node node1\nkilim bpf {word} list --agent-socket {DEFAULT_SOCKET} -o json"
     desired = click.Option(["--desired"], is_flag=True, help="What the log asks for, instead of what the kernel holds.")
-    parameters: list[click.Parameter] = [] if name == "ct" else [desired]
+    parameters: list[click.Parameter] = [] if name in ("ct", "nat") else [desired]
 
     def run(node: str | None, agent_socket: str | None, output: str | None, desired: bool = False) -> None:
         show_table(name, socket_of(node, agent_socket), kernel=not desired, output=output)
@@ -35,6 +36,7 @@ def _add(word: str, name: str, what: str) -> None:
     command = Command("list", callback=run, params=parameters, help=what, example=example)
     group.add_command(socket_options(output_option("json", "yaml", "wide")(command)))
     bpf.add_command(group)
+    return group
 
 
 def show_table(name: str, socket: str, *, kernel: bool, output: str | None) -> None:
@@ -46,5 +48,25 @@ def show_table(name: str, socket: str, *, kernel: bool, output: str | None) -> N
         click.echo(table([column.upper() for column in answer.columns], [list(row.cells) for row in answer.rows]))
 
 
-for _word, (_name, _what) in TABLES.items():
-    _add(_word, _name, _what)
+_groups = {word: _add(word, name, what) for word, (name, what) in TABLES.items()}
+
+
+@_groups["ct"].command(
+    cls=Command,
+    example="""
+    kilim bpf ct flush --node node1
+    kilim bpf ct flush --ip 10.244.1.7 --ip 2001:db8::7
+    """,
+)
+@click.option("--ip", "ips", multiple=True, help="Only those with this address at either end; may be given often.")
+@socket_options
+def flush(node: str | None, agent_socket: str | None, ips: tuple[str, ...]) -> None:
+    """Forget connections, with what masquerade knows of them.
+
+    A connection that policy allows goes on: its next packet is judged as the first one. One that was masqueraded may
+    get another port of the node, and then breaks.
+    """
+    request = pb.FlushConnectionsRequest(ips=ips)
+    socket = socket_of(node, agent_socket)
+    answer = ask(socket, lambda stub, timeout: stub.FlushConnections(request, timeout=timeout))
+    click.echo(f"{answer.removed} connections removed")

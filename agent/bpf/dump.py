@@ -1,16 +1,14 @@
 """A table of the kernel as text, for people and for `verify`."""
 
-import time
 from typing import Any
 
 from kilim.agent.bpf import rows
+from kilim.agent.bpf.connections import now_ticks
 from kilim.agent.bpf.layout import TICK_SHIFT
 from kilim.agent.bpf.maps import Map, Maps
 from kilim.model.address import format_ip, from_mapped, is_ipv6
 from kilim.model.rows import cells, endpoint_flags
 from kilim.model.tables import EGRESS, FOREIGN_KEY, INGRESS
-
-_CLOCK_MONOTONIC_COARSE = 6  # what the programs go by; Python has no name for it (linux/time.h)
 
 Dump = tuple[list[str], list[list[str]]]
 
@@ -78,7 +76,7 @@ def _as_desired_rows(row: tuple[tuple[int, ...], int, int]) -> tuple[int, ...]:
 
 def _dump_ct(maps: Maps, raw: bool) -> Dump:
     """Each connection from the end that opened it; expired entries only if raw."""
-    now = time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE) >> TICK_SHIFT
+    now = now_ticks()
     listed: list[list[str]] = []
     for (*ends, protocol, _), (expires, initiator, tcp_flags, audited, verdicts) in _sorted_rows(maps["ct"]):
         if expires <= now and not raw:
@@ -96,6 +94,15 @@ def _dump_ct(maps: Maps, raw: bool) -> Dump:
     return columns, listed
 
 
+def _dump_nat(maps: Maps, raw: bool) -> Dump:
+    """Both rows of each mapping: how packets leave, and how those that answer come in."""
+    listed = []
+    for (src, dst, src_port, dst_port, protocol, direction, _), (ip, port, endpoint_id) in _sorted_rows(maps["snat"]):
+        row = [protocol, "in" if direction == INGRESS else "out", _end(src, src_port), _end(dst, dst_port)]
+        listed.append(_cells([*row, _end(ip, port), endpoint_id]))
+    return ["protocol", "direction", "source", "destination", "translated", "endpoint_id"], listed
+
+
 def _end(address: bytes, port: int) -> str:
     ip = from_mapped(address)
     return f"[{format_ip(ip)}]:{port}" if is_ipv6(ip) else f"{format_ip(ip)}:{port}"
@@ -111,4 +118,5 @@ _DUMPS = {
     "subjects": _dump_subjects,
     "policy": _dump_policy,
     "ct": _dump_ct,
+    "nat": _dump_nat,
 }

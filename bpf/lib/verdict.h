@@ -15,6 +15,9 @@
  *    audit mode any more once that is off. The entry remembers that it was recorded.
  * 6. With all consents but those the entry is written. A refusal leaves it as it was: were it removed, a reply could
  *    pass as a connection opened from the other end.
+ * 7. A TCP packet without SYN and without entry is of a connection that was forgotten (evicted, flushed): where policy
+ *    does not allow it as one that its sender opened, it may be one that the other end did. A SYN of either end is
+ *    judged as what it is, so nobody opens anything by this.
  */
 #pragma once
 
@@ -142,13 +145,13 @@ static __noinline int report_connection(struct __sk_buff *skb, const struct pack
 }
 
 /* Rule 4, and 5 as far as it is about passing. */
-__noinline int judge(struct __sk_buff *skb, struct packet *p, struct decision *d, __be16 port)
+__noinline int judge(struct packet *p, struct decision *d, __be16 port)
 {
 	int reason;
 
 	if (!p || !d)
 		return DROP_NO_POLICY;
-
+	d->audited = 0;
 	for (int direction = EGRESS; direction >= INGRESS; direction--) {
 		if (!d->sides[direction].judged)
 			continue;
@@ -162,9 +165,38 @@ __noinline int judge(struct __sk_buff *skb, struct packet *p, struct decision *d
 		d->audited |= 1 << direction;
 		d->reasons[direction] = reason;
 	}
-	if (d->audited)
-		audit(skb, p, d);
 	return 0;
+}
+
+__noinline int judge_as(struct packet *p, struct decision *d, bool reply)
+{
+	int reason;
+
+	if (!p || !d)
+		return DROP_NO_POLICY;
+	if (d->reply != reply) {
+		d->reply = reply;
+		d->entry.initiator ^= 1;
+	}
+	reason = find_sides(d, p);
+	return reason ? reason : judge(p, d, policy_port(p, d));
+}
+
+/* Rule 7, where it does not pass as what its sender opened. */
+__noinline int judge_forgotten(struct packet *p, struct decision *d)
+{
+	if (!p || !d)
+		return DROP_NO_POLICY;
+	if (!judge_as(p, d, true) && !d->audited) {
+		p->ct_state = CT_REPLY;
+		return 0;
+	}
+	return judge_as(p, d, false);
+}
+
+static __always_inline bool is_forgotten(const struct packet *p, const struct decision *d)
+{
+	return d->fresh && p->protocol == IPPROTO_TCP && !(p->tcp_flags & TCP_SYN);
 }
 
 /* Rule 6. `held`: the entry in the map, if there is one. */
@@ -195,14 +227,13 @@ __noinline int remember(struct __sk_buff *skb, struct packet *p, struct decision
 	return 0;
 }
 
-/* Rules 2 to 6. */
+/* Rules 2 to 7. */
 __noinline int decide(struct __sk_buff *skb, struct packet *p)
 {
 	struct decision *d = bpf_map_lookup_elem(&decision_draft, &(__u32){0});
 	struct ct_entry *entry = NULL;
 	__u8 sender;
 	int reason;
-	__be16 port;
 
 	if (!p || !d)
 		return DROP_NO_POLICY;
@@ -226,11 +257,14 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
 		}
 		d->entry = *entry;
 	}
-	port = policy_port(p, d);
-	reason = judge(skb, p, d, port);
+	reason = judge(p, d, policy_port(p, d));
+	if ((reason || d->audited) && is_forgotten(p, d))
+		reason = judge_forgotten(p, d);
 	if (reason)
 		return reason;
-	return remember(skb, p, d, entry, port);
+	if (d->audited)
+		audit(skb, p, d);
+	return remember(skb, p, d, entry, policy_port(p, d));
 }
 
 /* Returns 0 or a drop reason; then p->direction is that of the side that refused. Global, so that the verifier goes

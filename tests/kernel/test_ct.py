@@ -9,6 +9,7 @@ from kilim.agent.bpf.datapath import Settings, load_objects
 from kilim.model.tables import ALLOW, DENY, TablesDelta
 from tests.kernel.frames import (
     ACK,
+    CIDR,
     FAMILY,
     FIN,
     NODE,
@@ -132,6 +133,31 @@ def test_syn_from_the_other_end_is_no_reply(one_way: Rig) -> None:
     reply_to(one_way)
     assert one_way.out(tcp(B, A, SYN, 80, 40000)).reason == POLICY_DENIED
     assert reply_to(one_way, ACK)
+
+
+def test_a_forgotten_connection_goes_on_from_either_end(one_way: Rig) -> None:
+    """And nobody opens one by it."""
+    one_way.out(tcp(A, B))
+    assert reply_to(one_way)
+    one_way.forget_connections()
+    outcome = one_way.out(tcp(B, A, ACK, 80, 40000))
+    assert outcome.passed and outcome.opened
+    [entry] = one_way.connections()
+    assert (entry["source"], entry["destination"]) == (end(A, 40000), end(B, 80))
+    assert (entry["flags"], entry["reply_flags"]) == ("0x00", "0x10")
+    assert one_way.out(tcp(A, B, ACK)).passed
+    assert one_way.out(tcp(B, A, SYN, 80, 40000)).reason == POLICY_DENIED
+    one_way.forget_connections()
+    for flags in (SYN, SYN | ACK):
+        assert one_way.out(tcp(B, A, flags, 80, 40000)).reason == POLICY_DENIED
+    one_way.set_policy(B, {row(INGRESS, WORLD.identity): ALLOW})
+    refused = one_way.out(tcp(B, A, ACK, 80, 40000))
+    assert refused.reason == POLICY_DENIED and refused.records[0].direction == EGRESS
+
+
+def test_a_forgotten_connection_to_the_world_goes_on_from_there(one_way: Rig) -> None:
+    assert one_way.from_wire(tcp(WORLD, A, ACK, 443, 5000)).passed
+    assert one_way.from_wire(tcp(CIDR, A, ACK, 443, 5000)).reason == POLICY_DENIED
 
 
 def test_mid_stream_without_entry_is_judged_as_new(one_way: Rig) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,10 +166,6 @@ async def test_what_is_exempt_leaves_as_it_is(world: World) -> None:
             with world.listening(family, TCP) as server, await world.connected("one", family, TCP, PORT):
                 return (await answer(server, TCP))[0] in world.pods["one"]["ips"]
 
-        await until(sees_the_pod)
-
-
-async def until(look: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not await look():
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(PATIENCE_S):
+            while not await sees_the_pod():
+                pass

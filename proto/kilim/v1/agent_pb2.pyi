@@ -124,7 +124,7 @@ Global___Count: _TypeAlias = Count  # noqa: Y015
 
 @_typing.final
 class DumpTableRequest(_message.Message):
-    """table: "ipcache" | "endpoints" | "policy" | "subjects" | "ct" ; kernel false: the desired rows; true: read back from the kernel
+    """table: "ipcache" | "endpoints" | "policy" | "subjects" | "ct" | "nat" ; kernel false: the desired rows; true: read back from the kernel
     raw, with kernel: the entries as they are, with table generations, revisions, interfaces and MAC addresses
     """
 
@@ -192,6 +192,49 @@ class DumpTableResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DumpTableResponse: _TypeAlias = DumpTableResponse  # noqa: Y015
+
+@_typing.final
+class FlushConnectionsRequest(_message.Message):
+    """ips: those with one of these addresses at either end; empty: all. A connection that policy allows goes on all the same:
+    its next packet is judged as the first one of a connection.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ips(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        ips: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ips", b"ips"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlushConnectionsRequest: _TypeAlias = FlushConnectionsRequest  # noqa: Y015
+
+@_typing.final
+class FlushConnectionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    removed: _builtins.int
+    def __init__(
+        self,
+        *,
+        removed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlushConnectionsResponse: _TypeAlias = FlushConnectionsResponse  # noqa: Y015
 
 @_typing.final
 class ListDropsRequest(_message.Message):

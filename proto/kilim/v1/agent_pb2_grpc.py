@@ -49,6 +49,11 @@ class AgentStub:
                 request_serializer=kilim_dot_v1_dot_agent__pb2.ListDropsRequest.SerializeToString,
                 response_deserializer=kilim_dot_v1_dot_agent__pb2.ListDropsResponse.FromString,
                 _registered_method=True)
+        self.FlushConnections = channel.unary_unary(
+                '/kilim.v1.Agent/FlushConnections',
+                request_serializer=kilim_dot_v1_dot_agent__pb2.FlushConnectionsRequest.SerializeToString,
+                response_deserializer=kilim_dot_v1_dot_agent__pb2.FlushConnectionsResponse.FromString,
+                _registered_method=True)
         self.Health = channel.unary_unary(
                 '/kilim.v1.Agent/Health',
                 request_serializer=kilim_dot_v1_dot_agent__pb2.HealthRequest.SerializeToString,
@@ -72,6 +77,12 @@ class AgentServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDrops(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FlushConnections(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +112,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.ListDrops,
                     request_deserializer=kilim_dot_v1_dot_agent__pb2.ListDropsRequest.FromString,
                     response_serializer=kilim_dot_v1_dot_agent__pb2.ListDropsResponse.SerializeToString,
+            ),
+            'FlushConnections': grpc.unary_unary_rpc_method_handler(
+                    servicer.FlushConnections,
+                    request_deserializer=kilim_dot_v1_dot_agent__pb2.FlushConnectionsRequest.FromString,
+                    response_serializer=kilim_dot_v1_dot_agent__pb2.FlushConnectionsResponse.SerializeToString,
             ),
             'Health': grpc.unary_unary_rpc_method_handler(
                     servicer.Health,
@@ -189,6 +205,33 @@ class Agent:
             '/kilim.v1.Agent/ListDrops',
             kilim_dot_v1_dot_agent__pb2.ListDropsRequest.SerializeToString,
             kilim_dot_v1_dot_agent__pb2.ListDropsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FlushConnections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kilim.v1.Agent/FlushConnections',
+            kilim_dot_v1_dot_agent__pb2.FlushConnectionsRequest.SerializeToString,
+            kilim_dot_v1_dot_agent__pb2.FlushConnectionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

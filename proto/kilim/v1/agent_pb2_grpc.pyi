@@ -34,6 +34,7 @@ class AgentStub:
     Status: _grpc.UnaryUnaryMultiCallable[_agent_pb2.AgentStatusRequest, _agent_pb2.AgentStatusResponse]
     DumpTable: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DumpTableRequest, _agent_pb2.DumpTableResponse]
     ListDrops: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListDropsRequest, _agent_pb2.ListDropsResponse]
+    FlushConnections: _grpc.UnaryUnaryMultiCallable[_agent_pb2.FlushConnectionsRequest, _agent_pb2.FlushConnectionsResponse]
     Health: _grpc.UnaryUnaryMultiCallable[_agent_pb2.HealthRequest, _agent_pb2.HealthResponse]
     """FAILED_PRECONDITION: health checking is off"""
 
@@ -43,6 +44,7 @@ class AgentAsyncStub(AgentStub):
     Status: _aio.UnaryUnaryMultiCallable[_agent_pb2.AgentStatusRequest, _agent_pb2.AgentStatusResponse]  # type: ignore[assignment]
     DumpTable: _aio.UnaryUnaryMultiCallable[_agent_pb2.DumpTableRequest, _agent_pb2.DumpTableResponse]  # type: ignore[assignment]
     ListDrops: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListDropsRequest, _agent_pb2.ListDropsResponse]  # type: ignore[assignment]
+    FlushConnections: _aio.UnaryUnaryMultiCallable[_agent_pb2.FlushConnectionsRequest, _agent_pb2.FlushConnectionsResponse]  # type: ignore[assignment]
     Health: _aio.UnaryUnaryMultiCallable[_agent_pb2.HealthRequest, _agent_pb2.HealthResponse]  # type: ignore[assignment]
     """FAILED_PRECONDITION: health checking is off"""
 
@@ -67,6 +69,13 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.ListDropsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.ListDropsResponse, _abc.Awaitable[_agent_pb2.ListDropsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def FlushConnections(
+        self,
+        request: _agent_pb2.FlushConnectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.FlushConnectionsResponse, _abc.Awaitable[_agent_pb2.FlushConnectionsResponse]]: ...
 
     @_abc_1.abstractmethod
     def Health(

@@ -121,12 +121,13 @@ def _tcp(family: int) -> Iterator[Check]:
         "opened from the other end": [*opened, back(SYN, "POLICY_DENIED"), there(ACK)],
         "opened from the other end when closing": [*opened, back(RST), back(SYN, "POLICY_DENIED")],
         "from the middle": [there(ACK), back(ACK)],
-        "from the middle of the other end": [back(ACK, "POLICY_DENIED"), there(ACK), back(ACK)],
+        "from the middle of the other end": [back(ACK), there(ACK), back(ACK), back(SYN, "POLICY_DENIED")],
+        "begun by SYN and ACK of the other end": [back(SYN | ACK, "POLICY_DENIED")],
         "begun by SYN and ACK": [there(SYN | ACK), back(ACK)],
         "no flags": [there(0), back(0)],
         "all flags": [there(0xFF), back(0xFF)],
         "after its time, mid-stream": [*opened, EXPIRE, there(ACK), back(ACK)],
-        "after its time, mid-stream from the other end": [*opened, EXPIRE, back(ACK, "POLICY_DENIED")],
+        "after its time, mid-stream from the other end": [*opened, EXPIRE, back(ACK), there(ACK)],
     }
     for name, steps in sequences.items():
         yield Check(f"TCP over IPv{family}: {name}", steps, _closed(*_A_TO_B))

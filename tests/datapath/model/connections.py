@@ -6,6 +6,8 @@
 4. Otherwise each side is judged, in the direction in which the connection was opened; the first that refuses decides.
 5. What an audited side refuses passes without its consent; each connection's first such packet is recorded.
 6. The entry is written with all consents. A refusal leaves it as it was.
+7. A TCP packet without SYN and without entry that policy does not let pass as its sender's is judged as one of a
+   connection that the other end opened; what that allows only by audit mode does not count.
 """
 
 import struct
@@ -87,11 +89,28 @@ def admit(node: Node, p: Packet, outcome: Outcome) -> None:
     if held is not None and all(held.consents.get(direction) == side.consent for direction, side in sides.items()):
         _touch(node, held, p, reply)
         return
+    if held is None and _is_forgotten(node, p):
+        reply, sides = True, _sides(node, p, True)
     port = _policy_port(p, held is None, reply)
     refusals = _judge(node, p, sides, port)
     _note_audits(p, refusals, held, outcome)
     if p.tracked and not (held is None and p.echo == REPLY):  # a reply nobody asked for opens nothing
-        _remember(node, p, key, held, sides, refusals, port, outcome)
+        _remember(node, p, key, held, reply, sides, refusals, port, outcome)
+
+
+def _is_forgotten(node: Node, p: Packet) -> bool:
+    """Rule 7."""
+    if not p.tracked or p.protocol != TCP or p.tcp_flags & _SYN:
+        return False
+    own, others = (_passes(node, replace(p), reply) for reply in (False, True))
+    return others and not own
+
+
+def _passes(node: Node, p: Packet, reply: bool) -> bool:
+    try:
+        return not _judge(node, p, _sides(node, p, reply), _policy_port(p, True, reply))
+    except Dropped:
+        return False
 
 
 def _reopens(held: Connection, p: Packet) -> bool:
@@ -160,16 +179,17 @@ def _remember(
     p: Packet,
     key: ConnectionKey,
     held: Connection | None,
+    reply: bool,
     sides: dict[int, _Side],
     refusals: dict[int, str],
     port: int,
     outcome: Outcome,
 ) -> None:
     opens = held is None or bool(held.audited)
-    reply = held is not None and held.initiator != p.sender
-    entry = (
-        Connection(p.sender) if held is None else replace(held, flags=list(held.flags), consents=dict(held.consents))
-    )
+    if held is None:
+        entry = Connection(p.receiver if reply else p.sender)
+    else:
+        entry = replace(held, flags=list(held.flags), consents=dict(held.consents))
     for direction, side in sides.items():
         entry.consents[direction] = side.consent
         if direction in refusals:

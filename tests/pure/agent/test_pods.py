@@ -1,6 +1,7 @@
 """Endpoints and links that are left over, while CNI calls go on: nothing of a living pod is taken out of the log."""
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 
 from kilim.agent.cache import DiskCache
@@ -57,11 +58,16 @@ class Node:
         self.enforcement.in_sync = True
         facts = NodeFacts(NODE, (1,), 1500, 1450, ())
         self.inventory = Inventory(facts, lambda: self.enforcement.replica, {})
-        self.pods = Pods(self.inventory, self, self, self, self.enforcement, Rows(), lambda: True)
+        self.pods = Pods(self.inventory, self, self, self, self.enforcement, Rows(), self, lambda: True)
 
     def link(self, pod: str) -> LocalLink:
         endpoint = self.enforcement.replica.own_endpoints[f"default/{pod}"]
         return LocalLink(link_name(f"c-{pod}", "eth0"), 7, "default", pod, f"c-{pod}", 1, endpoint.ips)
+
+    async def addresses(self) -> set[int]:
+        return set()
+
+    async def forget(self, ips: Collection[int]) -> None: ...
 
     async def read(self) -> list[LocalLink]:
         return list(self.present)

@@ -1,0 +1,77 @@
+"""Rows of connections and mappings that are of no use go, and no others."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from kilim.agent.bpf.connections import addresses_of, collect_expired, connection_keys, remove_connections
+from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
+from tests.kernel.frames import REMOTE, WORLD, A, B, tcp, udp
+from tests.kernel.rig import Rig
+
+pytestmark = pytest.mark.usefixtures("family")
+
+
+@pytest.fixture(scope="module")
+def _masquerading(name_prefix: str, settings: Settings) -> Iterator[Datapath]:
+    root = f"/sys/fs/bpf/{name_prefix}-connections"
+    try:
+        datapath = load_objects(replace(settings, masquerade_ipv4=True, masquerade_ipv6=True), root)
+        yield datapath
+        datapath.close()
+    finally:
+        remove_all(root)
+
+
+@pytest.fixture
+def nat(_masquerading: Datapath) -> Rig:
+    rig = Rig(_masquerading)
+    for frame in (udp(A, WORLD), udp(B, WORLD, 41000), tcp(A, WORLD), udp(A, B), tcp(A, REMOTE)):
+        assert rig.out(frame).passed
+    return rig
+
+
+def expire(rig: Rig, port: int) -> None:
+    """Those from this port."""
+    ct = rig.datapath.maps["ct"]
+    keys, entries = ct.read()
+    old = (keys["port_lo"] == port) | (keys["port_hi"] == port)
+    entries["expires"][old] = 1
+    ct.update(keys[old], entries[old])
+
+
+def test_the_connection_of_a_mapping_is_found_from_either_row(nat: Rig) -> None:
+    maps = nat.datapath.maps
+    mappings, ends = maps["snat"].read()
+    keys, _ = maps["ct"].look_up(connection_keys(mappings, ends))
+    assert len(mappings) == len(keys) == 6
+    assert len({key.tobytes() for key in keys}) == 3
+
+
+def test_what_has_expired_goes_with_its_mapping(nat: Rig) -> None:
+    maps = nat.datapath.maps
+    assert collect_expired(maps) == (5, 0, 0)
+    expire(nat, 41000)
+    assert collect_expired(maps) == (4, 1, 2)
+    assert len(nat.connections()) == 4 and len(maps["snat"].read()[0]) == 4
+    expire(nat, 40000)
+    assert collect_expired(maps) == (0, 4, 4)
+    assert collect_expired(maps) == (0, 0, 0)
+
+
+def test_those_of_an_address_go_and_no_others(nat: Rig) -> None:
+    maps = nat.datapath.maps
+    assert addresses_of(maps) == {A.ip, B.ip, WORLD.ip, REMOTE.ip}
+    assert remove_connections(maps, [B.ip]) == 2
+    assert addresses_of(maps) == {A.ip, WORLD.ip, REMOTE.ip}
+    mappings, ends = maps["snat"].read()
+    assert len(mappings) == 4 and len(maps["ct"].look_up(connection_keys(mappings, ends))[0]) == 4
+    assert remove_connections(maps, [B.ip]) == 0
+    assert remove_connections(maps, [A.ip, REMOTE.ip]) == 3
+    assert addresses_of(maps) == set() and not len(maps["snat"].read()[0])
+
+
+def test_all_go(nat: Rig) -> None:
+    assert remove_connections(nat.datapath.maps) == 5
+    assert not nat.connections() and not len(nat.datapath.maps["snat"].read()[0])
