@@ -58,8 +58,3 @@ class Settings:
     def node_ips(self) -> tuple[int, ...]:
         """IPv4 first."""
         return tuple(parse_ip(text) for text in (self.node_ip, self.node_ipv6) if text)
-
-    @property
-    def has_masquerade_exempts(self) -> bool:
-        """Whether any destination may be left out of masquerade."""
-        return self.enable_ip_masq_agent or bool(self.native_routing_cidrs)

@@ -66,7 +66,7 @@ async def open_veth(settings: Settings) -> AsyncIterator["VethDatapath"]:
                 nat_max_entries=settings.bpf_nat_global_max,
                 masquerade_ipv4=settings.enable_ipv4_masquerade,
                 masquerade_ipv6=settings.enable_ipv6_masquerade,
-                masquerade_exempts=settings.has_masquerade_exempts,
+                masquerade_exempts=settings.enable_ipv4_masquerade or settings.enable_ipv6_masquerade,
                 attach=settings.datapath_attach,
             ),
             settings.bpf_root,
@@ -92,7 +92,11 @@ class VethDatapath:
         self._bpf = bpf
         self.ifindex_of: dict[int, int] = {}
         self.flows = Flows(bpf.events)
-        self._exempt = ExemptCidrs(settings, lambda cidrs: write_exempt_cidrs(bpf.maps["ipmasq"], cidrs))
+        self._exempt = ExemptCidrs(
+            settings,
+            lambda cidrs: write_exempt_cidrs(bpf.maps["ipmasq"], cidrs),
+            lambda: self._enforcement.replica.state.nodes,
+        )
         self.health: Health | None = None
         self.connections = Connections(bpf.maps, settings.conntrack_gc_interval_s, settings.conntrack_gc_max_interval_s)
 

@@ -1,6 +1,7 @@
 """Pods reach a server outside that knows no way back to them: it sees the node, in both families and routing modes."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -169,3 +170,25 @@ async def test_what_is_exempt_leaves_as_it_is(world: World) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while not await sees_the_pod():
                 pass
+
+
+async def test_a_pod_that_is_not_known_yet_is_never_spoken_to_as_the_node(world: World) -> None:
+    """It would be let in where nodes are, whatever its policy says of the pod that asks."""
+    lab = world.lab.name
+    api.pause(lab, "node1")
+    try:
+        late = await api.add_pod(lab, "shop/late", "node2")
+        for family, ip in zip(IPS, late["ips"], strict=True):
+            with open_socket(NETNS_DIR / late["netns"], family, TCP) as server:
+                server.bind((ip, PORT))
+                server.listen()
+                with open_socket(NETNS_DIR / world.pods["one"]["netns"], family, TCP) as client:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(1):
+                            await asyncio.get_running_loop().sock_connect(client, (ip, PORT))
+                    with contextlib.suppress(BlockingIOError):
+                        connection, peer = server.accept()
+                        with connection:
+                            assert peer[0] in world.pods["one"]["ips"]
+    finally:
+        api.resume(lab, "node1")

@@ -11,6 +11,9 @@ from kilim.agent.core.ip_masq import DEFAULT_CIDRS, LINK_LOCAL_IPV4, LINK_LOCAL_
 from kilim.agent.ip_masq import ExemptCidrs
 from kilim.agent.settings import Settings
 from kilim.model.address import Cidr, parse_cidr
+from kilim.model.fold import fold_record
+from kilim.model.state import State
+from kilim.v1 import events_pb2 as pb
 
 ONE, OTHER = parse_cidr("203.0.113.0/24"), parse_cidr("2001:db8:7::/48")
 SETTINGS = Settings("n1", "192.0.2.1", ())
@@ -49,7 +52,7 @@ def exempt(path: Path) -> tuple[ExemptCidrs, list[Sequence[Cidr]]]:
     settings = replace(
         SETTINGS, enable_ip_masq_agent=True, ip_masq_agent_config_path=path, native_routing_cidrs=(str(OTHER),)
     )
-    return ExemptCidrs(settings, written.append), written
+    return ExemptCidrs(settings, lambda cidrs: written.append(tuple(cidrs)), lambda: State().nodes), written
 
 
 def test_the_file_may_come_change_and_go(tmp_path: Path) -> None:
@@ -82,5 +85,21 @@ def test_what_cannot_be_read_changes_nothing(tmp_path: Path, content: str) -> No
 
 def test_without_it_only_the_routed_are_exempt() -> None:
     written: list[Sequence[Cidr]] = []
-    ExemptCidrs(replace(SETTINGS, native_routing_cidrs=(str(ONE),)), written.append).apply()
-    assert written == [(ONE,)]
+    settings = replace(SETTINGS, native_routing_cidrs=(str(ONE),))
+    ExemptCidrs(settings, written.append, lambda: State().nodes).apply()
+    assert written == [[ONE]]
+
+
+def test_pods_are_exempt_whichever_node_they_are_on() -> None:
+    """Also those that this node has not heard of yet, and those of nodes that come later."""
+    written: list[Sequence[Cidr]] = []
+    state = State()
+    cidrs = ExemptCidrs(SETTINGS, lambda cidrs: written.append(sorted(cidrs)), lambda: state.nodes)
+    cidrs.apply()
+    for number, pods in ((1, ["10.244.1.0/24", "fd00:1::/64"]), (2, ["10.244.2.0/24"])):
+        event = pb.Event(node_joined=pb.NodeJoined(node=pb.Node(name=f"n{number}", ip=number, pod_cidrs=pods)))
+        fold_record(state, number, event.SerializeToString())
+        cidrs.apply()
+        cidrs.apply()
+    one = [parse_cidr("10.244.1.0/24"), parse_cidr("fd00:1::/64")]
+    assert written == [[], one, sorted([*one, parse_cidr("10.244.2.0/24")])]
