@@ -8,6 +8,7 @@ from tests.bench.netload import BenchError
 
 NAMES = (
     "datapath",
+    "test_run",
     "append",
     "fanout",
     "rebuild",

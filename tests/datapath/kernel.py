@@ -55,17 +55,18 @@ def ticks() -> int:
     return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE) >> TICK_SHIFT
 
 
-class _Shim:
-    """Runs a program on packets that have come out of a tunnel."""
+class Shim:
+    """Runs a program, or none, on packets that have come out of a tunnel."""
 
-    def __init__(self, path: Path, target_fd: int) -> None:
+    def __init__(self, path: Path, target_fd: int | None) -> None:
         self._file = libbpf.ObjectFile(path)
         self.fd = self._file.load()["out_of_tunnel"]
         fds = {each.name: libbpf._lib.bpf_map__fd(each.handle) for each in self._file.maps()}
         self._origin_fd = fds["origin"]
         self._index = np.zeros(1, np.uint32)
         syscall.batch(syscall.MAP_UPDATE_BATCH, self._origin_fd, self._index, np.zeros(1, _TUNNEL_KEY))
-        _update(fds["next"], self._index, np.array([target_fd], np.uint32))
+        if target_fd is not None:
+            _update(fds["next"], self._index, np.array([target_fd], np.uint32))
 
     def set_origin(self, outer: int, vni: int) -> None:
         value = np.zeros(1, _TUNNEL_KEY)
@@ -89,7 +90,7 @@ class Kernel:
     def __init__(self, datapath: Datapath, shim: Path) -> None:
         self._datapath = datapath
         self._maps = datapath.maps
-        self._shim = _Shim(shim, datapath.program_fd("overlay"))
+        self._shim = Shim(shim, datapath.program_fd("overlay"))
         self._tables = Tables()
         for name in ("ipcache", "endpoints", "subjects", "policy", "ct"):
             self._maps[name].delete(self._maps[name].read()[0])
