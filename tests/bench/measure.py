@@ -54,6 +54,13 @@ async def alternate_async(
     return mine, theirs
 
 
+def rotated(names: Sequence[str], number: int) -> list[str]:
+    """The order of a round: each name comes in each place as often, and both ways round."""
+    start = number // 2 % len(names)
+    turned = [*names[start:], *names[:start]]
+    return turned if number % 2 == 0 else turned[::-1]
+
+
 def compared(metric: str, unit: str, rival: str, mine: Sequence[float], theirs: Sequence[float]) -> Result:
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
     return Result(

@@ -1,7 +1,11 @@
-/* Latency load between two pods: one transaction at a time, both ends pinned to one CPU, percentiles as JSON.
+/* Latency load between two pods: one transaction at a time, both ends pinned to
+ * one CPU, percentiles as JSON.
  *
- *   netload server tcp|udp PORT CPU SECONDS          echo; ends by itself
- *   netload rr|crr|udp_rr HOST PORT CPU SECONDS      rr: one byte there and back; crr: connect, one rr, reset
+ *   netload tcp|udp HOST PORT CPU SECONDS            serves echo at this
+ * address; ends by itself netload rr|crr|udp_rr HOST PORT CPU SECONDS      rr:
+ * one byte there and back; crr: connect, one rr, reset
+ *
+ * HOST: an address of either family.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -21,6 +25,9 @@
 
 static uint32_t *samples;
 static size_t count;
+
+static struct sockaddr_storage host;
+static socklen_t host_len;
 
 static void die(const char *what)
 {
@@ -78,7 +85,8 @@ static void report(double seconds)
 		exit(1);
 	}
 	qsort(samples, count, sizeof(*samples), compare);
-	printf("{\"transactions\": %zu, \"per_second\": %.0f, \"p50_us\": %.2f, \"p90_us\": %.2f, \"p99_us\": %.2f}\n",
+	printf("{\"transactions\": %zu, \"per_second\": %.0f, \"p50_us\": %.2f, "
+	       "\"p90_us\": %.2f, \"p99_us\": %.2f}\n",
 	       count, count / seconds, percentile(0.5), percentile(0.9), percentile(0.99));
 }
 
@@ -92,23 +100,40 @@ static void exchange(int fd)
 		die("read");
 }
 
-static int dial(const struct sockaddr_in *to, int type)
+static int parse_host(const char *ip, int port)
 {
-	int fd = socket(AF_INET, type, 0), one = 1;
+	struct sockaddr_in *ipv4 = (struct sockaddr_in *)&host;
+	struct sockaddr_in6 *ipv6 = (struct sockaddr_in6 *)&host;
+
+	if (inet_pton(AF_INET, ip, &ipv4->sin_addr) == 1) {
+		ipv4->sin_family = AF_INET;
+		ipv4->sin_port = htons(port);
+		host_len = sizeof(*ipv4);
+		return 1;
+	}
+	ipv6->sin6_family = AF_INET6;
+	ipv6->sin6_port = htons(port);
+	host_len = sizeof(*ipv6);
+	return inet_pton(AF_INET6, ip, &ipv6->sin6_addr) == 1;
+}
+
+static int dial(int type)
+{
+	int fd = socket(host.ss_family, type, 0), one = 1;
 
 	if (fd < 0)
 		die("socket");
 	set_timeout(fd, 3);
 	if (type == SOCK_STREAM)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (connect(fd, (const struct sockaddr *)to, sizeof(*to)))
+	if (connect(fd, (const struct sockaddr *)&host, host_len))
 		die("connect");
 	return fd;
 }
 
-static void run_rr(const struct sockaddr_in *to, int type, int64_t end)
+static void run_rr(int type, int64_t end)
 {
-	int fd = dial(to, type);
+	int fd = dial(type);
 
 	for (int i = 0; i < 200; i++)
 		exchange(fd);
@@ -119,12 +144,12 @@ static void run_rr(const struct sockaddr_in *to, int type, int64_t end)
 	close(fd);
 }
 
-static void run_crr(const struct sockaddr_in *to, int64_t end)
+static void run_crr(int64_t end)
 {
 	struct linger reset = {.l_onoff = 1, .l_linger = 0};
 
 	for (int64_t start = now_ns(); start < end; start = now_ns()) {
-		int fd = dial(to, SOCK_STREAM);
+		int fd = dial(SOCK_STREAM);
 
 		exchange(fd);
 		record(now_ns() - start);
@@ -156,7 +181,7 @@ static void serve_udp(int fd, int64_t end)
 {
 	set_timeout(fd, 1);
 	while (now_ns() < end) {
-		struct sockaddr_in from;
+		struct sockaddr_storage from;
 		socklen_t len = sizeof(from);
 		char byte;
 
@@ -165,46 +190,47 @@ static void serve_udp(int fd, int64_t end)
 	}
 }
 
-static void serve(const char *type, int port, int64_t end)
+static void serve(int type, int64_t end)
 {
-	struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port)};
-	int tcp = !strcmp(type, "tcp"), one = 1;
-	int fd = socket(AF_INET, tcp ? SOCK_STREAM : SOCK_DGRAM, 0);
+	int fd = socket(host.ss_family, type, 0), one = 1;
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at)))
+	if (fd < 0 || bind(fd, (struct sockaddr *)&host, host_len))
 		die("bind");
-	if (tcp)
+	if (type == SOCK_STREAM)
 		serve_tcp(fd, end);
 	else
 		serve_udp(fd, end);
 }
 
+static void load(const char *mode, int64_t end)
+{
+	samples = malloc(MAX_SAMPLES * sizeof(*samples));
+	if (!samples)
+		die("malloc");
+	if (!strcmp(mode, "crr"))
+		run_crr(end);
+	else
+		run_rr(strcmp(mode, "rr") ? SOCK_DGRAM : SOCK_STREAM, end);
+}
+
 int main(int argc, char **argv)
 {
-	struct sockaddr_in to = {.sin_family = AF_INET};
-	int64_t end;
 	double seconds;
+	int64_t end;
 
-	if (argc != 6) {
-		fprintf(stderr, "usage: netload server tcp|udp PORT CPU SECONDS | rr|crr|udp_rr HOST PORT CPU SECONDS\n");
+	if (argc != 6 || !parse_host(argv[2], atoi(argv[3]))) {
+		fprintf(stderr, "usage: netload tcp|udp|rr|crr|udp_rr HOST PORT CPU SECONDS\n");
 		return 2;
 	}
 	pin(atoi(argv[4]));
 	seconds = atof(argv[5]);
 	end = now_ns() + (int64_t)(seconds * 1e9);
-	if (!strcmp(argv[1], "server")) {
-		serve(argv[2], atoi(argv[3]), end);
+	if (!strcmp(argv[1], "tcp") || !strcmp(argv[1], "udp")) {
+		serve(strcmp(argv[1], "udp") ? SOCK_STREAM : SOCK_DGRAM, end);
 		return 0;
 	}
-	samples = malloc(MAX_SAMPLES * sizeof(*samples));
-	if (!samples || inet_pton(AF_INET, argv[2], &to.sin_addr) != 1)
-		die("arguments");
-	to.sin_port = htons(atoi(argv[3]));
-	if (!strcmp(argv[1], "crr"))
-		run_crr(&to, end);
-	else
-		run_rr(&to, strcmp(argv[1], "rr") ? SOCK_DGRAM : SOCK_STREAM, end);
+	load(argv[1], end);
 	report(seconds);
 	return 0;
 }

@@ -39,31 +39,30 @@ def _inside(netns: Path, *arguments: str) -> list[str]:
 
 def p50_us(test: str, client: Path, server: Path, server_ip: str, port: int, seconds: float = ROUND_S) -> float:
     """Median transaction in µs of one round. `test`: tcp_rr, tcp_crr or udp_rr."""
-    cpu = str(bench_cpu())
     kind = "udp" if test == "udp_rr" else "tcp"
     mode = {"tcp_rr": "rr", "tcp_crr": "crr", "udp_rr": "udp_rr"}[test]
+    where = (server_ip, str(port), str(bench_cpu()))
     serving = subprocess.Popen(
-        _inside(server, "server", kind, str(port), cpu, str(seconds + _SERVER_GRACE_S)), stdout=subprocess.DEVNULL
+        _inside(server, kind, *where, str(seconds + _SERVER_GRACE_S)), stdout=subprocess.DEVNULL
     )
     try:
-        _wait_listening(server, kind, port)
-        done = subprocess.run(
-            _inside(client, mode, server_ip, str(port), cpu, str(seconds)), capture_output=True, text=True
-        )
+        _wait_listening(server, kind + "6" * (":" in server_ip), port)
+        done = subprocess.run(_inside(client, mode, *where, str(seconds)), capture_output=True, text=True)
     finally:
         serving.kill()
         serving.wait()
     if done.returncode:
-        raise BenchError(f"{test} to {server_ip}:{port}: {done.stderr.strip()}")
+        raise BenchError(f"{test} to {server_ip} port {port}: {done.stderr.strip()}")
     return float(json.loads(done.stdout)["p50_us"])
 
 
-def _wait_listening(server: Path, kind: str, port: int) -> None:
+def _wait_listening(server: Path, table: str, port: int) -> None:
+    """`table`: of /proc/net."""
     wanted = f":{port:04X} "
     for _ in range(2000):
         done = subprocess.run(
-            ["nsenter", f"--net={server}", "--", "cat", f"/proc/net/{kind}"], capture_output=True, text=True
+            ["nsenter", f"--net={server}", "--", "cat", f"/proc/net/{table}"], capture_output=True, text=True
         )
         if wanted in done.stdout:
             return
-    raise BenchError(f"the load server did not open {kind} port {port}")
+    raise BenchError(f"the load server did not open port {port} ({table})")

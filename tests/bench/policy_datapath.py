@@ -13,7 +13,7 @@ from kilim.lab.client import ControlPlane
 from kilim.lab.commands import replica_targets
 from kilim.lab.pods import RunningPod
 from kilim.lab.topology import Lab
-from tests.bench.measure import Result, compared, publish, single
+from tests.bench.measure import Result, compared, publish, rotated, single
 from tests.bench.memory import agent_kib, policy_maps_kib, policy_rows
 from tests.bench.netload import BenchError, build_netload, p50_us
 from tests.bench.pods import NAMESPACE, add_bench_pods
@@ -112,20 +112,13 @@ class _Bench:
     async def rounds(self) -> _Samples:
         samples: _Samples = {(test, case): [] for test in _TESTS for case in _CASES}
         for number in range(-1, ROUNDS):
-            for case in _order(number):
+            for case in rotated(_CASES, number):
                 await self.enforce(case)
                 for test in _TESTS:
                     took = await asyncio.to_thread(self.transaction_us, test)
                     if number >= 0:  # the first is to warm up
                         samples[test, case].append(took)
         return samples
-
-
-def _order(number: int) -> tuple[str, ...]:
-    """Each case comes in each place as often, and both ways round."""
-    start = number // 2 % len(_CASES)
-    turned = (*_CASES[start:], *_CASES[:start])
-    return turned if number % 2 == 0 else turned[::-1]
 
 
 def _results(samples: _Samples) -> list[Result]:

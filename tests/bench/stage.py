@@ -9,10 +9,10 @@ from kilim.lab.topology import Lab, default_node_plans
 
 
 @asynccontextmanager
-async def stage(nodes: int, replicas: int = 3) -> AsyncIterator[Lab]:
-    """A cluster without pods."""
-    name = f"bench{os.getpid()}"
+async def stage(nodes: int, replicas: int = 3, mode: str = "", options: tuple[str, ...] = ()) -> AsyncIterator[Lab]:
+    """A cluster without pods. `mode` tells two at the same time apart; `options` are the agents'."""
+    name = f"bench{os.getpid()}{mode}"
     try:
-        yield await bring_up(ClusterSpec(name, default_node_plans(nodes), replicas))
+        yield await bring_up(ClusterSpec(name, default_node_plans(nodes), replicas, agent_options=options))
     finally:
         take_down(name)
