@@ -42,9 +42,7 @@ def p50_us(test: str, client: Path, server: Path, server_ip: str, port: int, sec
     kind = "udp" if test == "udp_rr" else "tcp"
     mode = {"tcp_rr": "rr", "tcp_crr": "crr", "udp_rr": "udp_rr"}[test]
     where = (server_ip, str(port), str(bench_cpu()))
-    serving = subprocess.Popen(
-        _inside(server, kind, *where, str(seconds + _SERVER_GRACE_S)), stdout=subprocess.DEVNULL
-    )
+    serving = subprocess.Popen(_inside(server, kind, *where, str(seconds + _SERVER_GRACE_S)), stdout=subprocess.DEVNULL)
     try:
         _wait_listening(server, kind + "6" * (":" in server_ip), port)
         done = subprocess.run(_inside(client, mode, *where, str(seconds)), capture_output=True, text=True)
