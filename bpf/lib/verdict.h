@@ -17,7 +17,8 @@
  *    pass as a connection opened from the other end.
  * 7. A TCP packet without SYN and without entry is of a connection that was forgotten (evicted, flushed): where policy
  *    does not allow it as one that its sender opened, it may be one that the other end did. A SYN of either end is
- *    judged as what it is, so nobody opens anything by this.
+ *    judged as what it is, so nobody opens anything by this. There is an entry again when the end that may open it has
+ *    sent something: who may not open connections fills no table with them.
  */
 #pragma once
 
@@ -260,7 +261,7 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
 	reason = judge(p, d, policy_port(p, d));
 	if ((reason || d->audited) && is_forgotten(p, d))
 		reason = judge_forgotten(p, d);
-	if (reason)
+	if (reason || (d->fresh && d->reply))
 		return reason;
 	if (d->audited)
 		audit(skb, p, d);

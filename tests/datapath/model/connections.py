@@ -7,7 +7,7 @@
 5. What an audited side refuses passes without its consent; each connection's first such packet is recorded.
 6. The entry is written with all consents. A refusal leaves it as it was.
 7. A TCP packet without SYN and without entry that policy does not let pass as its sender's is judged as one of a
-   connection that the other end opened; what that allows only by audit mode does not count.
+   connection that the other end opened; what that allows only by audit mode does not count. It makes no entry.
 """
 
 import struct
@@ -90,12 +90,12 @@ def admit(node: Node, p: Packet, outcome: Outcome) -> None:
         _touch(node, held, p, reply)
         return
     if held is None and _is_forgotten(node, p):
-        reply, sides = True, _sides(node, p, True)
+        return
     port = _policy_port(p, held is None, reply)
     refusals = _judge(node, p, sides, port)
     _note_audits(p, refusals, held, outcome)
     if p.tracked and not (held is None and p.echo == REPLY):  # a reply nobody asked for opens nothing
-        _remember(node, p, key, held, reply, sides, refusals, port, outcome)
+        _remember(node, p, key, held, sides, refusals, port, outcome)
 
 
 def _is_forgotten(node: Node, p: Packet) -> bool:
@@ -179,15 +179,15 @@ def _remember(
     p: Packet,
     key: ConnectionKey,
     held: Connection | None,
-    reply: bool,
     sides: dict[int, _Side],
     refusals: dict[int, str],
     port: int,
     outcome: Outcome,
 ) -> None:
     opens = held is None or bool(held.audited)
+    reply = held is not None and held.initiator != p.sender
     if held is None:
-        entry = Connection(p.receiver if reply else p.sender)
+        entry = Connection(p.sender)
     else:
         entry = replace(held, flags=list(held.flags), consents=dict(held.consents))
     for direction, side in sides.items():
