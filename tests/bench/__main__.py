@@ -9,6 +9,8 @@ from tests.bench.netload import BenchError
 NAMES = (
     "datapath",
     "test_run",
+    "conntrack",
+    "map_memory",
     "append",
     "fanout",
     "rebuild",
