@@ -1,6 +1,6 @@
-"""What many connections cost a new one: p50 of connect, one byte there and back, reset, between two pods of a node whose
-connection table is empty, has 1,000,000 live entries of others, or is full, so that each new one takes an old one's
-place. Metrics are `tcp_crr_<case>_<family>_p50_us`; the rival is the empty table.
+"""What many connections cost a new one: p50 of connect, one byte there and back, reset, between two pods of a node
+whose connection table is empty, has 1,000,000 live entries of others, or is full, so that each new one takes an old
+one's place. Metrics are `tcp_crr_<case>_<family>_p50_us`; the rival is the empty table.
 """
 
 import asyncio

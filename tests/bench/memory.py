@@ -26,7 +26,7 @@ def agent_kib(lab: Lab, node: str) -> int:
 def policy_maps_kib(lab: Lab, node: str) -> float:
     """As the kernel tells it (`memlock`). Of a trie that is 44 bytes a row; with what lies between rows and what the
     allocator rounds up it is three times that."""
-    return sum(_memlock(find_pin(_maps(lab, node), name)) for name in _POLICY_MAPS) / 1024
+    return sum(memlock(find_pin(_maps(lab, node), name)) for name in _POLICY_MAPS) / 1024
 
 
 def policy_rows(lab: Lab, node: str) -> int:
@@ -42,7 +42,8 @@ def _maps(lab: Lab, node: str) -> Path:
     return pin_dir(lab.name) / node / "maps"
 
 
-def _memlock(path: Path) -> int:
+def memlock(path: Path) -> int:
+    """Bytes that the kernel charges for the map that is pinned there."""
     fd = syscall.open_pinned(path)
     try:
         for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
