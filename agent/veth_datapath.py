@@ -20,7 +20,6 @@ from kilim.agent.bpf.ipmasq import write_exempt_cidrs
 from kilim.agent.bpf.syscall import wait_for_programs
 from kilim.agent.cni.server import CniServer
 from kilim.agent.connections import Connections
-from kilim.agent.core.node_routes import NodeRoute, plan_node_routes
 from kilim.agent.datapath import DatapathTables, Neighbours
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Flows
@@ -28,9 +27,9 @@ from kilim.agent.health.health import Health
 from kilim.agent.inventory import Inventory, NodeFacts
 from kilim.agent.ip_masq import ExemptCidrs
 from kilim.agent.netlink.node import NodeDevices, apply_node_devices, remove_tunnel
-from kilim.agent.netlink.node_routes import apply_node_routes
 from kilim.agent.netlink.session import NetlinkSession
 from kilim.agent.netlink.veth import PodLinks
+from kilim.agent.node_routes import NodeRoutes
 from kilim.agent.pods import Pods
 from kilim.agent.settings import Settings
 from kilim.model.address import is_ipv6
@@ -39,7 +38,6 @@ log = structlog.get_logger(__name__)
 
 _STALE_EVERY_S = 10.0
 _SWEEP_S = 0.1
-_NODES_S = 0.5
 _DEPARTED_S = 0.5
 
 
@@ -141,6 +139,13 @@ class VethDatapath:
 
     def work(self) -> dict[str, Coroutine[Any, Any, None]]:
         health = self.health.work() if self.health is not None else {}
+        enforcement = self._enforcement
+        routes = NodeRoutes(
+            self._settings,
+            self._session,
+            self._devices.underlay_ifindex,
+            lambda: (enforcement.replica.state.nodes, enforcement.in_sync),
+        )
         return health | {
             "cni": CniServer(self._settings.run_dir / "cni.sock", self._pods).run(),
             "flows": self.flows.run(),
@@ -149,7 +154,7 @@ class VethDatapath:
             "conntrack gc": self.connections.run(),
             "departed endpoints": self._clear_departed(),
             "stale endpoints": self._remove_stale(),
-            "node routes": self._follow_nodes(),
+            "node routes": routes.follow(),
             "former tunnel": self._remove_former_tunnel(),
         }
 
@@ -173,27 +178,6 @@ class VethDatapath:
             await remove_tunnel(self._session)
         except OSError as error:
             log.warning("the tunnel device of an agent before this one stays", reason=str(error))
-
-    async def _follow_nodes(self) -> None:
-        applied: tuple[dict[str, bytes], bool] | None = None
-        while True:
-            nodes, in_sync = self._enforcement.replica.state.nodes, self._enforcement.in_sync
-            if applied != (nodes.data, in_sync):
-                applied = (dict(nodes.data), in_sync)
-                settings = self._settings
-                wanted: dict[str, NodeRoute] = {}
-                if settings.routing_mode == "tunnel" or settings.auto_direct_node_routes:
-                    wanted = plan_node_routes(nodes.values(), settings.node_name, settings.node_ips)
-                try:
-                    beyond = await apply_node_routes(self._session, wanted, self._devices.underlay_ifindex, in_sync)
-                except OSError as error:
-                    log.warning("routes to other nodes' pods could not be written", reason=str(error))
-                else:
-                    if beyond:
-                        log.warning(
-                            "this node itself does not reach pods of nodes that are no neighbours", cidrs=beyond
-                        )
-            await asyncio.sleep(_NODES_S)
 
     async def _clear_departed(self) -> None:
         while True:

@@ -8,12 +8,18 @@ from typing import Any, TypeVar
 
 import pytest
 
+from kilim.agent import node_routes
 from kilim.agent.core.node_routes import NodeRoute
 from kilim.agent.netlink.node import TUNNEL, NodeDevices, NoUnderlay, apply_node_devices
 from kilim.agent.netlink.node_routes import apply_node_routes
 from kilim.agent.netlink.session import NetlinkSession, find_link, open_netlink
+from kilim.agent.node_routes import NodeRoutes
+from kilim.agent.settings import Settings
 from kilim.lab.netns import create_netns, delete_netns, in_netns
 from kilim.model.address import format_ip, is_ipv6, parse_ip
+from kilim.model.fold import fold_record
+from kilim.model.state import State
+from kilim.v1 import events_pb2 as pb
 
 T = TypeVar("T")
 
@@ -123,6 +129,39 @@ def test_routes_of_both_families_come_and_go(node: Path) -> None:
     }
     run(node, lambda session: apply_node_routes(session, {}, underlay, True))
     assert in_netns(node, _our_routes) == set()
+
+
+def test_routes_that_the_kernel_has_dropped_come_back(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does with a link that goes down, on which they cannot be written either."""
+    monkeypatch.setattr(node_routes, "_LOOK_S", 0.02)
+    monkeypatch.setattr(node_routes, "_AGAIN_S", 0.05)
+    in_netns(node, lambda: _have("wire0", IPV4))
+    underlay, state = devices(node, IPV4).underlay_ifindex, State()
+    event = pb.Event(node_joined=pb.NodeJoined(node=pb.Node(name="n2", ip=IPV4 + 1, pod_cidrs=["10.61.2.0/24"])))
+    fold_record(state, 1, event.SerializeToString())
+    wanted = {("10.61.2.0", "192.0.2.2", "192.0.2.1")}
+
+    async def flap(session: NetlinkSession) -> None:
+        routes = NodeRoutes(Settings("n1", "192.0.2.1", ()), session, underlay, lambda: (state.nodes, True))
+        following = asyncio.create_task(routes.follow())
+        try:
+            await _until(lambda: _our_routes() == wanted)
+            await session.run(lambda ipr: ipr.link("set", index=underlay, state="down"))
+            await _until(lambda: routes._told is not None)
+            assert await asyncio.to_thread(_our_routes) == set()
+            await session.run(lambda ipr: ipr.link("set", index=underlay, state="up"))
+            await _until(lambda: _our_routes() == wanted)
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+
+    run(node, flap)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not await asyncio.to_thread(condition):
+            pass
 
 
 def _make_wire() -> None:
