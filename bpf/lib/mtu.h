@@ -179,13 +179,14 @@ static __noinline bool write_too_big(struct __sk_buff *skb, const struct packet 
 	return is_ipv4 ? write_too_big_ipv4(skb, p, mtu) : write_too_big_ipv6(skb, p, mtu);
 }
 
-/* Drops the packet and tells its sender, an endpoint of this node, what fits. Straight into the pod, whose policy has
- * no say in it: nobody can send this but us. */
+/* Drops the packet and tells its sender, an endpoint of this node, what fits, unless it is itself an error: none is
+ * answered with another (RFC 1122, 3.2.2; RFC 4443, 2.4). Straight into the pod, whose policy has no say in it: nobody
+ * can send this but us. */
 static __always_inline int refuse_too_big(struct __sk_buff *skb, const struct packet *p,
 					  const struct endpoint_value *sender, __u32 mtu)
 {
 	drop(skb, p, DROP_FRAGMENT);
-	if (!write_too_big(skb, p, mtu))
+	if (p->icmp_error || !write_too_big(skb, p, mtu))
 		return TC_ACT_SHOT;
 	if (bpf_skb_store_bytes(skb, 0, sender->mac, sizeof(sender->mac) + sizeof(sender->node_mac), 0))
 		return TC_ACT_SHOT;

@@ -197,7 +197,9 @@ __noinline int judge_forgotten(struct packet *p, struct decision *d)
 
 static __always_inline bool is_forgotten(const struct packet *p, const struct decision *d)
 {
-	return d->fresh && p->protocol == IPPROTO_TCP && !(p->tcp_flags & TCP_SYN);
+	bool one_end = addr_equal(&d->key.ip_lo, &d->key.ip_hi) && d->key.port_lo == d->key.port_hi;
+
+	return d->fresh && p->protocol == IPPROTO_TCP && !(p->tcp_flags & TCP_SYN) && !one_end;
 }
 
 /* Rule 6. `held`: the entry in the map, if there is one. */
@@ -233,11 +235,12 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
 {
 	struct decision *d = bpf_map_lookup_elem(&decision_draft, &(__u32){0});
 	struct ct_entry *entry = NULL;
-	__u8 sender;
+	__u8 sender, direction;
 	int reason;
 
 	if (!p || !d)
 		return DROP_NO_POLICY;
+	direction = p->direction;
 	__builtin_memset(d, 0, sizeof(*d));
 	d->now = clock_ticks();
 	sender = ct_key_of(&d->key, &p->src, &p->dst, p->src_port, p->dst_port, p->protocol);
@@ -265,6 +268,7 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
 		return reason;
 	if (d->audited)
 		audit(skb, p, d);
+	p->direction = direction;
 	return remember(skb, p, d, entry, policy_port(p, d));
 }
 

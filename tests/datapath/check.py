@@ -1,6 +1,5 @@
 """A check: what a node knows, packets one after the other, and what is to become of each. Both executors run it."""
 
-from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -8,14 +7,14 @@ from typing import NamedTuple
 
 from tests.datapath.kernel import Kernel, connection_differences, differences, ticks
 from tests.datapath.model.programs import run
-from tests.datapath.model.state import DROP, PASS, REASONS, REDIRECT, Node, Settings, Tables
+from tests.datapath.model.state import DROP, PASS, REASONS, REDIRECT, Node, Outcome, Settings, Tables
 from tests.datapath.places import LO, SETTINGS, tables
 
 REASON_NAMES = {number: name for name, number in REASONS.items()}
 
 
 class Send(NamedTuple):
-    """`expected`: pass (to the node's stack), redirect, or the reason of the drop."""
+    """`expected`: pass (to the node's stack), redirect, the reason of the drop, or `told` the MTU that is left."""
 
     program: str
     frame: bytes
@@ -36,13 +35,19 @@ class Check:
     settings: Settings = SETTINGS
 
 
-def word_of(verdict: int, reason: int, counters: Counter[tuple[int, int]]) -> str:
+def word_of(outcome: Outcome) -> str:
     """What checks call an outcome; quiet drops leave no record, so the reason is read off the counters."""
-    if verdict != DROP:
-        return {PASS: "pass", REDIRECT: "redirect"}[verdict]
-    if not reason:
-        reason = next(each for each, _ in counters if each > 2)
-    return REASON_NAMES[reason]
+    if outcome.verdict == REDIRECT and outcome.reason:
+        return f"told {_told_mtu(outcome.frame)}"
+    if outcome.verdict != DROP:
+        return {PASS: "pass", REDIRECT: "redirect"}[outcome.verdict]
+    return REASON_NAMES[outcome.reason or next(each for each, _ in outcome.counters if each > 2)]
+
+
+def _told_mtu(frame: bytes) -> int:
+    """By an ICMP message: the last bytes of its header."""
+    at = 40 if frame[12:14] == b"\x08\x00" else 60
+    return int.from_bytes(frame[at : at + 2], "big")
 
 
 def execute(check: Check, kernel: Kernel) -> list[str]:
@@ -74,7 +79,7 @@ def _send(node: Node, kernel: Kernel, step: Send) -> list[str]:
     if expected.counters != seen.counters:
         found.append(f"counters: the model says {dict(expected.counters)}, the kernel {dict(seen.counters)}")
     for who, outcome in (("the model", expected), ("the kernel", seen)):
-        word = word_of(outcome.verdict, outcome.reason, outcome.counters)
+        word = word_of(outcome)
         if word != step.expected:
             found.append(f"expected {step.expected}, {who} says {word}")
     return [f"{each}\n    {step.program} {step.frame.hex()}" for each in found]

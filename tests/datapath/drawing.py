@@ -145,6 +145,8 @@ def _draw_frame(random: Random, source: Place, destination: Place) -> bytes:
         body = packets.arp(random.randrange(4), source.mac, random.choice(_PLACES).ipv4, NODE.ipv4)
         return packets.ethernet(b"\xff" * 6, source.mac, packets.ETH_ARP, body)
     protocol, payload = _draw_l4(random, family, source, destination)
+    if random.random() < 0.1:
+        payload += bytes(random.choice((1230, 1290, 1310, 1330, 1380, random.randrange(1200, 2900))))
     payload = packets.with_checksum(source.ip(family), destination.ip(family), protocol, payload)
     if family == 4:
         options = random.randbytes(4 * random.randrange(11)) if random.random() < 0.1 else b""

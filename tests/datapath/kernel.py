@@ -37,6 +37,7 @@ from tests.datapath.model.state import (
     Row,
     Tables,
 )
+from tests.kernel.wire import Namespace
 
 LO = 1
 _CLOCK_MONOTONIC_COARSE = 6  # which Python does not name
@@ -87,8 +88,10 @@ def _update(fd: int, key: Any, value: Any) -> None:
 class Kernel:
     """Over one loaded datapath, whose tables it empties and fills."""
 
-    def __init__(self, datapath: Datapath, shim: Path) -> None:
+    def __init__(self, datapath: Datapath, shim: Path, namespace: Namespace) -> None:
+        """Packets are of this network namespace."""
         self._datapath = datapath
+        self._namespace = namespace
         self._maps = datapath.maps
         self._shim = Shim(shim, datapath.program_fd("overlay"))
         self._tables = Tables()
@@ -124,7 +127,8 @@ class Kernel:
         if program == "overlay" and tunnel is not None:
             self._shim.set_origin(*tunnel)
             fd = self._shim.fd
-        result = syscall.run_program(fd, frame)
+        with self._namespace.entered():
+            result = syscall.run_program(fd, frame)
         records = [_record(each) for each in decode_records(self._datapath.events.read())]
         reason = next((each.reason for each in records if each.type == 2), 0)
         return Outcome(result.retval, reason, result.data, records)

@@ -11,6 +11,7 @@ from tests.datapath.model.state import INGRESS as INGRESS
 from tests.datapath.model.state import Endpoint, Remote, Row, Settings, Subject, Tables
 
 LO = 1  # BPF_PROG_TEST_RUN gives packets the loopback device, so all endpoints are there
+TUNNEL = 3
 TUNNEL_PORT = 8472
 FAMILIES = (4, 6)
 
@@ -45,7 +46,9 @@ CIDR = _place("203.0.113.9", "2001:db8:113::9", (1 << 24) + 1)
 STRANGER = _place("10.244.1.99", "fd00:10:244:1::99", 0)
 NEWCOMER = _place("10.244.2.77", "fd00:10:244:2::77", 1009)  # of OTHER_NODE, without a row yet
 
-SETTINGS = Settings(NODE.ipv4, NODE.ipv6, LO, LO, TUNNEL_PORT)
+DEVICE_MTUS = {LO: 1400, TUNNEL: 1350}
+ROUTE_MTUS = {OTHER_NODE.ipv4: 1385, WORLD.ipv4: 1320, WORLD.ipv6: 1320}  # of the others the kernel tells none
+SETTINGS = Settings(NODE.ipv4, NODE.ipv6, LO, TUNNEL, TUNNEL_PORT, DEVICE_MTUS, ROUTE_MTUS)
 
 
 def tables() -> Tables:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.datapath.fuzz import fuzz, fuzz_round
 from tests.datapath.kernel import Kernel
-from tests.datapath.model import connections, neighbors, packet, policy, programs
+from tests.datapath.model import connections, mtu, neighbors, packet, policy, programs
 
 EXECUTIONS = int(os.environ.get("KILIM_FUZZ_EXECUTIONS", "12000"))
 FOUND_WITHIN = 12_000
@@ -48,6 +48,7 @@ RULES: dict[str, tuple[Any, str, Any]] = {
     "a reset ends a connection": (connections, "_is_closing", _never),
     "lives depend on the state": (connections, "_life", _least_life),
     "some addresses lead nowhere": (programs, "_is_unroutable", _never),
+    "what does not fit is told": (mtu, "room", lambda *_: 0),
     "a node speaks for its own pods": (programs, "_is_vouched_for", _always),
 }
 

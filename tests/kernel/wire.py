@@ -5,7 +5,8 @@ import ctypes
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,11 @@ def _in_thread(work: Callable[[], T]) -> T:
     return answers[0]
 
 
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
 class Namespace:
     def __init__(self) -> None:
         def unshare() -> int:
@@ -61,11 +67,21 @@ class Namespace:
         """In a thread of its own; sockets that it opens stay in the namespace."""
 
         def enter() -> T:
-            if _libc.setns(self.fd, _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
+            _setns(self.fd)
             return work()
 
         return _in_thread(enter)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """By this thread, which goes back afterwards."""
+        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        _setns(self.fd)
+        try:
+            yield
+        finally:
+            _setns(before)
+            os.close(before)
 
     def netlink(self, work: Callable[[Any], T]) -> T:
         def with_route() -> T:

@@ -4,9 +4,21 @@ from collections.abc import Iterator
 from itertools import chain
 
 from tests.datapath.check import Check
-from tests.datapath.checks import connections, headers, icmp, link, policy, protocols, sources, truncation, tunnel, ways
+from tests.datapath.checks import (
+    connections,
+    headers,
+    icmp,
+    link,
+    mtu,
+    policy,
+    protocols,
+    sources,
+    truncation,
+    tunnel,
+    ways,
+)
 
-MODULES = (protocols, truncation, headers, link, sources, ways, policy, connections, icmp, tunnel)
+MODULES = (protocols, truncation, headers, link, sources, ways, policy, connections, icmp, tunnel, mtu)
 
 
 def all_checks() -> Iterator[Check]:

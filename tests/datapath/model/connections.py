@@ -93,14 +93,14 @@ def admit(node: Node, p: Packet, outcome: Outcome) -> None:
         return
     port = _policy_port(p, held is None, reply)
     refusals = _judge(node, p, sides, port)
-    _note_audits(p, refusals, held, outcome)
+    _note_audits(replace(p), refusals, held, outcome)
     if p.tracked and not (held is None and p.echo == REPLY):  # a reply nobody asked for opens nothing
         _remember(node, p, key, held, sides, refusals, port, outcome)
 
 
 def _is_forgotten(node: Node, p: Packet) -> bool:
     """Rule 7."""
-    if not p.tracked or p.protocol != TCP or p.tcp_flags & _SYN:
+    if not p.tracked or p.protocol != TCP or p.tcp_flags & _SYN or p.sender == p.receiver:
         return False
     own, others = (_passes(node, replace(p), reply) for reply in (False, True))
     return others and not own

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from kilim.model.address import is_ipv6, mapped, without_host_bits
 from kilim.model.mac import node_mac, pod_mac
-from tests.datapath.model import neighbors
+from tests.datapath.model import mtu, neighbors
 from tests.datapath.model.connections import admit, record
 from tests.datapath.model.packet import ARP, IP6, IPV4, UDP, Packet, ethertype, read_ip, read_l4
 from tests.datapath.model.state import (
@@ -98,14 +98,14 @@ def _from_endpoint(node: Node, p: Packet, outcome: Outcome) -> None:
     p.src_endpoint, p.src_identity, p.endpoint_id = source, source.identity, source.endpoint_id
     destination = node.tables.endpoints.get(p.dst)
     if destination is None:
-        _leave_node(node, p, outcome)
+        _leave_node(node, p, source, outcome)
         return
     p.dst_endpoint, p.dst_identity = destination, destination.identity
     admit(node, p, outcome)
     _deliver(p, destination, outcome)
 
 
-def _leave_node(node: Node, p: Packet, outcome: Outcome) -> None:
+def _leave_node(node: Node, p: Packet, source: Endpoint, outcome: Outcome) -> None:
     assert p.dst is not None
     settings = node.settings
     if _is_unroutable(p.dst):
@@ -116,6 +116,10 @@ def _leave_node(node: Node, p: Packet, outcome: Outcome) -> None:
     if settings.tunnel_port and to_a_node and (p.protocol, p.dst_port) == (UDP, settings.tunnel_port):
         raise Dropped("ENCAPSULATION")
     admit(node, p, outcome)
+    too_little = 0 if remote.identity == HOST else mtu.room(node, p, remote)
+    if too_little:
+        mtu.refuse(node, p, source, too_little, outcome)
+        return
     outcome.counters[FORWARDED, EGRESS] += 1
     if remote.identity == HOST:
         return

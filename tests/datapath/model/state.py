@@ -1,6 +1,7 @@
 """What a node knows, what it remembers, and what becomes of a packet. Addresses are those of model/address.py."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -63,6 +64,8 @@ class Settings:
     underlay_ifindex: int = 0
     tunnel_ifindex: int = 0
     tunnel_port: int = 0
+    device_mtus: Mapping[int, int] = field(default_factory=dict)  # by interface index
+    route_mtus: Mapping[int, int] = field(default_factory=dict)  # by destination; none: the kernel tells no route
     record_connections: bool = True
     life_tcp: int = 7451  # ticks of 2^30 ns, as the others: 8,000 s
     life_syn: int = 56
