@@ -197,9 +197,7 @@ __noinline int judge_forgotten(struct packet *p, struct decision *d)
 
 static __always_inline bool is_forgotten(const struct packet *p, const struct decision *d)
 {
-	bool one_end = addr_equal(&d->key.ip_lo, &d->key.ip_hi) && d->key.port_lo == d->key.port_hi;
-
-	return d->fresh && p->protocol == IPPROTO_TCP && !(p->tcp_flags & TCP_SYN) && !one_end;
+	return d->fresh && p->protocol == IPPROTO_TCP && !(p->tcp_flags & TCP_SYN);
 }
 
 /* Rule 6. `held`: the entry in the map, if there is one. */
@@ -264,11 +262,13 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
 	reason = judge(p, d, policy_port(p, d));
 	if ((reason || d->audited) && is_forgotten(p, d))
 		reason = judge_forgotten(p, d);
-	if (reason || (d->fresh && d->reply))
+	if (reason)
 		return reason;
 	if (d->audited)
 		audit(skb, p, d);
 	p->direction = direction;
+	if (d->fresh && d->reply)
+		return 0;
 	return remember(skb, p, d, entry, policy_port(p, d));
 }
 

@@ -100,7 +100,7 @@ def admit(node: Node, p: Packet, outcome: Outcome) -> None:
 
 def _is_forgotten(node: Node, p: Packet) -> bool:
     """Rule 7."""
-    if not p.tracked or p.protocol != TCP or p.tcp_flags & _SYN or p.sender == p.receiver:
+    if not p.tracked or p.protocol != TCP or p.tcp_flags & _SYN:
         return False
     own, others = (_passes(node, replace(p), reply) for reply in (False, True))
     return others and not own
