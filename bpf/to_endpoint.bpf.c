@@ -7,6 +7,21 @@
 #include "lib/neighbor.h"
 #include "lib/verdict.h"
 
+/* What the stack forwards has come in where no program of ours has looked at it: it may not speak for an endpoint of
+ * this node, nor for a pod that has a tunnel to speak through. With the node's address it may be, translated to it. */
+static __always_inline bool is_forged(const struct __sk_buff *skb, const struct packet *p)
+{
+	struct ipcache_value remote;
+	struct endpoint_value local;
+
+	if (!skb->ingress_ifindex)
+		return false;
+	if (find_endpoint(&p->src, &local))
+		return true;
+	remote = find_ipcache(&p->src);
+	return tunnel_ifindex && addr_is_set(&remote.tunnel_endpoint);
+}
+
 SEC("tc")
 int to_endpoint(struct __sk_buff *skb)
 {
@@ -28,6 +43,8 @@ int to_endpoint(struct __sk_buff *skb)
 	if (is_chatter(&p) || is_link_message(&p))
 		return drop_quietly(skb, DROP_FORBIDDEN_ICMPV6, INGRESS);
 	p.src_identity = identity_of(&p.src);
+	if (is_forged(skb, &p))
+		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
 	if (!find_endpoint(&p.dst, &dst) || dst.ifindex != skb->ifindex)
 		return drop(skb, &p, DROP_NO_LOCAL_ENDPOINT);
 	p.dst_identity = dst.identity;

@@ -4,7 +4,9 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,8 @@ from kilim.model.identity import HEALTH
 from kilim.model.tables import ALLOW, PolicyRows, TablesDelta
 from tests.kernel.frames import NODE, OTHER_NODE, REMOTE, WORLD, A, B, End, tcp, udp
 from tests.kernel.rig import INGRESS, Rig, row
-from tests.kernel.wire import PORT, Namespace, Wire
+from tests.kernel.test_nat import summed
+from tests.kernel.wire import PORT, Namespace, Node, Wire
 
 INVALID_SOURCE_IP, ENCAPSULATION, INVALID_VNI = 132, 170, 183
 
@@ -117,22 +120,48 @@ def test_a_health_endpoint_is_one(wire: Wire) -> None:
     assert record.src_identity == HEALTH
 
 
+def send_raw(sender: Node, receiver: Node, device: str, frame: bytes, tag: bytes = b"") -> None:
+    """Over a wire that both call `device`, to a node that routes what is not its own."""
+
+    def send_frame() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind((device, 0))
+            whole = summed(frame)
+            raw.send(to + whole[6:12] + tag + whole[12:])
+
+    to = mac_of(receiver, device)
+    for setting, value in (("ip_forward", "1"), ("conf/all/rp_filter", "0"), (f"conf/{device}/rp_filter", "0")):
+        receiver.namespace.run(partial(Path("/proc/sys/net/ipv4", setting).write_text, value))
+    sender.namespace.run(send_frame)
+
+
+def mac_of(node: Node, device: str) -> bytes:
+    def read(ipr: Any) -> str:
+        return str(ipr.get_links(ifname=device)[0].get_attr("IFLA_ADDRESS"))
+
+    return bytes.fromhex(node.namespace.netlink(read).replace(":", ""))
+
+
 @pytest.mark.parametrize("tag", [b"", b"\x81\0\x60\0"], ids=["no tag", "priority"])
 def test_a_tag_of_no_vlan_hides_nothing(wire: Wire, tag: bytes) -> None:
     """The stack would take it off, and send on what it has not asked us about."""
     first, second = wire.nodes
-
-    def send_frame() -> None:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-            sender.bind(("under", 0))
-            frame = udp(wire.c.end, wire.a.end)
-            sender.send(bytes.fromhex(to.replace(":", "")) + frame[6:12] + tag + frame[12:])
-
-    to = first.namespace.netlink(lambda ipr: ipr.get_links(first.underlay)[0].get_attr("IFLA_ADDRESS"))
-    first.namespace.run(lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
-    second.namespace.run(send_frame)
+    send_raw(second, first, "under", udp(wire.c.end, wire.a.end), tag)
     [record] = heard(wire, 0)
     assert (record.reason, record.src_identity) == (INVALID_SOURCE_IP, wire.c.end.identity)
+
+
+def test_who_may_send_over_a_device_that_has_no_program(wire: Wire) -> None:
+    """What the stack forwards from there is not for it to vouch for."""
+    first, second = wire.nodes
+    peer = {"ifname": "side", "net_ns_fd": second.namespace.fd}
+    first.namespace.netlink(lambda ipr: ipr.link("add", ifname="side", kind="veth", peer=peer))
+    for node in wire.nodes:
+        node.namespace.netlink(lambda ipr: ipr.link("set", index=ipr.link_lookup(ifname="side")[0], state="up"))
+    for source, reason in ((wire.c.end, INVALID_SOURCE_IP), (wire.b.end, INVALID_SOURCE_IP), (WORLD, 0)):
+        send_raw(second, first, "side", udp(source, wire.a.end))
+        [record] = heard(wire, 0)
+        assert (record.reason, record.src_ip, record.src_identity) == (reason, source.ip, source.identity)
 
 
 def test_pods_send_to_no_tunnel_of_a_node(rig: Rig) -> None:
