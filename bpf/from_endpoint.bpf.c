@@ -2,7 +2,8 @@
 /*
  * What a pod sends. Attached at tc ingress of the host's side of its veth pair.
  *
- *   pod ─▶ [source check] ─▶ local endpoint?  ─▶ egress + ingress policy ─▶ redirect_peer into that pod
+ *   pod ─▶ [the short way of a connection between two pods] ─▶ redirect_peer into that pod
+ *       ─▶ [source check] ─▶ local endpoint?  ─▶ egress + ingress policy ─▶ redirect_peer into that pod
  *                        └─▶ this node?       ─▶ egress policy ─▶ the stack
  *                        └─▶ tunnel endpoint? ─▶ egress policy ─▶ vxlan, identity in the VNI
  *                        └─▶ the rest         ─▶ egress policy ─▶ redirect_neigh out of the underlay device
@@ -12,6 +13,7 @@
 #include "lib/masquerade.h"
 #include "lib/mtu.h"
 #include "lib/neighbor.h"
+#include "lib/shortcut.h"
 #include "lib/verdict.h"
 
 /* Multicast, broadcast, loopback, this link alone: no way leads there from a pod. */
@@ -114,6 +116,9 @@ int from_endpoint(struct __sk_buff *skb)
 		reason = read_l4(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
+	p.epoch = current_epoch();
+	if (find_shortcut(skb, &p, &dst))
+		return deliver(skb, &p, &dst);
 	if (!find_endpoint(&p.src, &src) || src.ifindex != skb->ifindex)
 		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
 	if (!sends_as(skb, &src))
@@ -130,6 +135,7 @@ int from_endpoint(struct __sk_buff *skb)
 	reason = admit(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
+	note_shortcut(&p, &src, &dst);
 	return deliver(skb, &p, &dst);
 }
 

@@ -49,6 +49,8 @@ CT_KEY = np.dtype(
     ]
 )
 CT_VERDICT = np.dtype([("subject", "=u4"), ("peer", "=u4"), ("revision", "=u4")])
+CT_END = np.dtype([("ifindex", "=u4"), ("mac", "u1", 6), ("node_mac", "u1", 6)])
+CT_WAY = np.dtype([("epoch", "=u4"), ("ends", CT_END, 2)])
 CT_ENTRY = np.dtype(
     [
         ("expires", "=u4"),
@@ -56,6 +58,8 @@ CT_ENTRY = np.dtype(
         ("tcp_flags", "u1", 2),
         ("audited", "u1"),
         ("verdicts", CT_VERDICT, 2),
+        ("epoch", "=u4"),
+        ("way", CT_WAY),
     ]
 )
 NAT_KEY = np.dtype(
@@ -91,6 +95,8 @@ STRUCTS: dict[str, np.dtype[Any]] = {
     "policy_value": POLICY_VALUE,
     "ct_key": CT_KEY,
     "ct_verdict": CT_VERDICT,
+    "ct_end": CT_END,
+    "ct_way": CT_WAY,
     "ct_entry": CT_ENTRY,
     "nat_key": NAT_KEY,
     "nat_value": NAT_VALUE,
@@ -105,6 +111,7 @@ MAP_ROWS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "subjects": (SUBJECT_KEY, SUBJECT_VALUE),
     "policy": (POLICY_KEY, POLICY_VALUE),
     "ct": (CT_KEY, CT_ENTRY),
+    "epoch": (np.dtype("=u4"), np.dtype("=u4")),
     "snat": (NAT_KEY, NAT_VALUE),
     "ipmasq": (IPCACHE_KEY, IPMASQ_VALUE),
 }

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from kilim.agent.bpf import rows, syscall
 from kilim.agent.bpf.dump import dump_table
+from kilim.agent.bpf.epoch import Epoch
 from kilim.agent.bpf.kernel_rows import KernelEndpoint, KernelSubject, local_differences, read_kernel_rows
 from kilim.agent.bpf.maps import Maps, Rows
 from kilim.agent.bpf.policy import PolicyPlan, flip_to, plan_changes, plan_policy
@@ -48,6 +49,7 @@ class KernelTables:
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
+        self._epoch = Epoch(maps["epoch"])
         self._kernel = read_kernel_rows(maps)
         self._remove_foreign()
         self._unused = True  # nobody has asked for what was read, nothing has been written
@@ -132,6 +134,8 @@ class KernelTables:
             due = self.retired
             if due:
                 syscall.wait_for_programs()
+        if due:
+            self._epoch.advance()  # where a processor reads out of order, what was found before the wait may be old
         gone = 0
         for each in due:
             if not any(other is each for other in self._retired):
@@ -140,6 +144,20 @@ class KernelTables:
             # only now: what an error keeps in the map is tried again
             self._retired = [other for other in self._retired if other is not each]
         return gone
+
+    def _update(self, name: str, keys: Rows, values: Rows) -> None:
+        """Of what connections remember: they are to look again."""
+        try:
+            self._maps[name].update(keys, values)
+        finally:
+            self._epoch.advance()
+
+    def _delete_rows(self, name: str, keys: Rows) -> None:
+        if len(keys):
+            try:
+                self._maps[name].delete(keys)
+            finally:
+                self._epoch.advance()
 
     def _read_again(self) -> None:
         before = self._kernel
@@ -151,7 +169,7 @@ class KernelTables:
             if identity in self._kernel.subjects and self._kernel.subjects[identity][:2] != held[:2]
         }
         if moved:  # somebody pointed them at other rows; ours are still there, and so they are in force at once
-            self._maps["subjects"].update(rows.subject_keys(moved), rows.subject_values(moved.values()))
+            self._update("subjects", rows.subject_keys(moved), rows.subject_values(moved.values()))
             self._reload()
 
     def _reload(self) -> None:
@@ -208,7 +226,7 @@ class KernelTables:
         }
         if changed:
             values = rows.endpoint_values(changed.values())
-            self._maps["endpoints"].update(rows.endpoint_keys(changed), values)
+            self._update("endpoints", rows.endpoint_keys(changed), values)
             held |= changed
 
     def _write_policy_and_subjects(self, delta: TablesDelta, stamp: int, allow_delete: bool) -> None:
@@ -286,7 +304,7 @@ class KernelTables:
             identity: KernelSubject(kernel.table_of.setdefault(identity, stamp), stamp, flags)
             for identity, flags in flags_of.items()
         }
-        self._maps["subjects"].update(rows.subject_keys(changed), rows.subject_values(changed.values()))
+        self._update("subjects", rows.subject_keys(changed), rows.subject_values(changed.values()))
         kernel.subjects |= changed
         kernel.stamp = stamp
 
@@ -305,7 +323,7 @@ class KernelTables:
                 changed[ip] = KernelEndpoint(ifindex, identity, endpoint_id, flags)
         if changed:
             values = rows.endpoint_values(changed.values())
-            self._maps["endpoints"].update(rows.endpoint_keys(changed), values)
+            self._update("endpoints", rows.endpoint_keys(changed), values)
             kernel.endpoints |= changed
 
     def _write_ipcache(self, delta: TablesDelta) -> None:
@@ -323,11 +341,11 @@ class KernelTables:
         for prefix in prefixes:
             del kernel.ipcache[prefix]
         ips = [ip for ip, value in delta.endpoints.items() if value is None and ip in kernel.endpoints]
-        self._maps["endpoints"].delete(rows.endpoint_keys(ips))
+        self._delete_rows("endpoints", rows.endpoint_keys(ips))
         for ip in ips:
             del kernel.endpoints[ip]
         gone = [key for key, flags in delta.subjects.items() if flags is None and key in kernel.subjects]
-        self._maps["subjects"].delete(rows.subject_keys(gone))
+        self._delete_rows("subjects", rows.subject_keys(gone))
         for identity in gone:
             del kernel.subjects[identity]
             if identity not in kernel.policy:

@@ -28,12 +28,27 @@ struct ct_verdict {
 	__u32 revision;
 };
 
+/* An endpoint as packets from it and to it are known. */
+struct ct_end {
+	__u32 ifindex;
+	__u8 mac[6];
+	__u8 node_mac[6];
+};
+
+/* Between which endpoints of this node packets go the short way (shortcut.h). */
+struct ct_way {
+	__u32 epoch;	       /* in which `ends` are right; 0: they are not */
+	struct ct_end ends[2]; /* lo, hi */
+};
+
 struct ct_entry {
 	__u32 expires;		       /* ticks; not after: as good as no entry */
 	__u8 initiator;		       /* which end opened it: 0 lo, 1 hi */
 	__u8 tcp_flags[2];	       /* FIN SYN RST ACK seen from the initiator, from the other end */
 	__u8 audited;		       /* bits by direction: passes by audit mode alone, which has been recorded */
 	struct ct_verdict verdicts[2]; /* by INGRESS, EGRESS, of the original direction */
+	__u32 epoch;		       /* in which all of them were found to hold; 0: none */
+	struct ct_way way;
 };
 
 /* key, value: above. written by: the programs alone. read by: the programs; the agent for display.
@@ -107,6 +122,19 @@ static __always_inline bool ct_agrees(const struct ct_entry *entry, const struct
 
 	return !side->judged || (verdict->subject == side->subject && verdict->peer == side->peer &&
 				 verdict->revision == side->row.revision);
+}
+
+/* Whether the sides of this packet are those that consented. The revisions of their policies are as they were for as
+ * long as the epoch is. */
+static __always_inline bool ct_has_sides(const struct ct_entry *entry, const struct packet *p, bool reply)
+{
+	const struct ct_verdict *egress = &entry->verdicts[EGRESS], *ingress = &entry->verdicts[INGRESS];
+	__u32 initiator = reply ? p->dst_identity : p->src_identity;
+	__u32 responder = reply ? p->src_identity : p->dst_identity;
+
+	if ((reply ? p->dst_local : p->src_local) && (egress->subject != initiator || egress->peer != responder))
+		return false;
+	return !(reply ? p->src_local : p->dst_local) || (ingress->subject == responder && ingress->peer == initiator);
 }
 
 /* Whether the two hold the same consents and the same word of audit mode. */

@@ -78,12 +78,15 @@ static __always_inline void count(__u32 reason, __u32 direction, __u64 bytes)
 	}
 }
 
+#define RECORD_BYTES (sizeof(struct event) + 8) /* with its header in the ring, linux/bpf.h */
+
 /* The pointer type in this function's signature is what puts struct event into the object's BTF (I12). */
 static __noinline int send_event(struct event *event)
 {
 	__u64 flags = BPF_RB_NO_WAKEUP;
 
-	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= wakeup_bytes)
+	/* Once each time that much has come together: to wake somebody costs more than the record. */
+	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) % wakeup_bytes + RECORD_BYTES >= wakeup_bytes)
 		flags = BPF_RB_FORCE_WAKEUP;
 	event->time_ns = bpf_ktime_get_ns();
 	if (bpf_ringbuf_output(&events, event, sizeof(*event), flags))

@@ -17,13 +17,18 @@
 
 #define HOP_LIMIT_OF_NEIGHBORS 255 /* RFC 4861, 7.1: what is less has come by way of a router */
 
+static __always_inline bool sends_with(struct __sk_buff *skb, const __u8 *mac)
+{
+	__u8 sent[ETH_ALEN];
+
+	if (bpf_skb_load_bytes(skb, ETH_ALEN, sent, sizeof(sent)))
+		return false;
+	return !__builtin_memcmp(sent, mac, sizeof(sent));
+}
+
 static __always_inline bool sends_as(struct __sk_buff *skb, const struct endpoint_value *endpoint)
 {
-	__u8 mac[ETH_ALEN];
-
-	if (bpf_skb_load_bytes(skb, ETH_ALEN, mac, sizeof(mac)))
-		return false;
-	return !__builtin_memcmp(mac, endpoint->mac, sizeof(mac));
+	return sends_with(skb, endpoint->mac);
 }
 
 static __always_inline int pass_arp(struct __sk_buff *skb)

@@ -82,6 +82,7 @@ struct packet {
 	__u8 icmp_error;   /* 1: an ICMP error about another packet */
 	__u8 echo;	   /* ECHO_REQUEST, ECHO_REPLY of either family */
 	__u8 ct_state;	   /* CT_*, once it was admitted */
+	__u32 epoch;	   /* before any row was read */
 };
 
 static __always_inline bool is_ip(const struct __sk_buff *skb)

@@ -46,6 +46,23 @@ struct {
 	__type(value, struct subject_value);
 } subjects SEC(".maps");
 
+/* key: 0. value: changes with every change of `subjects` and `endpoints`, after it; 0: no agent has been here.
+ * written by: the agent. read by: admit, the short way. full: cannot be. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} epoch SEC(".maps");
+
+/* What is found to hold after this was read holds for as long as it stays the same. */
+static __always_inline __u32 current_epoch(void)
+{
+	const volatile __u32 *value = bpf_map_lookup_elem(&epoch, &(__u32){0});
+
+	return value ? *value : 0;
+}
+
 /* Most significant first, as the trie compares: 104 bits are always exact (up to the way), then 8 bits of protocol
  * unless the row is for any, then 0..16 bits of the port. */
 struct policy_key {

@@ -9,7 +9,8 @@
  * 1. An ICMP error about a live connection passes, if the ends here consent to that still. Any other is judged as what
  * it is, an ICMP packet of its type.
  * 2. The entry of the connection, unless expired or reopened, says who opened it; without one, the sender did.
- * 3. If the entry holds the consent of each side, given at the side's present revision, it passes (no policy look-up).
+ * 3. If the entry holds the consent of each side, given at the side's present revision, it passes (no policy look-up);
+ *    in the epoch in which that was last found so, the revisions are not looked up either.
  * 4. Otherwise each side is judged again, in the original direction. The first that refuses gives the reason.
  * 5. What an audited side refuses passes without its consent, so that each packet is judged again and none passes by
  *    audit mode any more once that is off. The entry remembers that it was recorded.
@@ -32,6 +33,7 @@ struct decision {
 	struct ct_key key;
 	struct ct_entry entry; /* as it was, or as it begins */
 	__u32 now;
+	__u32 epoch;
 	__u8 reply;
 	__u8 fresh;   /* 1: there was no entry */
 	__u8 audited; /* bits by direction: refused, and passes all the same */
@@ -215,9 +217,11 @@ __noinline int remember(struct __sk_buff *skb, struct packet *p, struct decision
 	consent(&d->entry.verdicts[EGRESS], &d->sides[EGRESS], d->audited >> EGRESS & 1);
 	consent(&d->entry.verdicts[INGRESS], &d->sides[INGRESS], d->audited >> INGRESS & 1);
 	d->entry.audited = d->audited;
+	d->entry.epoch = d->audited ? 0 : d->epoch;
 	/* In place where it can be: a copy would undo what another CPU notes in the entry meanwhile. */
 	if (held && !d->fresh && ct_same_verdicts(held, &d->entry)) {
 		ct_touch(held, p, d->reply, d->now);
+		held->epoch = d->entry.epoch;
 		return 0;
 	}
 	ct_touch(&d->entry, p, d->reply, d->now);
@@ -239,22 +243,29 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
 	if (!p || !d)
 		return DROP_NO_POLICY;
 	direction = p->direction;
-	__builtin_memset(d, 0, sizeof(*d));
+	d->epoch = current_epoch();
 	d->now = clock_ticks();
+	d->audited = 0;
 	sender = ct_key_of(&d->key, &p->src, &p->dst, p->src_port, p->dst_port, p->protocol);
 	if (p->tracked)
 		entry = bpf_map_lookup_elem(&ct, &d->key);
 	d->fresh = !entry || entry->expires <= d->now || ct_reopens(entry, p, sender);
 	d->reply = !d->fresh && sender != entry->initiator;
 	p->ct_state = d->fresh ? CT_NEW : d->reply ? CT_REPLY : CT_ESTABLISHED;
+	if (!d->fresh && entry && d->epoch && entry->epoch == d->epoch && ct_has_sides(entry, p, d->reply)) {
+		ct_touch(entry, p, d->reply, d->now);
+		return 0;
+	}
 	reason = find_sides(d, p);
 	if (reason)
 		return reason;
 	if (d->fresh || !entry) {
+		__builtin_memset(&d->entry, 0, sizeof(d->entry));
 		d->entry.initiator = sender;
 	} else {
 		if (ct_agrees(entry, &d->sides[EGRESS]) && ct_agrees(entry, &d->sides[INGRESS])) {
 			ct_touch(entry, p, d->reply, d->now);
+			entry->epoch = d->epoch;
 			return 0;
 		}
 		d->entry = *entry;

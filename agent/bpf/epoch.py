@@ -1,0 +1,28 @@
+"""The number that says to connections whether what they remember of `subjects` and `endpoints` is so still."""
+
+import os
+
+import numpy as np
+
+from kilim.agent.bpf.maps import Map
+
+_MOST = 0xFFFFFFFF
+
+
+class Epoch:
+    """Another one from the start on, as rows may have changed while nobody was there to say so. Easy to get wrong: 0
+    means that there is none, and one that was in use before must not come again soon, also where the map is new."""
+
+    def __init__(self, epoch: Map) -> None:
+        self._map = epoch
+        self._key = np.zeros(1, epoch.key_dtype)
+        held = epoch.get(self._key)
+        self._value = int(held[0]) if held is not None else 0
+        if not self._value:
+            self._value = int.from_bytes(os.urandom(4), "little")
+        self.advance()
+
+    def advance(self) -> None:
+        """After the rows are written. Raises OSError."""
+        self._value = self._value % _MOST + 1
+        self._map.update(self._key, np.array([self._value], self._map.value_dtype))
