@@ -207,7 +207,7 @@ def test_audit_mode_and_what_it_is_for_in_one_write(rig: Rig, monkeypatch: pytes
     for flags, enforced in ((AUDIT_FLAG, 1), (0, 0)):
         row_of_b = EndpointValue(B.endpoint_id, B.identity, flags)
         rig.write(TablesDelta(endpoints={B.ip: row_of_b}, subjects={B.identity: enforced}))
-    assert seen == [True] * 4
+    assert seen == [True] * 8, "each write of rows, and of the epoch after it"
 
 
 def test_it_ends_while_policy_cannot_be_written(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
