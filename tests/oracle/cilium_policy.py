@@ -4,7 +4,7 @@ Deny, Enforcement Modes, Using Kubernetes Constructs) and the words of its API r
 from typing import Any
 
 from tests.oracle.cilium_ports import is_icmp, is_port
-from tests.oracle.ends import Cluster, End, Pod, Probe, in_cidr, is_node, is_outside
+from tests.oracle.ends import Cluster, End, Pod, Probe, family_of, in_cidr, is_node, is_outside
 from tests.oracle.network_policy import namespace_labels
 from tests.oracle.selectors import selects
 from tests.oracle.services import is_api_server, is_behind
@@ -121,8 +121,10 @@ def is_entity(entity: str, cluster: Cluster, subject: End, peer: End) -> bool:
     match entity:
         case "all":
             return True
-        case "world" | "world-ipv4":  # "all endpoints outside of the cluster"
+        case "world":  # "all endpoints outside of the cluster"
             return is_outside(peer)
+        case "world-ipv4" | "world-ipv6":
+            return is_outside(peer) and entity.endswith(family_of(peer["ip"]).lower())
         case "cluster":  # "all network endpoints inside of the local cluster", host and remote nodes among them
             # … and a "broader" entity than kube-apiserver, wherever that is
             return not is_outside(peer) or is_api_server(cluster, subject, peer)
@@ -132,7 +134,7 @@ def is_entity(entity: str, cluster: Cluster, subject: End, peer: End) -> bool:
             return is_node(peer) and peer["node"] == subject["node"]
         case "remote-node":
             return is_node(peer) and peer["node"] != subject["node"]
-    # health, init, ingress, unmanaged, world-ipv6 and none: there is nobody of them in these clusters
+    # health, init, ingress, unmanaged and none: there is nobody of them in these clusters
     return False
 
 

@@ -24,6 +24,21 @@ ICMP_TYPES = {
 }
 
 
+# Those of ICMPv6 (RFC 4443, RFC 4861 and others).
+ICMPV6_TYPES = {
+    "DestinationUnreachable": 1,
+    "PacketTooBig": 2,
+    "TimeExceeded": 3,
+    "ParameterProblem": 4,
+    "EchoRequest": 128,
+    "EchoReply": 129,
+    "RouterSolicitation": 133,
+    "RouterAdvertisement": 134,
+    "NeighborSolicitation": 135,
+    "NeighborAdvertisement": 136,
+}
+
+
 def is_port(port: dict[str, Any], receiver: End, probe: Probe) -> bool:
     """ "If omitted or empty, any protocol matches" of those that have ports; "Matching on ICMP is not supported"."""
     protocol = port.get("protocol") or "ANY"
@@ -39,8 +54,10 @@ def is_port(port: dict[str, Any], receiver: End, probe: Probe) -> bool:
 
 
 def is_icmp(field: dict[str, Any], probe: Probe) -> bool:
-    if probe["proto"] != "ICMP" or (field.get("family") or "IPv4") != "IPv4":
+    """A probe's echo (type 8) is 128 over IPv6."""
+    family = probe.get("family") or "IPv4"
+    if probe["proto"] != "ICMP" or (field.get("family") or "IPv4") != family:
         return False
-    kind = field["type"]
-    number = ICMP_TYPES.get(kind, -1) if isinstance(kind, str) and not kind.isdigit() else int(kind)
-    return bool(number == probe["port"])
+    kind, names = field["type"], ICMP_TYPES if family == "IPv4" else ICMPV6_TYPES
+    number = names.get(kind, -1) if isinstance(kind, str) and not kind.isdigit() else int(kind)
+    return bool(number == (128 if family == "IPv6" and probe["port"] == 8 else probe["port"]))

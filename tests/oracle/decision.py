@@ -10,7 +10,7 @@ from tests.oracle.ends import Cluster, End, Probe, end_of, is_node
 
 
 def decide(cluster: Cluster, probe: Probe) -> str:
-    source, target = end_of(cluster, probe["from"]), end_of(cluster, probe["to"])
+    source, target = (end_of(cluster, probe[end], probe.get("family", "")) for end in ("from", "to"))
     if source["ip"] == target["ip"]:
         return "allow"
     sent = source["pod"] is None or side_allows(cluster, "egress", source, target, target, probe)

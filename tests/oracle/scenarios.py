@@ -11,7 +11,7 @@ from tests.oracle.ends import Cluster, Probe, end_of
 Document = dict[str, Any]
 Manifest = dict[str, Any]
 
-NODE_IP = "192.168.60.{}"  # nodes of a scenario are numbered from 101 on, in their order
+NODE_IPS = ("192.168.60.{}", "fd00:60::{:x}")  # nodes of a scenario are numbered from 101 on, in their order
 
 
 def with_expectations(document: Document) -> Document:
@@ -30,8 +30,12 @@ def with_expectations(document: Document) -> Document:
 
 def cluster_of(document: Document) -> Cluster:
     """As the scenario's cluster is before its first step."""
+    families = document.get("ipFamilies", ["IPv4", "IPv6"])
     nodes = {
-        node["name"]: {"ip": NODE_IP.format(101 + i), "labels": node_labels(node)}
+        node["name"]: {
+            "ips": [ip.format(101 + i) for ip in NODE_IPS if ("IPv6" if ":" in ip else "IPv4") in families],
+            "labels": node_labels(node),
+        }
         for i, node in enumerate(document["nodes"])
     }
     return {
@@ -42,7 +46,7 @@ def cluster_of(document: Document) -> Cluster:
             {
                 "ns": pod["namespace"],
                 "name": pod["name"],
-                "ip": pod["ip"],
+                "ips": pod.get("ips") or [pod["ip"]],
                 "node": pod["node"],
                 "labels": pod.get("labels", {}),
                 "serviceaccount": pod.get("serviceAccount", "default"),
@@ -77,7 +81,7 @@ def put(cluster: Cluster, manifest: Manifest) -> None:
         }
         name = (metadata["namespace"], metadata["name"])
         if not any((pod["ns"], pod["name"]) == name for pod in cluster["pods"]):
-            where = {"node": manifest["spec"]["nodeName"], "ip": manifest["status"]["podIP"]}
+            where = {"node": manifest["spec"]["nodeName"], "ips": [manifest["status"]["podIP"]]}
             cluster["pods"] = [*cluster["pods"], {"ns": name[0], "name": name[1], **where}]
         cluster["pods"] = [{**pod, **new} if (pod["ns"], pod["name"]) == name else pod for pod in cluster["pods"]]
     else:
@@ -99,7 +103,8 @@ def _identity(manifest: Manifest) -> tuple[str, str, str]:
 
 
 def expected(cluster: Cluster, probe: dict[str, Any]) -> str:
-    asked: Probe = {"from": probe["from"], "to": probe["to"], "port": probe["port"], "proto": probe["protocol"]}
+    ends = {"from": probe["from"], "to": probe["to"], "family": probe.get("ipFamily", "")}
+    asked: Probe = {**ends, "port": probe["port"], "proto": probe["protocol"]}
     if decide(cluster, asked) == "deny":
         return "deny"
     return "allow" if is_served(cluster, asked) else "error"

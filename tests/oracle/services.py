@@ -44,7 +44,8 @@ def is_api_server(cluster: Cluster, subject: End, peer: End) -> bool:
     It is known by the endpoints of the service `kubernetes`; that on the pod's own node is the entity `host`.
     """
     own_node = peer["node"] is not None and peer["node"] == subject["node"]
-    return peer["pod"] is None and not own_node and peer["ip"] in addresses(cluster, "default", "kubernetes")
+    ips = {peer["ip"]} if is_outside(peer) else set(peer["ips"])
+    return peer["pod"] is None and not own_node and bool(ips & addresses(cluster, "default", "kubernetes"))
 
 
 def addresses(cluster: Cluster, namespace: str, service: str) -> set[str]:

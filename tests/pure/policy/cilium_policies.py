@@ -50,7 +50,6 @@ ENTITIES = (
 )
 RESERVED = ("world", "kube-apiserver", "host", "remote-node", "health", "init", "ingress")
 API_SERVERS = "reserved:kube-apiserver"  # enforced as a selector by itself, as the entity
-IPV4 = tuple(cidr for cidr in CIDRS if ":" not in cidr)
 GROUPS = ("g1", "g2")
 
 
@@ -69,7 +68,7 @@ def cidr_group(random: Random) -> Value:
         "apiVersion": "cilium.io/v2",
         "kind": "CiliumCIDRGroup",
         "metadata": {"name": name, "labels": {"group": name}},
-        "spec": {"externalCIDRs": some(random, IPV4)},
+        "spec": {"externalCIDRs": some(random, CIDRS)},
     }
 
 
@@ -112,9 +111,9 @@ def _entry(random: Random, ingress: bool, deny: bool) -> Value:
         case "entities":
             entry[word + "Entities"] = some(random, ENTITIES)
         case "cidr":
-            entry[word + "CIDR"] = some(random, IPV4)
+            entry[word + "CIDR"] = some(random, CIDRS)
         case "set":
-            entry[word + "CIDRSet"] = [block(random, IPV4) for _ in range(random.randint(1, 2))]
+            entry[word + "CIDRSet"] = [block(random, CIDRS) for _ in range(random.randint(1, 2))]
         case "group":
             by_name = {"cidrGroupRef": random.choice(GROUPS)}
             by_label = {"cidrGroupSelector": {"matchLabels": {"group": random.choice(GROUPS)}}}
@@ -124,7 +123,9 @@ def _entry(random: Random, ingress: bool, deny: bool) -> Value:
         case "nobody":
             entry[word + "Endpoints"] = []
     if maybe(random, 0.2):
-        entry["icmps"] = [{"fields": [{"type": random.choice((8, 0, "EchoRequest", "8")), "family": "IPv4"}]}]
+        types = {"IPv4": (8, 0, "EchoRequest", "8"), "IPv6": (128, 129, "EchoRequest", "128")}
+        family = random.choice(tuple(types))
+        entry["icmps"] = [{"fields": [{"type": random.choice(types[family]), "family": family}]}]
     elif maybe(random, 0.5):
         entry["toPorts"] = [
             {"ports": [_port(random) for _ in range(random.choice((0, 1, 1, 2, 2)))]}

@@ -63,7 +63,7 @@ def scenario(random: Random, kinds: tuple[str, ...], probes_a_step: int = PROBES
         present = [each for each in present if not any(_same(each, other) for other in gone)]
         if steps and worlds.maybe(random, 0.3):
             applied.insert(0, worlds.relabelled(random, document))
-        probes = [worlds.probe(random, places) for _ in range(probes_a_step)]
+        probes = [worlds.probe(random, places, document["ipFamilies"]) for _ in range(probes_a_step)]
         steps.append({"apply": applied, "delete": gone, "probes": probes})
     return with_expectations({**document, "steps": steps})
 

@@ -9,11 +9,18 @@ Value = dict[str, Any]
 
 SERVICES = ("s1", "s2")
 API_SERVERS = {"name": "kubernetes", "namespace": "default"}
-ADDRESSES = (
-    *EXTERNALS.values(),
-    *(f"192.168.60.{101 + number}" for number in range(len(NODES))),
-    "10.61.1.2", "10.61.2.2", "198.51.100.11",
-)  # fmt: skip
+ADDRESSES = {
+    "IPv4": (
+        *(ips["IPv4"] for ips in EXTERNALS.values()),
+        *(f"192.168.60.{101 + number}" for number in range(len(NODES))),
+        "10.61.1.2", "10.61.2.2", "198.51.100.11",
+    ),
+    "IPv6": (
+        *(ips["IPv6"] for ips in EXTERNALS.values()),
+        *(f"fd00:60::{101 + number:x}" for number in range(len(NODES))),
+        "fd00:61:1::2", "fd00:61:2::2", "2001:db8:100::b",
+    ),
+}  # fmt: skip
 
 
 def service(random: Random) -> Value:
@@ -28,14 +35,15 @@ def service(random: Random) -> Value:
 def endpoint_slice(random: Random) -> Value:
     name, namespace = _key(random)
     labels = {"kubernetes.io/service-name": name}
-    endpoints = [{"addresses": [ip]} for ip in some(random, ADDRESSES, 3)]
+    family = random.choice(tuple(ADDRESSES))
+    endpoints = [{"addresses": [ip]} for ip in some(random, ADDRESSES[family], 3)]
     if maybe(random, 0.2):
         endpoints[0]["conditions"] = {"ready": False, "serving": maybe(random, 0.5)}  # type: ignore[assignment]
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {"name": f"{name}-{random.randint(1, 2)}", "namespace": namespace, "labels": labels},
-        "addressType": "IPv4",
+        "metadata": {"name": f"{name}-{random.randint(1, 3)}", "namespace": namespace, "labels": labels},
+        "addressType": family,
         "endpoints": endpoints,
         "ports": [{"port": 80}],
     }

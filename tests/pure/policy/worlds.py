@@ -8,17 +8,25 @@ Value = dict[str, Any]
 NAMESPACES = ("x", "y", "z")
 POD_NAMES = ("a", "b", "c")
 ZONES = {"node1": {"zone": "a"}, "node2": {"zone": "b", "disk": "ssd"}, "node3": {"zone": "a", "disk": "hdd"}}
-NODES = [  # on the last there are no pods
-    {"name": name, "podCIDRs": [f"10.61.{name[-1]}.0/24"], "labels": labels} for name, labels in ZONES.items()
-]
-EXTERNALS = {"one": "198.51.100.10", "two": "198.51.101.20", "three": "203.0.113.5"}
+POD_NETS = {"IPv4": "10.61.{}.{}", "IPv6": "fd00:61:{}::{:x}"}
+POD_CIDRS = {"IPv4": "10.61.{}.0/24", "IPv6": "fd00:61:{}::/64"}
+FAMILIES = (("IPv4", "IPv6"), ("IPv4", "IPv6"), ("IPv4",), ("IPv6",))  # of a cluster
+NODES = tuple(ZONES)  # on the last there are no pods
+EXTERNALS = {
+    "one": {"IPv4": "198.51.100.10", "IPv6": "2001:db8:100::a"},
+    "two": {"IPv4": "198.51.101.20", "IPv6": "2001:db8:101::14"},
+    "three": {"IPv4": "203.0.113.5", "IPv6": "2001:db8:113::5"},
+}
 APPS, TIERS, TEAMS = ("web", "db", "cache"), ("front", "back"), ("red", "blue")
 PORTS = (("TCP", 80), ("TCP", 81), ("TCP", 8080), ("UDP", 53), ("UDP", 80), ("SCTP", 80))
 PORT_NAMES = ("http", "metrics", "dns")
 CIDRS = (
     "0.0.0.0/0", "10.0.0.0/8", "10.61.0.0/16", "10.61.1.0/24", "10.61.2.0/24", "10.61.1.0/29", "10.61.1.4/32",
     "10.61.2.3/32", "10.61.2.0/30", "192.168.60.0/24", "192.168.60.102/32", "198.51.0.0/16", "198.51.100.0/24",
-    "198.51.100.10/32", "198.51.101.16/28", "203.0.113.0/24", "2001:db8::/32", "::/0",
+    "198.51.100.10/32", "198.51.101.16/28", "203.0.113.0/24",
+    "::/0", "fc00::/7", "fd00:61::/32", "fd00:61:1::/64", "fd00:61:2::/64", "fd00:61:1::/125", "fd00:61:1::4/128",
+    "fd00:61:2::3/128", "fd00:61:2::/126", "fd00:60::/64", "fd00:60::66/128", "2001:db8::/32", "2001:db8:100::/40",
+    "2001:db8:100::/64", "2001:db8:100::a/128", "2001:db8:101::10/124", "2001:db8:113::/64",
 )  # fmt: skip
 
 
@@ -53,7 +61,9 @@ def pod_ports(random: Random) -> list[Value]:
 
 
 def cluster(random: Random) -> Value:
-    """A scenario without steps. Which addresses there are is the same everywhere: CIDRS is about them."""
+    """A scenario without steps. Which addresses there are is the same everywhere, as far as there are the families:
+    CIDRS is about them."""
+    families = random.choice(FAMILIES)
     pods = []
     numbers = {"node1": 1, "node2": 1}
     for namespace in NAMESPACES[: random.randint(2, 3)]:
@@ -65,7 +75,7 @@ def cluster(random: Random) -> Value:
                     "namespace": namespace,
                     "name": name,
                     "node": node,
-                    "ip": f"10.61.{node[-1]}.{numbers[node]}",
+                    "ips": [POD_NETS[family].format(node[-1], numbers[node]) for family in families],
                     "labels": pod_labels(random),
                     "serviceAccount": random.choice(("default", "robot")),
                     "ports": pod_ports(random),
@@ -73,10 +83,17 @@ def cluster(random: Random) -> Value:
             )
     return {
         "kind": "Scenario",
-        "nodes": NODES,
+        "ipFamilies": list(families),
+        "nodes": [
+            {"name": name, "podCIDRs": [POD_CIDRS[family].format(name[-1]) for family in families], "labels": labels}
+            for name, labels in ZONES.items()
+        ],
         "namespaces": [{"name": name, "labels": namespace_labels(random)} for name in NAMESPACES],
         "pods": pods,
-        "externals": [{"name": name, "ip": ip, "ports": _all_ports()} for name, ip in EXTERNALS.items()],
+        "externals": [
+            {"name": name, "ips": [ips[family] for family in families], "ports": _all_ports()}
+            for name, ips in EXTERNALS.items()
+        ],
     }
 
 
@@ -84,16 +101,17 @@ def _all_ports() -> list[Value]:
     return [{"port": port, "protocol": protocol} for protocol, port in PORTS]
 
 
-def probe(random: Random, places: list[str]) -> Value:
+def probe(random: Random, places: list[str], families: list[str]) -> Value:
     """One end at least is a pod."""
-    protocol, port = random.choice((*PORTS, ("ICMP", 8)))
+    protocol, port = random.choice((*PORTS, ("ICMP", 8), ("ICMP", 8)))
     source = random.choice(places)
-    others = [f"ext:{name}" for name in EXTERNALS] + [f"node:{node['name']}" for node in NODES]
+    others = [f"ext:{name}" for name in EXTERNALS] + [f"node:{name}" for name in NODES]
     target = random.choice(others) if maybe(random, 0.3) else random.choice(places)
     ends = [source, target]
     if maybe(random, 0.5):
         ends.reverse()
-    return {"from": ends[0], "to": ends[1], "port": port, "protocol": protocol}
+    over = {"ipFamily": random.choice(families)}
+    return {"from": ends[0], "to": ends[1], "port": port, "protocol": protocol, **over}
 
 
 def relabelled(random: Random, document: Value) -> Value:
