@@ -49,9 +49,11 @@ class Count:
         return f"{self.probes} probes ({outcomes}) in {self.scenarios} clusters with {kinds}: {len(self.wrong)} differ"
 
 
-def scenario(random: Random, kinds: tuple[str, ...], probes_a_step: int = PROBES) -> Value:
-    """Policies, and labels, come and go between its steps."""
-    document = worlds.cluster(random)
+def scenario(
+    random: Random, kinds: tuple[str, ...], probes_a_step: int = PROBES, families: tuple[str, ...] = ()
+) -> Value:
+    """Policies, and labels, come and go between its steps. Of some families if none are said."""
+    document = worlds.cluster(random, families)
     places = [f"{pod['namespace']}/{pod['name']}" for pod in document["pods"]]
     steps: list[Value] = []
     present: list[Value] = []

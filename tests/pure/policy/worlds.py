@@ -60,10 +60,10 @@ def pod_ports(random: Random) -> list[Value]:
     return ports
 
 
-def cluster(random: Random) -> Value:
+def cluster(random: Random, families: tuple[str, ...] = ()) -> Value:
     """A scenario without steps. Which addresses there are is the same everywhere, as far as there are the families:
     CIDRS is about them."""
-    families = random.choice(FAMILIES)
+    families = families or random.choice(FAMILIES)
     pods = []
     numbers = {"node1": 1, "node2": 1}
     for namespace in NAMESPACES[: random.randint(2, 3)]:
