@@ -15,7 +15,7 @@ from kilim.model.nouns import NamedPort, ports_of
 from kilim.model.policy_index import PolicyIndex
 from kilim.model.policy_parts import TABLES_OF_POLICIES, PolicyParts
 from kilim.model.resolve import resolve_rows
-from kilim.model.settings import ENABLE_POLICY, audit_modes
+from kilim.model.settings import ENABLE_POLICY, allows_localhost, audit_modes
 from kilim.model.state import Change, State, state_as_changes
 from kilim.model.tables import PolicyKey, PolicyRows, hash_policy_row, hash_subject
 from kilim.v1 import events_pb2 as pb
@@ -112,9 +112,9 @@ class ClusterTables:
                 yield
 
     def _follow_settings(self, state: State) -> Iterator[None]:
-        enforcement = ENABLE_POLICY.read(state)
-        if enforcement != self._policies.enforcement:
-            self._policies.enforcement = enforcement
+        policies, modes = self._policies, (ENABLE_POLICY.read(state), allows_localhost(state))
+        if modes != (policies.enforcement, policies.allows_localhost):
+            policies.enforcement, policies.allows_localhost = modes
             self._stale |= self._subjects.keys()
         return self._addresses.set_audit_modes(audit_modes(state))
 

@@ -14,7 +14,7 @@ from kilim.model.labels import label_map
 from kilim.model.nouns import NamedPort
 from kilim.model.rules import Peer, PolicyRules, peer_matches
 from kilim.model.service_index import Services
-from kilim.model.settings import ENABLE_POLICY
+from kilim.model.settings import ENABLE_POLICY, allows_localhost
 from kilim.model.state import State
 
 
@@ -22,6 +22,10 @@ class Facts(Protocol):
     @property
     def enforcement(self) -> str:
         """The setting `enable-policy`: default, always or never."""
+
+    @property
+    def allows_localhost(self) -> bool:
+        """Whether a node reaches its own pods without a rule."""
 
     def knows(self, identity: int) -> bool:
         """Whether its labels are known: the log has this identity, or it is reserved."""
@@ -45,6 +49,7 @@ class StateFacts:
     def __init__(self, state: State) -> None:
         self._state = state
         self.enforcement = ENABLE_POLICY.read(state)
+        self.allows_localhost = allows_localhost(state)
         self._identities: dict[int, Identity] = RESERVED | dict(state.identities)
         services = Services(state)
         self._policies = [

@@ -30,7 +30,7 @@ from kilim.model.policy_index import NOTHING, PolicyIndex
 from kilim.model.policy_parts import TABLES_OF_POLICIES, PolicyParts
 from kilim.model.resolve import resolve_rows
 from kilim.model.rules import PolicyRules
-from kilim.model.settings import ENABLE_POLICY, audits
+from kilim.model.settings import ENABLE_POLICY, allows_localhost, audits
 from kilim.model.state import Change, State, state_as_changes
 from kilim.model.tables import EGRESS, PolicyRows, RowChanges, Tables, TablesDelta, TablesDigest
 from kilim.v1 import events_pb2 as pb
@@ -111,9 +111,9 @@ class NodeTables:
                 self._follow_settings(state)
 
     def _follow_settings(self, state: State) -> None:
-        enforcement = ENABLE_POLICY.read(state)
-        if enforcement != self._policies.enforcement:
-            self._policies.enforcement = enforcement
+        policies, modes = self._policies, (ENABLE_POLICY.read(state), allows_localhost(state))
+        if modes != (policies.enforcement, policies.allows_localhost):
+            policies.enforcement, policies.allows_localhost = modes
             self._stale |= self._local.keys()
         self._addresses.set_audit_mode(audits(state, self.node))
 

@@ -34,6 +34,7 @@ class FewPeers:
     def __init__(self, facts: Facts, peers: AbstractSet[int]) -> None:
         self.peers = peers | {HOST}
         self.enforcement = facts.enforcement
+        self.allows_localhost = facts.allows_localhost
         self.knows = facts.knows
         self.policies_of = facts.policies_of
         self._facts = facts

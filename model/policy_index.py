@@ -50,7 +50,8 @@ class PolicyIndex:
 
     def __init__(self, on_reselected: Callable[[Peer, int], None] | None = None) -> None:
         self._on_reselected = on_reselected
-        self.enforcement = DEFAULT  # whoever sets another one knows that all rows are stale
+        self.enforcement = DEFAULT  # whoever sets another one, or the next, knows that all rows are stale
+        self.allows_localhost = True
         self._known: set[int] = set()
         self._cidrs: dict[int, Cidr] = {}
         self._grouped: dict[int, Identity] = {}  # identities of prefixes that are in a group of CIDRs

@@ -18,7 +18,7 @@ from kilim.model.policy_index import PolicyIndex
 from kilim.model.resolve import Resolution, resolve, resolve_rows
 from kilim.model.rules import Peer, PolicyRules
 from kilim.model.service_index import Services
-from kilim.model.settings import ENABLE_POLICY
+from kilim.model.settings import ENABLE_POLICY, allows_localhost
 from kilim.model.state import State
 from kilim.model.tables import EGRESS, INGRESS, PolicyRows, direction_flags
 from kilim.v1 import events_pb2 as pb
@@ -30,6 +30,7 @@ class StateRules:
     def __init__(self, state: State) -> None:
         self._index = PolicyIndex()
         self.enforcement = ENABLE_POLICY.read(state)
+        self.allows_localhost = allows_localhost(state)
         self.labels = {number: label_map(each.labels) for number, each in RESERVED.items()}
         self.policies: dict[str, PolicyRules] = {}
         self._of_namespace: dict[str, list[tuple[str, PolicyRules]]] = {}

@@ -10,6 +10,7 @@ What a subject gets:
 3. A node and the pods on it reach each other ("traffic to and from the node where a Pod is running is always allowed",
    Kubernetes, Network Policies), in all tiers, but for what policies of Cilium say: where one denies it; and of the
    node, for pods whose egress Cilium's alone isolate, where none allows it. See docs/adr/0008-node-and-its-pods.md.
+   Where `allow-localhost` is policy, the way in from the node needs a rule like any other.
 4. A rule without peers is for any peer (0), the world included; without ports for any protocol (0).
 5. A port name is looked up at the receiver and must agree in protocol: for ingress among the named ports of all
    endpoints of the subject, for egress among those of each peer. Who has no such port is not reached by name.
@@ -25,7 +26,7 @@ protocol and port). After that the greatest value of all rows that cover a packe
 longest match for the peer and for any peer: what is more specific has the greater value.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -90,7 +91,7 @@ def resolve(source: State | Facts, subject: int) -> Resolution:
     facts = StateFacts(source) if isinstance(source, State) else source
     flags, rows = resolve_rows(facts, subject)
     policies = facts.policies_of(subject) if rows and facts.knows(subject) else ()
-    free = host_rows(flags, policies)
+    free = host_rows(facts, flags, policies)
     origins: dict[PolicyKey, list[Origin]] = {
         key: [HOST_ROWS[key][1]] for key, value in free.items() if rows.get(key) == value
     }
@@ -124,7 +125,7 @@ def wanted_rows(facts: Facts, subject: int) -> tuple[int, PolicyRows]:
     flags = enforced_flags(facts, policies)
     passing = passing_directions(facts, policies)
     wanted = _wanted(facts, subject, policies, passing)
-    for key, value in host_rows(flags, policies).items():
+    for key, value in host_rows(facts, flags, policies).items():
         wanted[key] = max(value, wanted.get(key, 0))
     for direction in passing:
         flags |= tier_flag(NORMAL, direction)
@@ -141,7 +142,7 @@ def enforced_flags(facts: Facts, policies: Iterable[PolicyRules]) -> int:
     return flags
 
 
-def host_rows(flags: int, policies: Iterable[PolicyRules]) -> PolicyRows:
+def host_rows(facts: Facts, flags: int, policies: Sequence[PolicyRules]) -> PolicyRows:
     """Those of rule 3."""
     rows: PolicyRows = {}
     for key, (enforced, _) in HOST_ROWS.items():
@@ -150,7 +151,7 @@ def host_rows(flags: int, policies: Iterable[PolicyRules]) -> PolicyRows:
         normal = [policy for policy in policies if policy.tier == NORMAL]
         isolating = [policy for policy in normal if policy.flags & tier_flag(NORMAL, key.direction)]
         by_cilium_alone = bool(isolating) and all(policy.kind in CILIUM_KINDS for policy in isolating)
-        free = key.direction == INGRESS or not by_cilium_alone
+        free = facts.allows_localhost if key.direction == INGRESS else not by_cilium_alone
         if key.tier == NORMAL:
             if free:
                 rows[key] = row_value(ALLOW, 0)

@@ -72,6 +72,15 @@ NODE_SELECTOR_LABELS = WordSetting("enable-node-selector-labels", (FALSE, TRUE))
 DEFAULT, ALWAYS, NEVER = "default", "always", "never"
 ENABLE_POLICY = WordSetting("enable-policy", (DEFAULT, ALWAYS, NEVER))
 
+# Whether a node reaches its own pods where policy isolates their ingress: as Kubernetes has it (auto, always), or as
+# policy says (entity `host`). A deny holds in any case. Cilium's words; what its auto looks for we do not depend on.
+ALLOW_LOCALHOST = WordSetting("allow-localhost", ("auto", "always", "policy"))
+
+
+def allows_localhost(state: State) -> bool:
+    return ALLOW_LOCALHOST.read(state) != "policy"
+
+
 # Whether what policy refuses is forwarded and recorded all the same. An endpoint may be in audit mode of its own.
 POLICY_AUDIT_MODE = WordSetting("policy-audit-mode", ("false", "true"), per_node=True)
 
@@ -133,6 +142,6 @@ NUMBER_SETTINGS = {
 }
 WORD_SETTINGS = {
     setting.name: setting
-    for setting in (POLICY_CIDR_MATCH_MODE, ENABLE_POLICY, POLICY_AUDIT_MODE, NODE_SELECTOR_LABELS)
+    for setting in (POLICY_CIDR_MATCH_MODE, ENABLE_POLICY, ALLOW_LOCALHOST, POLICY_AUDIT_MODE, NODE_SELECTOR_LABELS)
 }
-OF_TABLES = frozenset((ENABLE_POLICY.name, POLICY_AUDIT_MODE.name))  # those that rows depend on
+OF_TABLES = frozenset((ENABLE_POLICY.name, ALLOW_LOCALHOST.name, POLICY_AUDIT_MODE.name))  # those that rows depend on

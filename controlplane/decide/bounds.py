@@ -47,7 +47,7 @@ class PolicyBounds:
         self._watch_from = watch_from
         self._subjects_from = subjects_from
         self._index = PolicyIndex(self._follow_reselected)
-        self._enforcement = self._index.enforcement
+        self._modes = self._index.enforcement, self._index.allows_localhost
         self.counts = RowCounts(self._index)
         self._nodes: dict[str, _Node] = {}
         self._nodes_of: dict[int, set[str]] = {}
@@ -75,12 +75,13 @@ class PolicyBounds:
 
     # --- changes
 
-    def change_enforcement(self, enforcement: str) -> None:
+    def change_modes(self, enforcement: str, allows_localhost: bool) -> None:
         """The bounds hold in every mode; what was counted in another one says nothing of this. Where no policy is
         enforced those count that would be by default, so that there is always a way back."""
-        if enforcement == self._enforcement:
+        if (enforcement, allows_localhost) == self._modes:
             return
-        self._enforcement = enforcement
+        self._modes = enforcement, allows_localhost
+        self._index.allows_localhost = allows_localhost
         self._index.enforcement = DEFAULT if enforcement == NEVER else enforcement
         for name, node in self._nodes.items():
             node.counted = None

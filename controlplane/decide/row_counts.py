@@ -47,6 +47,7 @@ class Count(NamedTuple):
 
 class _Bearing(NamedTuple):
     enforcement: str
+    allows_localhost: bool
     known: bool
     health: bool
     policies: tuple[str, ...]
@@ -78,7 +79,8 @@ class RowCounts:
         self._users: dict[str, set[_Bearing | _Part]] = {}  # policy -> what was counted with it
 
     def of_subject(self, number: int) -> Count:
-        bearing = _Bearing(self._index.enforcement, *self._index.bearing(number))
+        index = self._index
+        bearing = _Bearing(index.enforcement, index.allows_localhost, *index.bearing(number))
         count = self._counted.get(bearing)
         return self._keep(bearing, self._count(number, bearing.offered)) if count is None else count
 
@@ -105,7 +107,7 @@ class RowCounts:
             return Count(len(HOST_ROWS), 0)
         named = {key: index.policy(key) for key in sorted(index.keys_of(number))}
         policies = list(named.values())
-        host = host_rows(enforced_flags(index, policies), policies)
+        host = host_rows(index, enforced_flags(index, policies), policies)
         passing = passing_directions(index, policies)
         total = _NONE
         for key in HOST_ROWS:

@@ -28,7 +28,7 @@ from kilim.model.identity import (
 )
 from kilim.model.nouns import Policy, decode_endpoint_identity, decode_node, ipv6_of
 from kilim.model.policy_parts import TABLES_OF_POLICIES, Parts, PolicyParts
-from kilim.model.settings import ENABLE_POLICY, LAST_IDENTITY
+from kilim.model.settings import ENABLE_POLICY, LAST_IDENTITY, allows_localhost
 from kilim.model.state import Change, State
 from kilim.v1 import events_pb2 as pb
 
@@ -191,7 +191,7 @@ class View:
             self._follow_settings()
 
     def _follow_settings(self) -> None:
-        self.bounds.change_enforcement(ENABLE_POLICY.read(self.state))
+        self.bounds.change_modes(ENABLE_POLICY.read(self.state), allows_localhost(self.state))
         self.local_numbers.start_after(LAST_IDENTITY.read(self.state))
 
     def _follow_endpoint(self, key: str, old: bytes | None, new: bytes | None) -> None:

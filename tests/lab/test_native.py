@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pyroute2
@@ -17,7 +18,7 @@ from kilim.lab.commands import replica_targets
 from kilim.lab.netns import in_netns
 from kilim.lab.topology import External, Lab, Port, default_node_plans
 from kilim.v1 import controlplane_pb2 as pb
-from tests.lab.test_membership import talks
+from tests.lab.test_membership import Talk, talks
 
 NATIVE = ("--routing-mode=native", "--auto-direct-node-routes")
 PATIENCE_S = 30.0
@@ -68,9 +69,19 @@ def devices(lab: Lab, node: str) -> set[str]:
     return in_netns(lab.netns(node), read)
 
 
-async def until(what: str, look: Callable[[], bool]) -> None:
+def has_tunnel(lab: Lab, node: str, there: bool) -> bool:
+    return (TUNNEL in devices(lab, node)) is there
+
+
+def has_answers(talk: Talk, count: int) -> bool:
+    return talk.answers >= count
+
+
+async def until(look: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not look():
+        while True:
+            if look():
+                return
             await asyncio.sleep(0.05)
 
 
@@ -128,11 +139,8 @@ async def test_a_cluster_goes_over_to_native_routing_and_back(
                 await until_status(plane, lambda s, m=mode: {n.routing_mode for n in s.nodes} == {m})  # type: ignore[misc]
                 there = mode == "tunnel"
                 for node in lab.nodes:
-                    await until("device", lambda n=node.name, t=there: (TUNNEL in devices(lab, n)) is t)  # type: ignore[misc]
-                before = far.answers
-                async with asyncio.timeout(STALL_S):
-                    while far.answers < before + 10:
-                        await asyncio.sleep(0.05)
+                    await until(partial(has_tunnel, lab, node.name, there))
+                await until(partial(has_answers, far, far.answers + 10))
                 assert await verdicts(lab, ("shop/far", "shop/server"), ("shop/server", "shop/other")) == ["allow"] * 2
             print(f"longest wait: near {near.longest_s:.2f} s, far {far.longest_s:.2f} s")
             assert near.answers and far.answers

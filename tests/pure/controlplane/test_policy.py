@@ -81,7 +81,7 @@ def test_settings() -> None:
     world.do(ChangeSetting("identity-release-grace-s", "5"))
     assert world.bodies == []
     assert (
-        "must be one of cluster-pool-ipv4-cidr, cluster-pool-ipv4-mask-size, "
+        "must be one of allow-localhost, cluster-pool-ipv4-cidr, cluster-pool-ipv4-mask-size, "
         in world.refusal(ChangeSetting("colour", "red")).message
     )
     assert world.refusal(ChangeSetting("identity-release-grace-s", "soon")).code is Code.INVALID

@@ -236,6 +236,7 @@ _nodes = st.builds(
 
 
 _settings = st.one_of(
+    st.builds(Setting, st.just("allow-localhost"), st.sampled_from(("auto", "always", "policy", "", "nonsense"))),
     st.builds(Setting, st.just("enable-policy"), st.sampled_from(("default", "always", "never", "", "nonsense"))),
     st.builds(
         Setting,

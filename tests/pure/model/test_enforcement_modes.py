@@ -73,6 +73,38 @@ def test_never_is_no_policy_of_any_kind() -> None:
     assert ask(cluster, WEB, DB, TCP, 80).reason == POLICY_DENY
 
 
+def test_the_way_in_from_the_own_node_is_policys_where_allow_localhost_says_so() -> None:
+    cluster, _, db, _ = small_cluster()
+    apply(cluster, "none", "db", ingress=[])
+    for word, rows in (("always", {HOST_ROW: 1}), ("policy", {}), ("auto", {HOST_ROW: 1}), ("policy", {})):
+        cluster.set("allow-localhost", word)
+        assert resolve(cluster.state, db).rows == Reach(cluster.state).rows(db)[1] == rows
+    cilium(cluster, {"endpointSelector": {}, "ingress": [{"fromEntities": ["host"]}]})
+    assert resolve(cluster.state, db).rows == {HOST_ROW: 1}
+
+
+def test_a_denied_node_stays_out_whatever_allow_localhost_says() -> None:
+    cluster, _, db, _ = small_cluster()
+    cilium(cluster, {"endpointSelector": {}, "ingress": [{}], "ingressDeny": [{"fromEntities": ["host"]}]})
+    for word in ("always", "policy"):
+        cluster.set("allow-localhost", word)
+        assert resolve(cluster.state, db).rows[HOST_ROW] & 3 == 2
+
+
+def test_tables_follow_allow_localhost_and_back() -> None:
+    cluster, *_ = small_cluster()
+    apply(cluster, "none", "db", ingress=[])
+    tables = NodeTables("n1")
+    tables.rebuild(cluster.state)
+    before = tables.tables.digest()
+    for word in ("policy", "always"):
+        cluster.changes.clear()
+        cluster.set("allow-localhost", word)
+        tables.update(cluster.state, cluster.changes)
+        assert tables.tables == desired_tables(cluster.state, "n1")
+        assert (tables.digest == before) is (word == "always")
+
+
 @pytest.mark.parametrize("words", [("always", "default"), ("never", "always", ""), ("always", "nonsense")])
 def test_tables_follow_the_setting_and_back(words: tuple[str, ...]) -> None:
     cluster, *_ = small_cluster()
