@@ -13,7 +13,7 @@ from kilim.cli.history.options import SourceOptions, history_options, open_histo
 from kilim.cli.output import output_option, print_data
 from kilim.cli.port import PORT, PORT_FORM, Port, l4_of
 from kilim.cli.why import parse_end
-from kilim.model.identity import HOST, REMOTE_NODE, WORLD
+from kilim.model.identity import HOST, REMOTE_NODE, WORLD, WORLD_IPV6
 from kilim.model.protocols import PROTOCOL_NUMBERS
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _LABELS = "k8s:app=web,…"
 _END = "NS/POD|IP|ENTITY"
-ENTITIES = {"host": HOST, "world": WORLD, "remote-node": REMOTE_NODE}  # those with an identity of their own
+# those with an identity of their own; of `world` it is that of the family
+ENTITIES = {"host": HOST, "world": WORLD, "world-ipv4": WORLD, "world-ipv6": WORLD_IPV6, "remote-node": REMOTE_NODE}
 
 
 @click.command(
@@ -38,7 +39,7 @@ ENTITIES = {"host": HOST, "world": WORLD, "remote-node": REMOTE_NODE}  # those w
     "--src-k8s-pod",
     "source_pod",
     metavar=_END,
-    help="Who opens the connection; an entity: host, world, remote-node.",
+    help="Who opens the connection; an entity: host, world, world-ipv4, world-ipv6, remote-node.",
 )
 @click.option("--from-labels", "--src", "source_labels", metavar=_LABELS, help="A pod with these labels does.")
 @click.option("--from-namespace", metavar="NS", help="Of the pod with --from-labels. [default: default]")
@@ -54,7 +55,7 @@ ENTITIES = {"host": HOST, "world": WORLD, "remote-node": REMOTE_NODE}  # those w
 @click.option(
     "--protocol",
     type=click.Choice(list(PROTOCOL_NUMBERS), case_sensitive=False),
-    help="Of the connection. [default: TCP, with --port]",
+    help="Of the connection; ICMP is ICMPv6 between ends that have IPv6 alone in common. [default: TCP, with --port]",
 )
 @click.option("--at", metavar="SEQ|TIME", help="As of this event. [default: the last there is]")
 @output_option("json", "yaml")
@@ -89,5 +90,5 @@ def _wanted(option: str, text: str | None, labels: str | None, namespace: str | 
     from kilim.cli.tracing import Wanted
 
     if text in ENTITIES and identity is None:
-        return Wanted(option, None, labels, namespace, ENTITIES[text])
+        return Wanted(option, None, labels, namespace, ENTITIES[text], is_world=text == "world")
     return Wanted(option, None if text is None else parse_end(option, text), labels, namespace, identity)

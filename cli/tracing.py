@@ -12,7 +12,7 @@ from kilim.cli.simulation import range_data, ranges_text
 from kilim.cli.table import table
 from kilim.model.address import format_ip
 from kilim.model.identity import RESERVED
-from kilim.model.protocols import PROTOCOL_WORDS
+from kilim.model.protocols import ICMPV6, PROTOCOL_WORDS, of_family
 from kilim.model.reach import Reach
 from kilim.model.rows import ACTION_NAMES, TIER_NAMES
 from kilim.model.rules import Origin
@@ -20,7 +20,14 @@ from kilim.model.settings import ALWAYS, NEVER
 from kilim.model.state import State
 from kilim.model.tables import EGRESS, NORMAL
 from kilim.model.trace import Asked, PolicyStep, PortVerdict, RuleStep, Side, TierStep, trace, trace_ports
-from kilim.model.trace_ends import TraceEnd, end_of_address, end_of_endpoint, end_of_identity, end_of_labels
+from kilim.model.trace_ends import (
+    TraceEnd,
+    end_of_address,
+    end_of_endpoint,
+    end_of_identity,
+    end_of_labels,
+    end_of_world,
+)
 from kilim.model.verdict import ALLOWED
 
 HEADERS = ("TIER", "POLICY OR RULE", "SAYS", "PEER", "PORT", "")
@@ -35,18 +42,19 @@ class Wanted(NamedTuple):
     labels: str | None
     namespace: str | None
     identity: int | None
+    is_world: bool = False  # the entity, over whatever family the other end has
 
 
 def traced(
     state: State, sender: Wanted, receiver: Wanted, l4: tuple[int, int] | None
 ) -> tuple[dict[str, Any], list[str]]:
     """`l4` None: all ports. The state gets identities for labels that nobody has."""
-    nodes = [_node_of(state, each) for each in (sender, receiver)]
-    source, target = (_end(state, each, node) for each, node in zip((sender, receiver), reversed(nodes), strict=True))
+    source, target = _ends(state, sender, receiver)
     if not source.is_ours and not target.is_ours:
         raise Failure(f"neither {source.name} nor {target.name} is a pod: no policy speaks of them")
     if isinstance(sender.end, str) and sender.end == receiver.end:
         raise Failure(f"{source.name}: packets from an endpoint to itself never leave it, so no policy speaks of them")
+    l4 = _in_common_family(source, target, l4)
     reach = Reach(state)
     asked = Asked(source.identity, target.identity, source.is_ours, target.is_ours)
     heading = {"from": _end_data(state, source), "to": _end_data(state, target), "seq": state.seq}
@@ -65,6 +73,28 @@ def traced(
     for side in sides:
         lines += ["", *_side_lines(side, source if side.direction == EGRESS else target)]
     return data, lines
+
+
+def _ends(state: State, sender: Wanted, receiver: Wanted) -> tuple[TraceEnd, TraceEnd]:
+    nodes = [_node_of(state, each) for each in (sender, receiver)]
+    source, target = (_end(state, each, node) for each, node in zip((sender, receiver), reversed(nodes), strict=True))
+    if sender.is_world:
+        source = end_of_world(state, target) or source
+    if receiver.is_world:
+        target = end_of_world(state, source) or target
+    return source, target
+
+
+def _in_common_family(source: TraceEnd, target: TraceEnd, l4: tuple[int, int] | None) -> tuple[int, int] | None:
+    """ICMP is asked for as it is there."""
+    common = source.families & target.families
+    if not common:
+        raise Failure(f"{source.name} and {target.name} have no addresses of one family: no packet goes between them")
+    if l4 is None:
+        return None
+    if l4[0] == ICMPV6 and common == {4}:
+        raise Failure(f"ICMPv6 goes over IPv6, and {source.name} and {target.name} have IPv4 alone in common")
+    return of_family(*l4, common == {6})
 
 
 def _node_of(state: State, wanted: Wanted) -> str:

@@ -5,44 +5,50 @@ so that policy is resolved for it as for any other. Such a pod has no address an
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from kilim.model.address import is_ipv6
 from kilim.model.facts import StateFacts
-from kilim.model.identity import HOST, LAST_CLUSTER_LOCAL, REMOTE_NODE, RESERVED, Identity, world_of
+from kilim.model.identity import HOST, LAST_CLUSTER_LOCAL, REMOTE_NODE, RESERVED, WORLD, WORLD_IPV6, Identity, world_of
 from kilim.model.labels import CLUSTER, IPV6_ONLY, NAMESPACE, label_map, security_labels
 from kilim.model.nouns import Endpoint, identity_to_pb
 from kilim.model.state import State
 
+_BOTH = frozenset((4, 6))
 _SOURCES = ("k8s:", "reserved:", "cidr:", "kilim:")
 
 
 @dataclass(frozen=True, slots=True)
 class TraceEnd:
-    """`node` is empty where it is not known."""
+    """`node` is empty where it is not known; `families` are those of its addresses, 4 and 6, both where that is not."""
 
     name: str
     identity: int
     is_ours: bool
     node: str = ""
+    families: frozenset[int] = _BOTH
 
 
 def end_of_endpoint(endpoint: Endpoint) -> TraceEnd:
-    return TraceEnd(f"{endpoint.namespace}/{endpoint.name}", endpoint.identity, True, endpoint.node)
+    name = f"{endpoint.namespace}/{endpoint.name}"
+    return TraceEnd(name, endpoint.identity, True, endpoint.node, frozenset(map(_family, endpoint.ips)) or _BOTH)
 
 
 def end_of_address(state: State, ip: int, text: str, peer_node: str) -> TraceEnd:
     """As a node's `ipcache` would have it: `peer_node` is the node of the other end."""
+    of_ip = frozenset((_family(ip),))
     for name in sorted(state.nodes):
         if ip in state.nodes[name].ips:
-            return TraceEnd(text, HOST if name == peer_node else state.nodes[name].identity or REMOTE_NODE, False)
+            identity = HOST if name == peer_node else state.nodes[name].identity or REMOTE_NODE
+            return TraceEnd(text, identity, False, families=of_ip)
     for key in sorted(state.endpoints):
         if ip in state.endpoints[key].ips:
-            return end_of_endpoint(state.endpoints[key])
+            return replace(end_of_endpoint(state.endpoints[key]), families=of_ip)
     cidrs = [(number, each.cidr) for number, each in sorted(state.identities.items(), reverse=True) if each.cidr]
     covering = [(cidr.prefix_len, number) for number, cidr in cidrs if cidr.contains_ip(ip)]
     longest = max((length for length, _ in covering), default=None)
     number = min((number for length, number in covering if length == longest), default=world_of(ip))
-    return TraceEnd(text, number, False)
+    return TraceEnd(text, number, False, families=of_ip)
 
 
 def end_of_identity(state: State, number: int) -> TraceEnd | None:
@@ -51,7 +57,27 @@ def end_of_identity(state: State, number: int) -> TraceEnd | None:
     if not facts.knows(number):
         return None
     known = RESERVED.get(number) or state.identities[number]
-    return TraceEnd(f"identity {number}", number, NAMESPACE in label_map(known.labels))
+    return TraceEnd(
+        f"identity {number}", number, NAMESPACE in label_map(known.labels), families=_families_of_identity(known)
+    )
+
+
+def end_of_world(state: State, peer: TraceEnd) -> TraceEnd | None:
+    """What is outside, over a family that the other end has."""
+    return end_of_identity(state, WORLD if 4 in peer.families else WORLD_IPV6)
+
+
+def _families_of_identity(identity: Identity) -> frozenset[int]:
+    """Of pods and nodes those of its users, which may be more to come."""
+    if identity.cidr is not None:
+        return frozenset((_family(identity.cidr.ip),))
+    if IPV6_ONLY in identity.labels:
+        return frozenset((6,))
+    return {WORLD: frozenset((4,)), WORLD_IPV6: frozenset((6,))}.get(identity.id, _BOTH)
+
+
+def _family(ip: int) -> int:
+    return 6 if is_ipv6(ip) else 4
 
 
 def end_of_labels(state: State, labels: Iterable[str], namespace: str | None) -> TraceEnd:
