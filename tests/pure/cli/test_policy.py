@@ -9,7 +9,14 @@ from click.testing import CliRunner, Result
 
 from kilim.cli.main import main
 from kilim.controlplane.api.shown import show_all
-from kilim.controlplane.decide.command import ApplyObjects, ConfigureEndpoint, Document, RemoveEndpoint
+from kilim.controlplane.decide.command import (
+    ApplyObjects,
+    ConfigureEndpoint,
+    Document,
+    RegisterEndpoint,
+    RegisterNode,
+    RemoveEndpoint,
+)
 from kilim.model.fold import fold_record
 from kilim.model.resource import parse_manifest
 from kilim.model.state import State
@@ -132,6 +139,72 @@ def test_labels_that_no_pod_has(ask: Ask) -> None:
     assert "closed by NetworkPolicy shop/closed\n" in answer
     world = ask(story(), "policy", "trace", "--from-labels", "reserved:world", "--to", "shop/db", "--port", "1").stdout
     assert "from identity 2 (world): denied" in world
+
+
+def of_two_families() -> Story:
+    """One pod of each family and one of both; all may be pinged over IPv6 by pods, and `both` by what is outside."""
+    told = Story()
+    told.do("node:n1", RegisterNode("n1", "192.0.2.1", ("10.0.1.0/24", "fd00:1::/64"), ipv6="2001:db8::1"))
+    for number, (name, ip, ipv6) in enumerate(
+        (("four", "10.0.1.2", ""), ("six", "", "fd00:1::3"), ("both", "10.0.1.4", "fd00:1::4")), 1
+    ):
+        labels = (("app", name),)
+        told.do("node:n1", RegisterEndpoint("n1", "shop", name, "c1", ip, number, labels, ipv6=ipv6))
+    ping = [{"fields": [{"type": 128, "family": "IPv6"}]}]
+    from_pods = {"fromEndpoints": [{}], "icmps": ping}
+    from_outside = {"fromEntities": ["world-ipv6"], "icmps": ping}
+    apply(told, "CiliumNetworkPolicy", "ping", spec={"endpointSelector": {}, "ingress": [from_pods]})
+    both = {"matchLabels": {"app": "both"}}
+    apply(told, "CiliumNetworkPolicy", "outside", spec={"endpointSelector": both, "ingress": [from_outside]})
+    return told
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "protocol", "told"),
+    [
+        ("shop/six", "shop/both", "ICMP", "allowed: shop/six -> shop/both ICMPv6 128"),
+        ("shop/both", "shop/six", "ICMPv6", "allowed: shop/both -> shop/six ICMPv6 128"),
+        ("fd00:1::4", "shop/six", "ICMP", "allowed: shop/both -> shop/six ICMPv6 128"),
+        ("shop/four", "shop/both", "ICMP", "denied: shop/four -> shop/both ICMP 8"),
+        ("world-ipv6", "shop/both", "ICMPv6", "allowed: identity 10 -> shop/both ICMPv6 128"),
+        ("world-ipv4", "shop/both", "ICMP", "denied: identity 2 -> shop/both ICMP 8"),
+        ("2001:db8:9::1", "shop/both", "ICMP", "allowed: 2001:db8:9::1 -> shop/both ICMPv6 128"),
+        ("world", "shop/six", "ICMP", "denied: identity 10 -> shop/six ICMPv6 128"),
+        ("world", "shop/both", "ICMP", "denied: identity 2 -> shop/both ICMP 8"),
+    ],
+)
+def test_trace_over_the_family_of_the_ends(ask: Ask, source: str, target: str, protocol: str, told: str) -> None:
+    words = ("policy", "trace", "--from", source, "--to", target, "--protocol", protocol)
+    done = ask(of_two_families(), *words)
+    assert done.exit_code == 0, done.output
+    first, second, *_ = done.stdout.splitlines()
+    assert f"{first.partition(':')[0]}: {second.partition(',')[0]}" == told
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ("--from", "shop/four", "--to", "shop/six"),
+            "shop/four and shop/six have no addresses of one family: no packet goes between them",
+        ),
+        (
+            ("--from", "198.51.100.7", "--to", "shop/six", "--port", "80"),
+            "198.51.100.7 and shop/six have no addresses of one family: no packet goes between them",
+        ),
+        (
+            ("--from", "world-ipv6", "--to", "shop/four"),
+            "identity 10 and shop/four have no addresses of one family: no packet goes between them",
+        ),
+        (
+            ("--from", "shop/four", "--to", "shop/both", "--protocol", "ICMPv6"),
+            "ICMPv6 goes over IPv6, and shop/four and shop/both have IPv4 alone in common",
+        ),
+    ],
+)
+def test_ends_that_no_packet_goes_between(ask: Ask, words: tuple[str, ...], line: str) -> None:
+    done = ask(of_two_families(), "policy", "trace", *words)
+    assert (done.exit_code != 0, done.stdout, done.stderr) == (True, "", f"error: {line}\n")
 
 
 @pytest.mark.parametrize(
