@@ -10,7 +10,8 @@
  * 3. The port follows from the ends by hashing, so a mapping of which only the way back is left is found again.
  * 4. A port is another's as long as that one's connection is in the connection table; there is no time-out here.
  * 5. ICMP errors about a mapped connection are translated with what they quote, either way.
- * 6. What belongs to a connection that was opened from outside leaves as it is: it came to the pod's own address.
+ * 6. What belongs to a connection that was opened from outside leaves as it is: it came to the pod's own address. But
+ * where there is a mapping it came by that, of a connection that was forgotten and that the other end went on with.
  * Fragments never come here (read_l3): later ones have no ports. What is to remember the ports of first fragments does
  * so by the pod's own ends on the way out and by the peer's and the node's on the way in.
  */
@@ -41,8 +42,6 @@ struct {
 	__type(key, struct ipcache_key);
 	__type(value, struct ipmasq_value);
 } ipmasq SEC(".maps");
-
-#define NOT_NAT -1 /* no drop reason: nothing to translate */
 
 static __always_inline bool masquerades(const struct addr *ip)
 {
@@ -140,7 +139,7 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *p)
 
 	if (!p || !m)
 		return DROP_NO_MAPPING_FOR_NAT_MASQUERADE;
-	if (p->ct_state == CT_REPLY)
+	if (p->ct_state == CT_REPLY && p->echo)
 		return 0;
 	if (p->icmp_error) {
 		reason = translate_error(skb, p, true);
@@ -154,7 +153,7 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *p)
 		return DROP_NO_MAPPING_FOR_NAT_MASQUERADE;
 	reason = find_mapping(skb, p, m);
 	if (reason)
-		return reason;
+		return reason == NOT_NAT ? 0 : reason;
 	begin_rewrite(&m->rewrite, p, &m->to, true);
 	return rewrite_packet(skb, &m->rewrite, true);
 }

@@ -39,6 +39,7 @@ struct {
 } snat SEC(".maps");
 
 #define NAT_TRIES 32
+#define NOT_NAT	  -1 /* no drop reason: nothing to translate */
 
 /* Both rows of a mapping, and what is at hand while it is found or applied. */
 struct mapping {
@@ -215,12 +216,15 @@ static __always_inline bool nat_held(struct mapping *m)
 	return !bpf_map_update_elem(&snat, &m->in, &m->back, BPF_NOEXIST);
 }
 
-/* Finds the mapping of a packet or makes one; its port is then in m->to. Returns 0 or a drop reason. */
+/* Finds the mapping of a packet or makes one, for a reply only the former; its port is then in m->to. Returns 0,
+ * NOT_NAT or a drop reason. */
 static __always_inline int find_mapping(struct __sk_buff *skb, const struct packet *p, struct mapping *m)
 {
 	begin_mapping(m, p);
 	if (nat_held(m))
 		return 0;
+	if (p->ct_state == CT_REPLY)
+		return NOT_NAT;
 	if (p->protocol == IPPROTO_SCTP) { /* its checksum is over the ports and too long to mend */
 		m->first = bpf_ntohs(p->src_port);
 		m->count = 1;

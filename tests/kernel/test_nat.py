@@ -4,6 +4,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -238,6 +239,32 @@ def test_half_a_mapping_is_made_whole(nat: Rig, lost: int) -> None:
     assert snat.delete(keys[keys["direction"] == lost]) == 1
     assert leaves(nat, tcp(A, WORLD, ACK)).ports == (port, 80)
     assert arrives(nat, tcp(WORLD, NODE, ACK, 80, port)).destination == A.ip
+
+
+@pytest.mark.parametrize("kind", ["TCP", "UDP"])
+def test_a_forgotten_connection_goes_on_with_the_address_of_the_node(nat: Rig, kind: str) -> None:
+    """Also where the server is the first to speak, and may as well have opened a connection."""
+    if kind == "TCP":
+        sent, answer, port_to = tcp(A, WORLD, ACK), partial(tcp, WORLD, NODE, ACK), 80
+    else:
+        sent, answer, port_to = udp(A, WORLD), partial(udp, WORLD, NODE), 53
+    port = leaves(nat, sent).ports[0]
+    arrives(nat, answer(port_to, port))
+    for order in ((answer, sent), (sent, answer)):
+        nat.forget_connections()
+        for frame in (*order, *order):
+            if frame is sent:
+                out = leaves(nat, frame)
+                assert (out.source, out.ports) == (NODE.ip, (port, port_to)), order
+            else:
+                assert arrives(nat, answer(port_to, port)).destination == A.ip
+
+
+def test_what_came_to_the_pod_itself_is_answered_by_itself(nat: Rig) -> None:
+    assert nat.from_wire(summed(tcp(WORLD, A, SYN, 5000, 8000))).passed
+    out = leaves(nat, tcp(A, WORLD, SYN | ACK, 8000, 5000))
+    assert (out.source, out.ports) == (A.ip, (8000, 5000))
+    assert not len(nat.datapath.maps["snat"].read()[0])
 
 
 def test_the_next_endpoint_with_the_address_does_not_inherit(nat: Rig) -> None:
