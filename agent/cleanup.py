@@ -1,8 +1,8 @@
 """A node as it was before: everything that agents have made on it goes, whichever version made it.
 
-  1. programs, from their hooks; after that nothing is decided, dropped or sent on by us
-  2. pins: maps, links
-  3. links of pods and the tunnel, with what goes over them; then rules and routes with our protocol number
+  1. links of pods and the tunnel, with what goes over them; then rules and routes with our protocol number
+  2. programs, from their hooks; before, a pod could send what no policy was asked about
+  3. pins: maps, links
   4. files of the run and the state directory
 Easy to get wrong: pods lose their network. It is idempotent, and what cannot be removed does not keep the rest.
 """
@@ -54,9 +54,9 @@ def clean_node(bpf_root: Path, run_dir: Path, state_dir: Path, *, dry_run: bool)
 
 
 def _parts(bpf_root: Path, run_dir: Path, state_dir: Path) -> Iterator[_Part]:
-    yield from _datapath(bpf_root)
     for each in read_leftovers():
         yield _Part([each.what], each.remove)
+    yield from _datapath(bpf_root)
     for directory, patterns in ((run_dir, _RUN_FILES), (state_dir, _STATE_FILES)):
         yield from _files(directory, patterns)
 

@@ -105,6 +105,9 @@ def test_every_trace_goes_and_nothing_else_and_the_node_can_begin_anew(lab: Lab)
     gone = {line.removeprefix("removed ") for line in said}
     more = {line.removeprefix("would remove ") for line in would} - gone
     assert gone and all(line.startswith("route ") for line in more), "only routes go by themselves, with their link"
+    of_pods = [place for place, line in enumerate(said) if line.startswith("removed link of pod ")]
+    of_programs = [place for place, line in enumerate(said) if line.startswith("removed program ")]
+    assert max(of_pods) < min(of_programs), "no pod is connected without its programs"
     assert "removed tunnel kilim_vxlan" in said and "removed rule 101" in said
     assert sum(line.startswith("removed link of pod ") for line in said) >= 6
     links, routes, rules, neighbours = present(lab)
