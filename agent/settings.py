@@ -36,6 +36,7 @@ class Settings:
     ip_masq_agent_config_path: Path = Path("/etc/config/ip-masq-agent")
     bpf_ct_global_max: int = 262144  # connections
     bpf_nat_global_max: int = 262144  # rows of masquerade, two a connection
+    bpf_fragments_map_max: int = 8192  # packets that come in fragments, at one time
     bpf_ct_timeout_regular_tcp_s: float = 8000.0
     bpf_ct_timeout_regular_tcp_syn_s: float = 60.0
     bpf_ct_timeout_regular_tcp_fin_s: float = 10.0

@@ -62,6 +62,7 @@ async def open_veth(settings: Settings) -> AsyncIterator["VethDatapath"]:
                 ct_life_closing_s=ceil(settings.bpf_ct_timeout_regular_tcp_fin_s),
                 ct_life_other_s=ceil(settings.bpf_ct_timeout_regular_any_s),
                 nat_max_entries=settings.bpf_nat_global_max,
+                fragments_max_entries=settings.bpf_fragments_map_max,
                 masquerade_ipv4=settings.enable_ipv4_masquerade,
                 masquerade_ipv6=settings.enable_ipv6_masquerade,
                 masquerade_exempts=settings.enable_ipv4_masquerade or settings.enable_ipv6_masquerade,

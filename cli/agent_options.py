@@ -81,6 +81,10 @@ _CONNECTIONS = (
         "--bpf-nat-global-max", type=click.IntRange(1024, 1 << 24), default=262144, show_default=True,
         help="The same for rows of masquerade, of which a connection has two.",
     ),
+    click.option(
+        "--bpf-fragments-map-max", type=click.IntRange(256, 1 << 20), default=8192, show_default=True,
+        help="Of how many packets that come in fragments the ports are known at one time.",
+    ),
     _life("bpf-ct-timeout-regular-tcp", "8000s", "How long an established TCP connection is tracked after a packet."),
     _life("bpf-ct-timeout-regular-tcp-syn", "60s", "The same for one that is not established yet."),
     _life("bpf-ct-timeout-regular-tcp-fin", "10s", "The same for one that was closed or reset."),

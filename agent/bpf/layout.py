@@ -62,6 +62,19 @@ CT_ENTRY = np.dtype(
         ("way", CT_WAY),
     ]
 )
+FRAGMENT_KEY = np.dtype(
+    [("src", ADDR), ("dst", ADDR), ("id", ">u4"), ("protocol", "u1"), ("pad", "u1", 3)],
+)
+FRAGMENT_VALUE = np.dtype(
+    [
+        ("expires", "=u4"),
+        ("src_port", ">u2"),
+        ("dst_port", ">u2"),
+        ("policy_port", ">u2"),
+        ("protocol", "u1"),
+        ("echo", "u1"),
+    ]
+)
 NAT_KEY = np.dtype(
     [
         ("src", ADDR),
@@ -98,6 +111,8 @@ STRUCTS: dict[str, np.dtype[Any]] = {
     "ct_end": CT_END,
     "ct_way": CT_WAY,
     "ct_entry": CT_ENTRY,
+    "fragment_key": FRAGMENT_KEY,
+    "fragment_value": FRAGMENT_VALUE,
     "nat_key": NAT_KEY,
     "nat_value": NAT_VALUE,
     "ipmasq_value": IPMASQ_VALUE,
@@ -112,6 +127,7 @@ MAP_ROWS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "policy": (POLICY_KEY, POLICY_VALUE),
     "ct": (CT_KEY, CT_ENTRY),
     "epoch": (np.dtype("=u4"), np.dtype("=u4")),
+    "fragments": (FRAGMENT_KEY, FRAGMENT_VALUE),
     "snat": (NAT_KEY, NAT_VALUE),
     "ipmasq": (IPCACHE_KEY, IPMASQ_VALUE),
 }

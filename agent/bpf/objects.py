@@ -30,6 +30,7 @@ class Settings:
     masquerade_exempts: bool = False  # whether the map `ipmasq` counts
     ct_max_entries: int = 262144
     nat_max_entries: int = 262144
+    fragments_max_entries: int = 8192
     events_bytes: int = 2 << 20  # of the ring buffer; a power of two
     ct_life_tcp_s: int = 8000
     ct_life_syn_s: int = 60
@@ -82,7 +83,12 @@ def object_path(program: str) -> Path:
 def _name_pins(opened: ObjectFile, settings: Settings) -> dict[str, str]:
     """Of its maps by name, which get the sizes of the settings."""
     maps = [each for each in opened.maps() if not each.internal]
-    sizes = {"ct": settings.ct_max_entries, "events": settings.events_bytes, "snat": settings.nat_max_entries}
+    sizes = {
+        "ct": settings.ct_max_entries,
+        "fragments": settings.fragments_max_entries,
+        "snat": settings.nat_max_entries,
+        "events": settings.events_bytes,
+    }
     for each in maps:
         if each.name in sizes:
             each.set_max_entries(sizes[each.name])

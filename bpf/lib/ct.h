@@ -170,12 +170,14 @@ struct quoted {
 	__u32 l4_offset; /* from the start of the frame */
 };
 
+/* A later fragment has no ports, so what it belongs to cannot be said. */
 static __always_inline bool read_quoted_ip(struct __sk_buff *skb, struct quoted *quoted, __u32 *offset, bool is_ipv4)
 {
 	union {
 		struct iphdr ipv4;
 		struct ipv6hdr ipv6;
 	} ip;
+	struct fragment fragment = {};
 
 	if (is_ipv4) {
 		if (bpf_skb_load_bytes(skb, *offset, &ip.ipv4, sizeof(ip.ipv4)))
@@ -184,7 +186,7 @@ static __always_inline bool read_quoted_ip(struct __sk_buff *skb, struct quoted 
 		addr_set_ipv4(&quoted->dst, ip.ipv4.daddr);
 		quoted->protocol = ip.ipv4.protocol;
 		*offset += ip.ipv4.ihl * 4;
-		return true;
+		return !(ip.ipv4.frag_off & bpf_htons(FRAGMENT_OFFSET));
 	}
 	if (bpf_skb_load_bytes(skb, *offset, &ip.ipv6, sizeof(ip.ipv6)))
 		return false;
@@ -192,7 +194,7 @@ static __always_inline bool read_quoted_ip(struct __sk_buff *skb, struct quoted 
 	__builtin_memcpy(quoted->dst.w, &ip.ipv6.daddr, sizeof(quoted->dst.w));
 	quoted->protocol = ip.ipv6.nexthdr;
 	*offset += sizeof(ip.ipv6);
-	return !skip_extensions(skb, offset, &quoted->protocol);
+	return !skip_extensions(skb, offset, &quoted->protocol, &fragment) && fragment.part != FRAGMENT_LATER;
 }
 
 static __always_inline bool read_quoted(struct __sk_buff *skb, const struct packet *p, struct quoted *quoted)

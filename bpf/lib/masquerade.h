@@ -12,8 +12,7 @@
  * 5. ICMP errors about a mapped connection are translated with what they quote, either way.
  * 6. What belongs to a connection that was opened from outside leaves as it is: it came to the pod's own address. But
  * where there is a mapping it came by that, of a connection that was forgotten and that the other end went on with.
- * Fragments never come here (read_l3): later ones have no ports. What is to remember the ports of first fragments does
- * so by the pod's own ends on the way out and by the peer's and the node's on the way in.
+ * 7. A later fragment has the ports of its first (fragments.h) and gets its address; there is nothing else to write.
  */
 #pragma once
 
@@ -89,7 +88,7 @@ static __always_inline void begin_rewrite(struct rewrite *r, const struct packet
 	r->to = to->ip;
 	r->from_port = source ? p->src_port : p->dst_port;
 	r->to_port = to->port;
-	r->protocol = p->protocol;
+	r->protocol = p->fragment.part == FRAGMENT_LATER ? 0 : p->protocol;
 	r->source = source;
 	r->ip_offset = ETH_HLEN;
 	r->l4_offset = p->l4_offset;
@@ -155,7 +154,7 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *p)
 	if (reason)
 		return reason == NOT_NAT ? 0 : reason;
 	begin_rewrite(&m->rewrite, p, &m->to, true);
-	return rewrite_packet(skb, &m->rewrite, true);
+	return rewrite_packet(skb, &m->rewrite, p->fragment.part != FRAGMENT_LATER);
 }
 
 /* Whether there may be a mapping for what comes to this port: most of what comes to a node is for itself. */
@@ -190,9 +189,11 @@ __noinline int unmasquerade(struct __sk_buff *skb, struct packet *p)
 	if (!held || !is_endpoint(&held->ip, held->endpoint_id))
 		return NOT_NAT;
 	begin_rewrite(&m->rewrite, p, held, false);
+	if (p->fragment.part == FRAGMENT_FIRST)
+		remember_first(p);
 	p->dst = m->rewrite.to;
 	p->dst_port = m->rewrite.to_port;
 	if (!p->echo)
 		p->policy_port = p->dst_port;
-	return rewrite_packet(skb, &m->rewrite, true);
+	return rewrite_packet(skb, &m->rewrite, p->fragment.part != FRAGMENT_LATER);
 }

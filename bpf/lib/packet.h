@@ -16,6 +16,7 @@
 #include <bpf/bpf_endian.h>
 
 #include "addr.h"
+#include "fragments.h"
 #include "reasons.h"
 
 #define INGRESS 0
@@ -57,8 +58,6 @@
 #define ECHO_REQUEST 1
 #define ECHO_REPLY   2
 
-#define IP_FRAGMENT_BITS 0x3fff /* more-fragments and offset */
-
 #define EXTENSIONS_MAX 6
 #define L4_OFFSET_MAX  0x3fff
 
@@ -83,11 +82,17 @@ struct packet {
 	__u8 echo;	   /* ECHO_REQUEST, ECHO_REPLY of either family */
 	__u8 ct_state;	   /* CT_*, once it was admitted */
 	__u32 epoch;	   /* before any row was read */
+	struct fragment fragment;
 };
 
 static __always_inline bool is_ip(const struct __sk_buff *skb)
 {
 	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
+}
+
+static __always_inline bool is_icmp_of(__u8 protocol, bool is_ipv4)
+{
+	return protocol == (is_ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
 }
 
 static __always_inline bool is_icmpv6(const struct packet *p)
@@ -101,6 +106,11 @@ static __always_inline bool readable(struct __sk_buff *skb, __u32 length)
 	if ((void *)(long)skb->data + length <= (void *)(long)skb->data_end)
 		return true;
 	return !bpf_skb_pull_data(skb, length);
+}
+
+static __always_inline bool first_is_short(const struct packet *p, __u32 end)
+{
+	return p->fragment.part == FRAGMENT_FIRST && !holds_header(p->protocol, p->l4_offset, end);
 }
 
 static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p)
@@ -120,24 +130,51 @@ static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p)
 	addr_set_ipv4(&p->dst, ip->daddr);
 	p->protocol = ip->protocol;
 	p->l4_offset = ETH_HLEN + ip->ihl * 4;
-	/* Later fragments have no ports, and a first fragment alone is of no use. All drop until a map remembers the
-	 * ports of first fragments; pods that send large datagrams have to keep to their MTU. */
-	if (ip->frag_off & bpf_htons(IP_FRAGMENT_BITS))
+	if (!(ip->frag_off & bpf_htons(FRAGMENT_BITS)))
+		return 0;
+	if (!note_part(&p->fragment, bpf_ntohs(ip->frag_off) & FRAGMENT_OFFSET, ip->id))
 		return DROP_FRAGMENT;
-	return 0;
+	return first_is_short(p, ETH_HLEN + bpf_ntohs(ip->tot_len)) ? DROP_FRAGMENT : 0;
 }
 
-/* Goes over extension headers (RFC 8200, 4), from the header of type `protocol` at `offset` to the first that is none.
- */
-static __noinline int skip_extensions(struct __sk_buff *skb, __u32 *offset, __u8 *protocol)
+struct fragment_header {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset; /* in units of 8, as in its place; 1: more to come */
+	__be32 id;
+};
+
+/* Of IPv6. What says that it is a fragment and is a whole packet is one (RFC 6946). */
+static __always_inline bool read_fragment_header(struct __sk_buff *skb, __u32 *offset, __u8 *protocol,
+						 struct fragment *fragment)
+{
+	struct fragment_header header;
+	__u16 place;
+
+	if (fragment->part || bpf_skb_load_bytes(skb, *offset, &header, sizeof(header)))
+		return false;
+	*offset += sizeof(header);
+	*protocol = header.next;
+	place = bpf_ntohs(header.offset);
+	return !(place & 0xfff9) || note_part(fragment, place >> 3, header.id);
+}
+
+/* Goes over extension headers (RFC 8200, 4), from the header of type `protocol` at `offset` to the first that is none,
+ * or to what a later fragment carries. */
+static __noinline int skip_extensions(struct __sk_buff *skb, __u32 *offset, __u8 *protocol, struct fragment *fragment)
 {
 	__u8 header[2]; /* type of the next, length */
 
 	for (int i = 0; i < EXTENSIONS_MAX; i++) {
 		__u32 length;
 
-		if (*protocol == IPPROTO_FRAGMENT)
-			return DROP_FRAGMENT;
+		if (*protocol == IPPROTO_FRAGMENT) {
+			if (!read_fragment_header(skb, offset, protocol, fragment))
+				return DROP_FRAGMENT;
+			if (fragment->part == FRAGMENT_LATER)
+				return 0;
+			continue;
+		}
 		if (*protocol != IPPROTO_HOPOPTS && *protocol != IPPROTO_ROUTING && *protocol != IPPROTO_DSTOPTS &&
 		    *protocol != IPPROTO_AH)
 			return 0;
@@ -155,7 +192,7 @@ static __noinline int skip_extensions(struct __sk_buff *skb, __u32 *offset, __u8
 static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p)
 {
 	const struct ipv6hdr *ip;
-	__u32 offset = ETH_HLEN + sizeof(*ip);
+	__u32 offset = ETH_HLEN + sizeof(*ip), end;
 	__u8 protocol;
 	void *data;
 	int reason;
@@ -174,9 +211,12 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p)
 	/* In our maps these are IPv4's; on a wire they have no business (RFC 4291, 2.5.5.2). */
 	if (addr_is_ipv4(&p->src) || addr_is_ipv4(&p->dst))
 		return DROP_INVALID_PACKET;
-	reason = skip_extensions(skb, &offset, &protocol);
+	end = offset + bpf_ntohs(ip->payload_len);
+	reason = skip_extensions(skb, &offset, &protocol, &p->fragment);
 	p->protocol = protocol;
 	p->l4_offset = offset;
+	if (!reason && first_is_short(p, end))
+		return DROP_FRAGMENT;
 	return reason;
 }
 
@@ -216,6 +256,55 @@ static __always_inline void read_icmp(struct packet *p, const __u8 *l4, bool is_
 		p->dst_port = *(const __be16 *)(l4 + 4);
 }
 
+static __always_inline void fragment_key_of(struct fragment_key *key, const struct packet *p)
+{
+	key->src = p->src;
+	key->dst = p->dst;
+	key->id = p->fragment.id;
+	key->protocol = addr_is_ipv4(&p->src) ? p->protocol : 0;
+}
+
+/* Of a first fragment that may pass. Where there is no room for it later ones drop. */
+__noinline int remember_first(struct packet *p)
+{
+	struct fragment_value value = {};
+	struct fragment_key key = {};
+
+	if (!p)
+		return 0;
+	fragment_key_of(&key, p);
+	value.expires = clock_ticks() + FRAGMENT_TICKS;
+	value.src_port = p->src_port;
+	value.dst_port = p->dst_port;
+	value.policy_port = p->policy_port;
+	value.protocol = p->protocol;
+	value.echo = p->echo;
+	bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
+	p->fragment.part = FRAGMENT_NOTED;
+	return 0;
+}
+
+/* What the first fragment has said of the packet. Returns 0 or a drop reason. */
+__noinline int follow_first(struct packet *p)
+{
+	const struct fragment_value *first;
+	struct fragment_key key = {};
+
+	if (!p)
+		return DROP_INVALID_PACKET;
+	fragment_key_of(&key, p);
+	first = bpf_map_lookup_elem(&fragments, &key);
+	if (!first || first->expires <= clock_ticks())
+		return DROP_NO_FIRST_FRAGMENT;
+	p->src_port = first->src_port;
+	p->dst_port = first->dst_port;
+	p->policy_port = first->policy_port;
+	p->protocol = first->protocol;
+	p->echo = first->echo;
+	p->tracked = first->echo || !is_icmp_of(p->protocol, addr_is_ipv4(&p->src));
+	return 0;
+}
+
 /* Ports, flags, ICMP type; after read_l3. Returns 0 or a drop reason. */
 __noinline int read_l4(struct __sk_buff *skb, struct packet *p)
 {
@@ -225,6 +314,8 @@ __noinline int read_l4(struct __sk_buff *skb, struct packet *p)
 
 	if (!p)
 		return DROP_INVALID_PACKET;
+	if (p->fragment.part == FRAGMENT_LATER)
+		return follow_first(p);
 	is_ipv4 = addr_is_ipv4(&p->src);
 	length = p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : 8;
 	offset = p->l4_offset;
@@ -235,7 +326,7 @@ __noinline int read_l4(struct __sk_buff *skb, struct packet *p)
 	l4 = (const __u8 *)(long)skb->data + offset;
 	if (l4 + 8 > (const __u8 *)(long)skb->data_end)
 		return DROP_CT_INVALID_HEADER;
-	if (p->protocol == (is_ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
+	if (is_icmp_of(p->protocol, is_ipv4)) {
 		read_icmp(p, l4, is_ipv4);
 		return 0;
 	}

@@ -19,11 +19,12 @@ enum drop_reason {
 	DROP_NO_LOCAL_ENDPOINT = 152,
 	DROP_CT_INSERTION = 155,
 	DROP_INVALID_EXTHDR = 156,
-	DROP_FRAGMENT = 157,
+	DROP_FRAGMENT = 157,				    /* malformed, or too long for its way */
 	DROP_NO_POLICY = 165,				    /* the subject has no row yet (I9) */
 	DROP_NO_MAPPING_FOR_NAT_MASQUERADE = 167,	    /* no port of the range is free towards this peer */
 	DROP_UNSUPPORTED_PROTOCOL_FOR_NAT_MASQUERADE = 168, /* has no port that could tell its replies */
 	DROP_ENCAPSULATION = 170,			    /* a pod that speaks to the nodes' tunnel itself */
+	DROP_NO_FIRST_FRAGMENT = 175,			    /* a later fragment whose first has not passed */
 	DROP_FORBIDDEN_ICMPV6 = 176,			    /* what stays on a link: router and group messages */
 	DROP_POLICY_DENY = 181,				    /* a deny rule */
 	DROP_VLAN_FILTERED = 182,

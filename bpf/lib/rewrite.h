@@ -20,8 +20,8 @@ struct rewrite {
 	struct addr to;
 	__be16 from_port;
 	__be16 to_port;
-	__u8 protocol;
-	__u8 source; /* 1: the source is changed; 0: the destination */
+	__u8 protocol; /* 0: there is nothing but addresses */
+	__u8 source;   /* 1: the source is changed; 0: the destination */
 	__u32 ip_offset;
 	__u32 l4_offset;
 };
@@ -87,8 +87,10 @@ static __always_inline int write_address(struct __sk_buff *skb, const struct rew
 {
 	__u32 check = r->ip_offset + offsetof(struct iphdr, check);
 
+	/* Where no checksum within makes up for the address, that of the whole changes. */
 	if (!addr_is_ipv4(&r->from))
-		return bpf_skb_store_bytes(skb, ip_address_offset(r), r->to.w, sizeof(r->to.w), 0);
+		return bpf_skb_store_bytes(skb, ip_address_offset(r), r->to.w, sizeof(r->to.w),
+					   checksum_offset(r) ? 0 : BPF_F_RECOMPUTE_CSUM);
 	if (bpf_l3_csum_replace(skb, check, r->from.w[3], r->to.w[3], 4))
 		return -1;
 	return bpf_skb_store_bytes(skb, ip_address_offset(r), &r->to.w[3], sizeof(r->to.w[3]), 0);

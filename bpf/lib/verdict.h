@@ -287,11 +287,16 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
  * through it once, whatever the callers know. */
 __noinline int admit(struct __sk_buff *skb, struct packet *p)
 {
+	int reason;
+
 	if (!p)
 		return DROP_NO_POLICY;
 	if (p->icmp_error && ct_related(skb, p)) {
 		p->ct_state = CT_RELATED;
 		return 0;
 	}
-	return decide(skb, p);
+	reason = decide(skb, p);
+	if (!reason && p->fragment.part == FRAGMENT_FIRST)
+		remember_first(p);
+	return reason;
 }

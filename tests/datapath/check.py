@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tests.datapath.kernel import Kernel, connection_differences, differences, ticks
+from tests.datapath.kernel import Kernel, connection_differences, differences, fragment_differences, ticks
 from tests.datapath.model.programs import run
 from tests.datapath.model.state import DROP, PASS, REASONS, REDIRECT, Node, Outcome, Settings, Tables
 from tests.datapath.places import LO, SETTINGS, tables
@@ -61,13 +61,12 @@ def execute(check: Check, kernel: Kernel) -> list[str]:
             found += [f"step {number}: {each}" for each in _send(node, kernel, step)]
         elif step == EXPIRE:
             kernel.expire_connections()
-            for connection in node.connections.values():
-                connection.expires = 0
+            node.expire_connections()
         else:
             assert callable(step)
             step(node.tables)
             kernel.load(node.tables)
-    return found
+    return found + fragment_differences(node, kernel.fragments())
 
 
 def _send(node: Node, kernel: Kernel, step: Send) -> list[str]:

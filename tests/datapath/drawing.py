@@ -150,7 +150,7 @@ def _draw_frame(random: Random, source: Place, destination: Place) -> bytes:
     payload = packets.with_checksum(source.ip(family), destination.ip(family), protocol, payload)
     if family == 4:
         options = random.randbytes(4 * random.randrange(11)) if random.random() < 0.1 else b""
-        fragment = random.choice((0x2000, 0x4000, 0x8000, 0x00B9)) if random.random() < 0.05 else 0
+        fragment = random.choice((0x2000, 0x2000, 0x4000, 0x8000, 0x00B9, 2)) if random.random() < 0.15 else 0
         layer = packets.ipv4(source.ipv4, destination.ipv4, protocol, payload, options=options, fragment=fragment)
     else:
         extensions = [_draw_extension(random) for _ in range(random.choice((0, 0, 0, 0, 1, 2, 5, 6)))]
@@ -159,8 +159,10 @@ def _draw_frame(random: Random, source: Place, destination: Place) -> bytes:
 
 
 def _draw_extension(random: Random) -> packets.Extension:
-    kind = random.choice((0, 43, 60, 60, 51)) if random.random() < 0.95 else packets.FRAGMENT
-    return kind, bytes(6 + (random.randrange(4) * 8 if kind != packets.FRAGMENT else 0))
+    if random.random() < 0.2:
+        return packets.fragment_header(random.choice((0, 0, 1, 9)), random.random() < 0.7)
+    kind = random.choice((0, 43, 60, 60, 51))
+    return kind, bytes(6 + random.randrange(4) * 8)
 
 
 def _draw_l4(random: Random, family: int, source: Place, destination: Place) -> tuple[int, bytes]:

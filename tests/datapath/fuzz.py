@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tests.datapath import places
 from tests.datapath.check import EXPIRE, Send, Step
 from tests.datapath.drawing import draw_change, draw_packet, draw_tables
-from tests.datapath.kernel import Kernel, connection_differences, differences, ticks
+from tests.datapath.kernel import Kernel, connection_differences, differences, fragment_differences, ticks
 from tests.datapath.model import programs
 from tests.datapath.model.state import Node, Outcome
 from tests.datapath.setup import loaded_kernel
@@ -73,6 +73,7 @@ def fuzz_round(kernel: Kernel, seed: int, model: Model = programs.run) -> tuple[
         if found:
             return done, Difference(seed, number, "; ".join(found) + _reproducer(step))
     found = connection_differences(node, kernel.connections(), slack=2)
+    found += fragment_differences(node, kernel.fragments())
     counters = kernel.take_counters()
     if counters != counted:
         found.append(f"counters: the model says {dict(counted)}, the kernel {dict(counters)}")
@@ -87,8 +88,7 @@ def _reproducer(step: Send) -> str:
 def _change(kernel: Kernel, node: Node, step: Step) -> None:
     if step == EXPIRE:
         kernel.expire_connections()
-        for connection in node.connections.values():
-            connection.expires = 0
+        node.expire_connections()
         return
     assert callable(step)
     step(node.tables)

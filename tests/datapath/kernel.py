@@ -24,6 +24,7 @@ from kilim.agent.bpf.layout import TICK_SHIFT
 from kilim.agent.records import decode_records
 from kilim.model.address import from_mapped, is_ipv6, mapped
 from kilim.model.tables import PolicyKey
+from tests.datapath.model.packet import REPLY, REQUEST
 from tests.datapath.model.state import (
     DROP,
     EGRESS,
@@ -32,6 +33,8 @@ from tests.datapath.model.state import (
     ConnectionKey,
     Consent,
     End,
+    FirstFragment,
+    FragmentKey,
     Node,
     Outcome,
     Record,
@@ -49,6 +52,7 @@ _TUNNEL_KEY = np.dtype(
         *(("local", "V16"), ("pad", "V4"), ("flags", "=u8")),
     ]
 )
+_ECHOES = ("", REQUEST, REPLY)  # of struct packet
 _IPV6_TUNNEL = 1  # BPF_F_TUNINFO_IPV6
 
 
@@ -97,7 +101,7 @@ class Kernel:
         self._shim = Shim(shim, datapath.program_fd("overlay"))
         self._epoch = Epoch(self._maps["epoch"])
         self._tables = Tables()
-        for name in ("ipcache", "endpoints", "subjects", "policy", "ct"):
+        for name in ("ipcache", "endpoints", "subjects", "policy", "ct", "fragments"):
             self._maps[name].delete(self._maps[name].read()[0])
         datapath.events.read()
         self._counted = self._count()
@@ -153,14 +157,20 @@ class Kernel:
         keys, values = self._maps["ct"].read()
         return dict(map(_connection, keys, values))
 
+    def fragments(self) -> dict[FragmentKey, FirstFragment]:
+        return dict(map(_fragment, *self._maps["fragments"].read()))
+
     def forget_connections(self) -> None:
-        self._maps["ct"].delete(self._maps["ct"].read()[0])
+        """And first fragments."""
+        for name in ("ct", "fragments"):
+            self._maps[name].delete(self._maps[name].read()[0])
 
     def expire_connections(self) -> None:
-        """All, as if their time had passed."""
-        keys, values = self._maps["ct"].read()
-        values["expires"] = 0
-        self._maps["ct"].update(keys, values)
+        """All, and first fragments, as if their time had passed."""
+        for name in ("ct", "fragments"):
+            keys, values = self._maps[name].read()
+            values["expires"] = 0
+            self._maps[name].update(keys, values)
 
 
 def _fields(values: Iterable[Any]) -> list[Any]:
@@ -192,6 +202,20 @@ def _connection(key: Any, value: Any) -> tuple[ConnectionKey, Connection]:
         audited,
     )
     return (int(key["protocol"]), frozenset(ends)), connection
+
+
+def _fragment(key: Any, value: Any) -> tuple[FragmentKey, FirstFragment]:
+    ends = from_mapped(bytes(key["src"])), from_mapped(bytes(key["dst"]))
+    ports = (int(value[name]) for name in ("expires", "src_port", "dst_port", "policy_port", "protocol"))
+    number = int(key["id"]) if is_ipv6(ends[0]) else int(key["id"]) >> 16
+    return (*ends, number, int(key["protocol"])), FirstFragment(*ports, _ECHOES[int(value["echo"])])
+
+
+def fragment_differences(node: Node, seen: dict[FragmentKey, FirstFragment]) -> list[str]:
+    """But for when they expire."""
+    held = ({key: first._replace(expires=0) for key, first in each.items()} for each in (node.fragments, seen))
+    wanted, got = held
+    return [] if wanted == got else [f"first fragments: the model has {wanted}, the kernel {got}"]
 
 
 def differences(expected: Outcome, seen: Outcome) -> list[str]:

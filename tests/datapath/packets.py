@@ -49,13 +49,14 @@ def ipv4(
     header_words: int | None = None,
     total_length: int | None = None,
     checksum_error: int = 0,
+    number: int = 1,
 ) -> bytes:
     """`options` are padded to whole words; `fragment` is flags and offset as the header has them."""
     options += b"\0" * (-len(options) % 4)
     words = 5 + len(options) // 4 if header_words is None else header_words
     length = 20 + len(options) + len(payload) if total_length is None else total_length
     header = struct.pack(
-        ">BBHHHBBHII", version << 4 | words, 0, length & 0xFFFF, 1, fragment, 64, protocol, 0, source, destination
+        ">BBHHHBBHII", version << 4 | words, 0, length & 0xFFFF, number, fragment, 64, protocol, 0, source, destination
     )
     summed = checksum(header + options) ^ checksum_error
     return header[:10] + struct.pack(">H", summed) + header[12:] + options + payload
@@ -69,8 +70,9 @@ def extension(kind: int, next_header: int, rest: bytes) -> bytes:
     return struct.pack(">BB", next_header, (len(rest) + 2) // unit - less) + rest
 
 
-def fragment_header(offset: int = 0, more: bool = True) -> Extension:
-    return FRAGMENT, struct.pack(">HI", offset << 3 | more, 7)
+def fragment_header(offset: int = 0, more: bool = True, number: int = 7) -> Extension:
+    """`offset` in units of eight bytes."""
+    return FRAGMENT, struct.pack(">HI", offset << 3 | more, number)
 
 
 def ipv6(

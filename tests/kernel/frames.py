@@ -68,21 +68,21 @@ WORLD = Outside(parse_ip("198.51.100.7"), 0)
 CIDR = End(parse_ip("203.0.113.9"), (1 << 24) + 1)
 
 
-def ip(source: End, destination: End, protocol: int, payload: bytes, fragment: int = 0) -> bytes:
-    """A frame of the family. `fragment`: flags and offset as IPv4 has them."""
+def ip(source: End, destination: End, protocol: int, payload: bytes, fragment: int = 0, number: int = 1) -> bytes:
+    """A frame of the family. `fragment`: flags and offset as IPv4 has them; `number`: of the packet that it is of."""
     if not FAMILY.is_ipv6:
-        return ipv4(source, destination, protocol, payload, fragment)
+        return ipv4(source, destination, protocol, payload, fragment, number)
     if not fragment:
         return ipv6(source, destination, protocol, payload)
     more, offset = fragment >> 13 & 1, fragment & 0x1FFF
-    header = struct.pack(">BBHI", protocol, 0, offset << 3 | more, 1)
+    header = struct.pack(">BBHI", protocol, 0, offset << 3 | more, number)
     return ipv6(source, destination, FRAGMENT_HEADER, header + payload)
 
 
-def ipv4(source: End, destination: End, protocol: int, payload: bytes, fragment: int = 0) -> bytes:
+def ipv4(source: End, destination: End, protocol: int, payload: bytes, fragment: int = 0, number: int = 1) -> bytes:
     header = struct.pack(
         ">BBHHHBBHII",
-        *(0x45, 0, 20 + len(payload), 1, fragment, 64, protocol, 0, source.ipv4, destination.ipv4),
+        *(0x45, 0, 20 + len(payload), number, fragment, 64, protocol, 0, source.ipv4, destination.ipv4),
     )
     return _NODE_MAC + source.mac + _IPV4 + header + payload
 
@@ -111,13 +111,13 @@ def icmp(source: End, destination: End, icmp_type: int = 8, number: int = 7, res
     return ip(source, destination, protocol, struct.pack(">BBHHH", icmp_type, 0, 0, number, 1) + rest)
 
 
-def icmp_error(source: End, destination: End, about: bytes, icmp_type: int = 3) -> bytes:
-    """`about`: the frame that is complained of; its IP header and the first 8 bytes after it are quoted. By the types
+def icmp_error(source: End, destination: End, about: bytes, icmp_type: int = 3, quoted: int = 8) -> bytes:
+    """`about`: the frame that is complained of; its IP header and the first bytes after it are quoted. By the types
     of IPv4: 3 is destination unreachable in both families, 11 time exceeded."""
     if FAMILY.is_ipv6:
         icmp_type = {3: 1, 11: 3, 12: 4}[icmp_type]
-        return ipv6(source, destination, ICMPV6, struct.pack(">BBHI", icmp_type, 1, 0, 0) + about[14:62])
-    return ipv4(source, destination, ICMP, struct.pack(">BBHI", icmp_type, 1, 0, 0) + about[14:42])
+        return ipv6(source, destination, ICMPV6, struct.pack(">BBHI", icmp_type, 1, 0, 0) + about[14 : 54 + quoted])
+    return ipv4(source, destination, ICMP, struct.pack(">BBHI", icmp_type, 1, 0, 0) + about[14 : 34 + quoted])
 
 
 def icmp_protocol() -> int:

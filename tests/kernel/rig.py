@@ -50,7 +50,7 @@ def row(direction: int, peer: int, protocol: int = 0, port: int = 0, port_prefix
 class Rig:
     def __init__(self, datapath: Datapath) -> None:
         self.datapath = datapath
-        for name in ("ipcache", "endpoints", "subjects", "policy", "snat", "ipmasq"):
+        for name in ("ipcache", "endpoints", "subjects", "policy", "snat", "ipmasq", "fragments"):
             self._empty(name)
         self.forget_connections()
         datapath.events.read()

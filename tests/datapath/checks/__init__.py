@@ -6,6 +6,7 @@ from itertools import chain
 from tests.datapath.check import Check
 from tests.datapath.checks import (
     connections,
+    fragments,
     headers,
     icmp,
     link,
@@ -18,7 +19,7 @@ from tests.datapath.checks import (
     ways,
 )
 
-MODULES = (protocols, truncation, headers, link, sources, ways, policy, connections, icmp, tunnel, mtu)
+MODULES = (protocols, truncation, headers, link, sources, ways, policy, connections, fragments, icmp, tunnel, mtu)
 
 
 def all_checks() -> Iterator[Check]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from kilim.model.address import IPV6, mapped
 from tests.datapath import packets
 from tests.datapath.check import Check, Send
-from tests.datapath.places import CIDR, FAMILIES, NODE, WORLD, A, B, changed, framed, tcp, udp
+from tests.datapath.places import CIDR, FAMILIES, WORLD, A, B, changed, framed, tcp, udp
 
 _TCP = packets.tcp(40000, 80)
 
@@ -16,7 +16,7 @@ def _one(name: str, frame: bytes, expected: str, program: str = "from_endpoint")
 
 def checks() -> Iterator[Check]:
     yield from _ipv4()
-    yield from _fragments()
+    yield from _flags()
     yield from _ipv6()
     yield from _extensions()
     yield from _wrong_checksums()
@@ -47,31 +47,9 @@ def _ipv4() -> Iterator[Check]:
     yield _one("IPv4 with a source route, which no stack here follows", framed(A, 4, layer), "redirect")
 
 
-def _fragments() -> Iterator[Check]:
-    for name, bits in (
-        ("first", 0x2000),
-        ("second", 0x2003),
-        ("last", 0x00B9),
-        ("with the greatest offset", 0x1FFF),
-        ("with the reserved bit", 0xA000),
-    ):
-        for program, source in (("from_endpoint", A), ("to_endpoint", NODE), ("from_netdev", WORLD)):
-            layer = packets.ipv4(source.ipv4, B.ipv4, packets.UDP, bytes(24), fragment=bits)
-            yield _one(f"{program}: IPv4 fragment, {name}", framed(source, 4, layer), "FRAGMENT", program)
+def _flags() -> Iterator[Check]:
     for name, bits in (("do not fragment", 0x4000), ("the reserved bit", 0x8000)):
         yield _one(f"IPv4 with {name}", _v4(fragment=bits), "redirect")
-    for name, header in (
-        ("first", packets.fragment_header()),
-        ("last", packets.fragment_header(9, False)),
-        ("alone", packets.fragment_header(0, False)),
-    ):
-        for program, source in (("from_endpoint", A), ("to_endpoint", NODE), ("from_netdev", WORLD)):
-            layer = packets.ipv6(source.ipv6, B.ipv6, packets.UDP, bytes(24), extensions=[header])
-            yield _one(f"{program}: IPv6 fragment, {name}", framed(source, 6, layer), "FRAGMENT", program)
-            layer = packets.ipv6(source.ipv6, B.ipv6, packets.UDP, bytes(24), extensions=[(60, b""), header])
-            yield _one(
-                f"{program}: IPv6 fragment behind options, {name}", framed(source, 6, layer), "FRAGMENT", program
-            )
 
 
 def _ipv6() -> Iterator[Check]:

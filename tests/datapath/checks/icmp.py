@@ -107,15 +107,24 @@ def _quotes(family: int) -> Iterator[Check]:
         yield Check(f"IPv{family}: {name} is quoted", [opened, Send("from_netdev", error, "POLICY_DENIED")], _closed())
     if family == 6:
         extended = packets.ipv6(A.ipv6, WORLD.ipv6, 6, packets.tcp(40000, 80), extensions=[(60, b"")])
-        fragment = packets.ipv6(A.ipv6, WORLD.ipv6, 6, packets.tcp(40000, 80), extensions=[packets.fragment_header()])
+        first, later = (
+            packets.ipv6(A.ipv6, WORLD.ipv6, 6, packets.tcp(40000, 80), extensions=[packets.fragment_header(offset)])
+            for offset in (0, 3)
+        )
         for name, layer, expected in (
             ("options", extended, "redirect"),
-            ("a fragment header", fragment, "POLICY_DENIED"),
+            ("the header of a first fragment", first, "redirect"),
+            ("the header of a later fragment", later, "POLICY_DENIED"),
         ):
             error = packet(WORLD, A, 6, packets.ICMPV6, packets.icmp_error(1, layer))
             yield Check(f"IPv6: a packet with {name} is quoted", [opened, Send("from_netdev", error, expected)],
                         _closed())  # fmt: skip
     else:
+        for place, expected in ((0x2000, "redirect"), (0x2003, "POLICY_DENIED"), (0x00B9, "POLICY_DENIED")):
+            layer = packets.ipv4(A.ipv4, WORLD.ipv4, 6, packets.tcp(40000, 80), fragment=place)
+            error = packet(WORLD, A, 4, packets.ICMP, packets.icmp_error(3, layer))
+            yield Check(f"IPv4: a fragment {place:x} is quoted", [opened, Send("from_netdev", error, expected)],
+                        _closed())  # fmt: skip
         layer = packets.ipv4(A.ipv4, WORLD.ipv4, 6, packets.tcp(40000, 80), options=bytes(12))
         error = packet(WORLD, A, 4, packets.ICMP, packets.icmp_error(3, layer))
         yield Check(

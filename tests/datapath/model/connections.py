@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from kilim.model.address import IPV6, from_mapped
 from tests.datapath.model import policy
+from tests.datapath.model.fragments import remember_first
 from tests.datapath.model.packet import ICMP, ICMPV6, REPLY, REQUEST, TCP, Packet, echo_request, skip_extensions
 from tests.datapath.model.state import (
     AUDIT,
@@ -80,6 +81,11 @@ def admit(node: Node, p: Packet, outcome: Outcome) -> None:
     """Raises Dropped; then the packet's direction is that of the side that refused."""
     if p.icmp_error and _is_related(node, p):
         return
+    _decide(node, p, outcome)
+    remember_first(node, p)
+
+
+def _decide(node: Node, p: Packet, outcome: Outcome) -> None:
     key = p.protocol, frozenset((p.sender, p.receiver))
     held = node.connections.get(key) if p.tracked else None
     if held is not None and (held.expires <= node.now or _reopens(held, p)):
@@ -243,20 +249,22 @@ def _consented(node: Node, held: Connection, identity: int, direction: int) -> b
 
 
 def _read_quoted(p: Packet) -> tuple[int, End, End] | None:
-    """Protocol, sender and receiver of the packet that an ICMP error is about."""
+    """Protocol, sender and receiver of the packet that an ICMP error is about; a later fragment has no ports."""
     frame, at = p.frame, p.l4 + 8
     if p.family == 4:
         if len(frame) < at + 20:
             return None
         protocol = frame[at + 9]
         src, dst = struct.unpack_from(">II", frame, at + 12)
+        if int.from_bytes(frame[at + 6 : at + 8], "big") & 0x1FFF:
+            return None
         at += (frame[at] & 15) * 4
     else:
         if len(frame) < at + 40:
             return None
         src, dst = from_mapped(frame[at + 8 : at + 24]), from_mapped(frame[at + 24 : at + 40])
-        protocol, at, wrong = skip_extensions(frame, frame[at + 6], at + 40)
-        if wrong:
+        protocol, at, wrong, fragment = skip_extensions(frame, frame[at + 6], at + 40)
+        if wrong or (fragment and fragment.later):
             return None
     if len(frame) < at + 8:
         return None

@@ -3,6 +3,7 @@ receiving stack's to check."""
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kilim.model.address import IPV6, from_mapped
 from tests.datapath.model.state import EGRESS, Dropped, End, Endpoint
@@ -14,6 +15,20 @@ _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION = 0, 43, 44, 51,
 _MOST_EXTENSIONS = 5
 
 REQUEST, REPLY = "request", "reply"
+
+
+class Fragment(NamedTuple):
+    number: int
+    offset: int  # bytes
+
+    @property
+    def later(self) -> bool:
+        return self.offset > 0
+
+    @property
+    def overlaps(self) -> bool:
+        """Begins where a first fragment must still be going on: within the longest header that is read."""
+        return 0 < self.offset < 20
 
 
 @dataclass
@@ -30,6 +45,7 @@ class Packet:
     protocol: int = 0
     tcp_flags: int = 0
     l4: int = 0  # where it begins
+    end: int = 0  # of the packet, by its header
     src_identity: int = 0
     dst_identity: int = 0
     endpoint_id: int = 0
@@ -39,6 +55,7 @@ class Packet:
     tracked: bool = False
     icmp_error: bool = False
     echo: str = ""
+    fragment: Fragment | None = None
 
     @property
     def sender(self) -> End:
@@ -78,8 +95,12 @@ def _read_ipv4(p: Packet) -> None:
     p.src, p.dst = struct.unpack(">II", header[12:])
     p.protocol = header[9]
     p.l4 = _ETHERNET + (header[0] & 15) * 4
-    if int.from_bytes(header[6:8], "big") & 0x3FFF:  # more to come, or not the first
-        raise Dropped("FRAGMENT")
+    length, number, place = struct.unpack_from(">HHH", header, 2)
+    p.end = _ETHERNET + length
+    if place & 0x3FFF:  # more to come, or not the first
+        p.fragment = Fragment(number, (place & 0x1FFF) * 8)
+        if p.fragment.overlaps:
+            raise Dropped("FRAGMENT")
 
 
 def _read_ipv6(p: Packet) -> None:
@@ -89,24 +110,35 @@ def _read_ipv6(p: Packet) -> None:
     p.src, p.dst = from_mapped(header[8:24]), from_mapped(header[24:40])
     if p.src < IPV6 or p.dst < IPV6:  # an IPv4 address in IPv6's form is none for a wire
         raise Dropped("INVALID_PACKET")
-    p.protocol, p.l4, wrong = skip_extensions(p.frame, header[6], _ETHERNET + 40)
+    p.end = _ETHERNET + 40 + int.from_bytes(header[4:6], "big")
+    p.protocol, p.l4, wrong, p.fragment = skip_extensions(p.frame, header[6], _ETHERNET + 40)
     if wrong:
         raise Dropped(wrong)
 
 
-def skip_extensions(frame: bytes, kind: int, at: int) -> tuple[int, int, str]:
-    """From the header of type `kind` to the first that is no extension: its type, where it begins, and what is wrong.
-    Five may come before it. Hop-by-hop options may only be first; any fragment header makes it a fragment."""
+def skip_extensions(frame: bytes, kind: int, at: int) -> tuple[int, int, str, Fragment | None]:
+    """From the header of type `kind` to the first that is no extension, or to what a later fragment carries: its type,
+    where it begins, what is wrong, and which fragment it is. Five may come before it. Hop-by-hop options may only be
+    first; a fragment that is its whole packet is none."""
+    fragment = None
     for number in range(_MOST_EXTENSIONS + 1):
         if kind == _FRAGMENT:
-            return kind, at, "FRAGMENT"
+            if fragment or len(frame) < at + 8:
+                return kind, at, "FRAGMENT", fragment
+            kind, place, name = struct.unpack_from(">BxHI", frame, at)
+            at += 8
+            if place & 0xFFF9:
+                fragment = Fragment(name, place >> 3 << 3)
+                if fragment.later:
+                    return kind, at, "FRAGMENT" if fragment.overlaps else "", fragment
+            continue
         if kind not in (_HOP_BY_HOP, _ROUTING, _DESTINATION, _AUTHENTICATION):
-            return kind, at, ""
+            return kind, at, "", fragment
         if kind == _HOP_BY_HOP and number or len(frame) < at + 2:
-            return kind, at, "INVALID_EXTHDR"
+            return kind, at, "INVALID_EXTHDR", fragment
         length = (frame[at + 1] + 2) * 4 if kind == _AUTHENTICATION else (frame[at + 1] + 1) * 8
         kind, at = frame[at], at + length
-    return kind, at, "INVALID_EXTHDR"
+    return kind, at, "INVALID_EXTHDR", fragment
 
 
 def read_l4(p: Packet) -> None:

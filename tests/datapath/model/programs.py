@@ -6,6 +6,7 @@ from kilim.model.address import is_ipv6, mapped, without_host_bits
 from kilim.model.mac import node_mac, pod_mac
 from tests.datapath.model import mtu, neighbors
 from tests.datapath.model.connections import admit, record
+from tests.datapath.model.fragments import check_first, follow_first
 from tests.datapath.model.packet import ARP, IP6, IPV4, UDP, Packet, ethertype, read_ip, read_l4
 from tests.datapath.model.state import (
     DROP,
@@ -66,17 +67,29 @@ def _is_ip(p: Packet) -> bool:
     return ethertype(p.frame) in (IPV4, IP6)
 
 
-def _read(p: Packet) -> None:
+def _read_ip(p: Packet) -> None:
+    read_ip(p)
+    check_first(p, p.end)
+
+
+def _read_l4(node: Node, p: Packet) -> None:
+    if p.fragment and p.fragment.later:
+        follow_first(node, p)
+    else:
+        read_l4(p)
+
+
+def _read(node: Node, p: Packet) -> None:
     """As far as IP goes chatter of the link is told from what was meant for somebody."""
     try:
-        read_ip(p)
+        _read_ip(p)
     except Dropped as dropped:
         if str(dropped) != "INVALID_PACKET" and neighbors.is_chatter(p):
             raise Dropped("INVALID_SOURCE_IP", quiet=True) from None
         raise
     if neighbors.is_chatter(p):
         raise Dropped("INVALID_SOURCE_IP", quiet=True)
-    read_l4(p)
+    _read_l4(node, p)
 
 
 def _from_endpoint(node: Node, p: Packet, outcome: Outcome) -> None:
@@ -85,7 +98,7 @@ def _from_endpoint(node: Node, p: Packet, outcome: Outcome) -> None:
         return
     if not _is_ip(p):
         raise Dropped("UNSUPPORTED_L3", quiet=True)
-    _read(p)
+    _read(node, p)
     assert p.src is not None and p.dst is not None
     source = node.tables.endpoints.get(p.src)
     if source is None or source.ifindex != p.ifindex:
@@ -144,8 +157,8 @@ def _to_endpoint(node: Node, p: Packet, outcome: Outcome) -> None:
         return
     if not _is_ip(p):
         raise Dropped("UNSUPPORTED_L3", quiet=True)
-    read_ip(p)
-    read_l4(p)
+    _read_ip(p)
+    _read_l4(node, p)
     if neighbors.is_discovery(p) and p.frame[21] == 255:  # what has come by way of a router has less
         return
     if neighbors.is_chatter(p) or neighbors.is_link_message(p):
@@ -174,7 +187,7 @@ def _from_netdev(node: Node, p: Packet, outcome: Outcome) -> None:
         return
     wrong: Dropped | None = None
     try:
-        read_ip(p)
+        _read_ip(p)
     except Dropped as dropped:
         wrong = dropped
     destination = node.tables.endpoints.get(p.dst) if p.dst is not None else None
@@ -183,7 +196,7 @@ def _from_netdev(node: Node, p: Packet, outcome: Outcome) -> None:
     _is_for(p, destination)
     if wrong:
         raise wrong
-    read_l4(p)
+    _read_l4(node, p)
     neighbors.refuse_foreign_link(p)
     assert p.src is not None
     if node.is_own(p.src) or p.src in node.tables.endpoints:
@@ -200,7 +213,7 @@ def _overlay(node: Node, p: Packet, outcome: Outcome, tunnel: tuple[int, int] | 
     p.to_pod = True
     if not _is_ip(p):
         raise Dropped("UNSUPPORTED_L3", quiet=True)
-    _read(p)
+    _read(node, p)
     assert p.src is not None and p.dst is not None
     if tunnel is None:
         raise Dropped("NO_TUNNEL_KEY")

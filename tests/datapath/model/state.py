@@ -106,6 +106,20 @@ class Connection:
     audited: frozenset[int] = frozenset()  # directions in which it passes by audit mode alone
 
 
+FragmentKey = tuple[int, int, int, int]  # source, destination, id, protocol (IPv6: 0)
+
+
+class FirstFragment(NamedTuple):
+    """What a first fragment has said of its packet."""
+
+    expires: int
+    src_port: int
+    dst_port: int
+    policy_port: int
+    protocol: int
+    echo: str
+
+
 class Record(NamedTuple):
     """As kilim.agent.records has them, but for the time."""
 
@@ -173,6 +187,7 @@ REASONS = {
     "NO_MAPPING_FOR_NAT_MASQUERADE": 167,
     "UNSUPPORTED_PROTOCOL_FOR_NAT_MASQUERADE": 168,
     "ENCAPSULATION": 170,
+    "NO_FIRST_FRAGMENT": 175,
     "FORBIDDEN_ICMPV6": 176,
     "POLICY_DENY": 181,
     "VLAN_FILTERED": 182,
@@ -187,7 +202,14 @@ class Node:
     settings: Settings = field(default_factory=Settings)
     tables: Tables = field(default_factory=Tables)
     connections: dict[ConnectionKey, Connection] = field(default_factory=dict)
+    fragments: dict[FragmentKey, FirstFragment] = field(default_factory=dict)
     now: int = 0  # ticks
+
+    def expire_connections(self) -> None:
+        """And first fragments."""
+        for connection in self.connections.values():
+            connection.expires = 0
+        self.fragments = {key: first._replace(expires=0) for key, first in self.fragments.items()}
 
     def is_own(self, ip: int | None) -> bool:
         return bool(ip) and ip in (self.settings.node_ipv4, self.settings.node_ipv6)
