@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 _STALE_EVERY_S = 10.0
 _SWEEP_S = 0.1
-_DEPARTED_S = 0.5
+_DEPARTED_S = 5.0  # who is given such an address does not wait for this
 
 
 @asynccontextmanager

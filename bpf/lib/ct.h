@@ -173,27 +173,23 @@ struct quoted {
 /* A later fragment has no ports, so what it belongs to cannot be said. */
 static __always_inline bool read_quoted_ip(struct __sk_buff *skb, struct quoted *quoted, __u32 *offset, bool is_ipv4)
 {
-	union {
-		struct iphdr ipv4;
-		struct ipv6hdr ipv6;
-	} ip;
 	struct fragment fragment = {};
+	struct iphdr ip;
 
 	if (is_ipv4) {
-		if (bpf_skb_load_bytes(skb, *offset, &ip.ipv4, sizeof(ip.ipv4)))
+		if (bpf_skb_load_bytes(skb, *offset, &ip, sizeof(ip)))
 			return false;
-		addr_set_ipv4(&quoted->src, ip.ipv4.saddr);
-		addr_set_ipv4(&quoted->dst, ip.ipv4.daddr);
-		quoted->protocol = ip.ipv4.protocol;
-		*offset += ip.ipv4.ihl * 4;
-		return !(ip.ipv4.frag_off & bpf_htons(FRAGMENT_OFFSET));
+		addr_set_ipv4(&quoted->src, ip.saddr);
+		addr_set_ipv4(&quoted->dst, ip.daddr);
+		quoted->protocol = ip.protocol;
+		*offset += ip.ihl * 4;
+		return !(ip.frag_off & bpf_htons(FRAGMENT_OFFSET));
 	}
-	if (bpf_skb_load_bytes(skb, *offset, &ip.ipv6, sizeof(ip.ipv6)))
+	if (bpf_skb_load_bytes(skb, *offset + offsetof(struct ipv6hdr, nexthdr), &quoted->protocol, 1) ||
+	    bpf_skb_load_bytes(skb, *offset + offsetof(struct ipv6hdr, saddr), &quoted->src, sizeof(quoted->src)) ||
+	    bpf_skb_load_bytes(skb, *offset + offsetof(struct ipv6hdr, daddr), &quoted->dst, sizeof(quoted->dst)))
 		return false;
-	__builtin_memcpy(quoted->src.w, &ip.ipv6.saddr, sizeof(quoted->src.w));
-	__builtin_memcpy(quoted->dst.w, &ip.ipv6.daddr, sizeof(quoted->dst.w));
-	quoted->protocol = ip.ipv6.nexthdr;
-	*offset += sizeof(ip.ipv6);
+	*offset += sizeof(struct ipv6hdr);
 	return !skip_extensions(skb, offset, &quoted->protocol, &fragment) && fragment.part != FRAGMENT_LATER;
 }
 

@@ -88,7 +88,7 @@ static __always_inline void begin_rewrite(struct rewrite *r, const struct packet
 	r->to = to->ip;
 	r->from_port = source ? p->src_port : p->dst_port;
 	r->to_port = to->port;
-	r->protocol = p->fragment.part == FRAGMENT_LATER ? 0 : p->protocol;
+	r->protocol = p->fragment == FRAGMENT_LATER ? 0 : p->protocol;
 	r->source = source;
 	r->ip_offset = ETH_HLEN;
 	r->l4_offset = p->l4_offset;
@@ -154,7 +154,7 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *p)
 	if (reason)
 		return reason == NOT_NAT ? 0 : reason;
 	begin_rewrite(&m->rewrite, p, &m->to, true);
-	return rewrite_packet(skb, &m->rewrite, p->fragment.part != FRAGMENT_LATER);
+	return rewrite_packet(skb, &m->rewrite, p->fragment != FRAGMENT_LATER);
 }
 
 /* Whether there may be a mapping for what comes to this port: most of what comes to a node is for itself. */
@@ -189,11 +189,11 @@ __noinline int unmasquerade(struct __sk_buff *skb, struct packet *p)
 	if (!held || !is_endpoint(&held->ip, held->endpoint_id))
 		return NOT_NAT;
 	begin_rewrite(&m->rewrite, p, held, false);
-	if (p->fragment.part == FRAGMENT_FIRST)
+	if (p->fragment == FRAGMENT_FIRST)
 		remember_first(p);
 	p->dst = m->rewrite.to;
 	p->dst_port = m->rewrite.to_port;
 	if (!p->echo)
 		p->policy_port = p->dst_port;
-	return rewrite_packet(skb, &m->rewrite, p->fragment.part != FRAGMENT_LATER);
+	return rewrite_packet(skb, &m->rewrite, p->fragment != FRAGMENT_LATER);
 }

@@ -81,8 +81,9 @@ struct packet {
 	__u8 icmp_error;   /* 1: an ICMP error about another packet */
 	__u8 echo;	   /* ECHO_REQUEST, ECHO_REPLY of either family */
 	__u8 ct_state;	   /* CT_*, once it was admitted */
+	__u8 fragment;	   /* FRAGMENT_* */
 	__u32 epoch;	   /* before any row was read */
-	struct fragment fragment;
+	__be32 fragment_id;
 };
 
 static __always_inline bool is_ip(const struct __sk_buff *skb)
@@ -108,14 +109,22 @@ static __always_inline bool readable(struct __sk_buff *skb, __u32 length)
 	return !bpf_skb_pull_data(skb, length);
 }
 
+static __always_inline void copy_fragment(struct packet *p, const struct fragment *fragment)
+{
+	p->fragment = fragment->part;
+	p->fragment_id = fragment->id;
+}
+
 static __always_inline bool first_is_short(const struct packet *p, __u32 end)
 {
-	return p->fragment.part == FRAGMENT_FIRST && !holds_header(p->protocol, p->l4_offset, end);
+	return p->fragment == FRAGMENT_FIRST && !holds_header(p->protocol, p->l4_offset, end);
 }
 
 static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p)
 {
 	const struct iphdr *ip;
+	struct fragment fragment;
+	int reason;
 	void *data;
 
 	if (!readable(skb, ETH_HLEN + sizeof(*ip)))
@@ -132,8 +141,10 @@ static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p)
 	p->l4_offset = ETH_HLEN + ip->ihl * 4;
 	if (!(ip->frag_off & bpf_htons(FRAGMENT_BITS)))
 		return 0;
-	if (!note_part(&p->fragment, bpf_ntohs(ip->frag_off) & FRAGMENT_OFFSET, ip->id))
-		return DROP_FRAGMENT;
+	reason = note_part(&fragment, bpf_ntohs(ip->frag_off) & FRAGMENT_OFFSET, ip->id) ? 0 : DROP_FRAGMENT;
+	copy_fragment(p, &fragment);
+	if (reason)
+		return reason;
 	return first_is_short(p, ETH_HLEN + bpf_ntohs(ip->tot_len)) ? DROP_FRAGMENT : 0;
 }
 
@@ -193,6 +204,7 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p)
 {
 	const struct ipv6hdr *ip;
 	__u32 offset = ETH_HLEN + sizeof(*ip), end;
+	struct fragment fragment = {};
 	__u8 protocol;
 	void *data;
 	int reason;
@@ -212,7 +224,8 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p)
 	if (addr_is_ipv4(&p->src) || addr_is_ipv4(&p->dst))
 		return DROP_INVALID_PACKET;
 	end = offset + bpf_ntohs(ip->payload_len);
-	reason = skip_extensions(skb, &offset, &protocol, &p->fragment);
+	reason = skip_extensions(skb, &offset, &protocol, &fragment);
+	copy_fragment(p, &fragment);
 	p->protocol = protocol;
 	p->l4_offset = offset;
 	if (!reason && first_is_short(p, end))
@@ -260,7 +273,7 @@ static __always_inline void fragment_key_of(struct fragment_key *key, const stru
 {
 	key->src = p->src;
 	key->dst = p->dst;
-	key->id = p->fragment.id;
+	key->id = p->fragment_id;
 	key->protocol = addr_is_ipv4(&p->src) ? p->protocol : 0;
 }
 
@@ -280,7 +293,7 @@ __noinline int remember_first(struct packet *p)
 	value.protocol = p->protocol;
 	value.echo = p->echo;
 	bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
-	p->fragment.part = FRAGMENT_NOTED;
+	p->fragment = FRAGMENT_NOTED;
 	return 0;
 }
 
@@ -314,7 +327,7 @@ __noinline int read_l4(struct __sk_buff *skb, struct packet *p)
 
 	if (!p)
 		return DROP_INVALID_PACKET;
-	if (p->fragment.part == FRAGMENT_LATER)
+	if (p->fragment == FRAGMENT_LATER)
 		return follow_first(p);
 	is_ipv4 = addr_is_ipv4(&p->src);
 	length = p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : 8;

@@ -20,8 +20,7 @@
 /* A first fragment is to be remembered (admit). */
 static __always_inline bool may_take_shortcut(const struct packet *p)
 {
-	return p->epoch && p->fragment.part != FRAGMENT_FIRST &&
-	       (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP);
+	return p->epoch && p->fragment != FRAGMENT_FIRST && (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP);
 }
 
 static __always_inline void copy_end(struct ct_end *end, const struct endpoint_value *endpoint)

@@ -296,7 +296,7 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p)
 		return 0;
 	}
 	reason = decide(skb, p);
-	if (!reason && p->fragment.part == FRAGMENT_FIRST)
+	if (!reason && p->fragment == FRAGMENT_FIRST)
 		remember_first(p);
 	return reason;
 }
