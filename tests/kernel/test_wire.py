@@ -14,6 +14,7 @@ from kilim.agent.bpf.pins import map_name, pin_names
 from kilim.agent.records import decode_records, select_connections
 from kilim.model.address import format_ip
 from kilim.model.tables import ALLOW, PolicyRows, TablesDelta
+from tests.kernel.frames import FAMILY
 from tests.kernel.rig import EGRESS, INGRESS, row
 from tests.kernel.wire import Namespace, Node, Pod, Wire
 
@@ -22,11 +23,18 @@ DATA = bytes(range(256)) * 1024
 
 
 both_ways = pytest.mark.parametrize("wire", ["tcx", "clsact"], indirect=True)
+both_tunnels = pytest.mark.parametrize("outer", ["IPv4", "IPv6"], indirect=True)
 
 
 @pytest.fixture
-def wire(bpf_root: Path, request: pytest.FixtureRequest) -> Iterator[Wire]:
-    built = Wire(bpf_root, getattr(request, "param", "auto"))
+def outer(request: pytest.FixtureRequest) -> str:
+    """The family of the tunnel."""
+    return str(getattr(request, "param", "IPv4"))
+
+
+@pytest.fixture
+def wire(bpf_root: Path, outer: str, request: pytest.FixtureRequest) -> Iterator[Wire]:
+    built = Wire(bpf_root, getattr(request, "param", "auto"), outer)
     yield built
     built.close()
 
@@ -63,7 +71,8 @@ def refused(source: Namespace, destination: Namespace, ip: int) -> bool:
 
 
 @both_ways
-def test_every_way_through_the_datapath(wire: Wire) -> None:
+@both_tunnels
+def test_every_way_through_the_datapath(family: str, wire: Wire) -> None:
     first, second = wire.nodes
     transfer(wire.a.namespace, wire.b.namespace, wire.b.end.ip)
     transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
@@ -76,14 +85,16 @@ def test_every_way_through_the_datapath(wire: Wire) -> None:
         assert {counted.reason for counted in datapath.counters()} <= {0, 132, 139, 176}
 
 
-def test_the_sender_is_known_by_the_vni(wire: Wire) -> None:
+@both_tunnels
+def test_the_sender_is_known_by_the_vni(family: str, wire: Wire) -> None:
     transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
     [record] = decode_records(select_connections(wire.datapaths[1].events.read()))
     assert (record.src_identity, record.dst_identity) == (wire.a.end.identity, wire.c.end.identity)
     assert (record.src_ip, record.dst_ip, record.dst_port) == (wire.a.end.ip, wire.c.end.ip, PORT)
 
 
-def test_identity_in_the_vni_decides_at_the_receiver(wire: Wire) -> None:
+@both_tunnels
+def test_identity_in_the_vni_decides_at_the_receiver(family: str, wire: Wire) -> None:
     tables = wire.datapaths[1].tables
     policy: dict[int, PolicyRows | None] = {wire.c.end.identity: {row(INGRESS, wire.a.end.identity): ALLOW}}
     tables.write(TablesDelta(subjects={wire.c.end.identity: 1}, policy=policy), 20, {})
@@ -92,7 +103,7 @@ def test_identity_in_the_vni_decides_at_the_receiver(wire: Wire) -> None:
     assert refused(wire.nodes[1].namespace, wire.c.namespace, wire.c.end.ip)
 
 
-def test_egress_policy_towards_other_nodes(wire: Wire) -> None:
+def test_egress_policy_towards_other_nodes(family: str, wire: Wire) -> None:
     tables = wire.datapaths[0].tables
     policy: dict[int, PolicyRows | None] = {wire.a.end.identity: {row(EGRESS, 6): ALLOW}}
     tables.write(TablesDelta(subjects={wire.a.end.identity: 2}, policy=policy), 20, {})
@@ -101,12 +112,14 @@ def test_egress_policy_towards_other_nodes(wire: Wire) -> None:
     transfer(wire.c.namespace, wire.a.namespace, wire.a.end.ip)
 
 
-def test_closed_port_is_told_by_icmp_error(wire: Wire) -> None:
+@both_tunnels
+def test_closed_port_is_told_by_icmp_error(family: str, wire: Wire) -> None:
     """The error comes back through the tunnel to a pod that accepts nothing."""
     tables = wire.datapaths[0].tables
     policy: dict[int, PolicyRows | None] = {wire.a.end.identity: {row(EGRESS, 0): ALLOW}}
     tables.write(TablesDelta(subjects={wire.a.end.identity: 3}, policy=policy), 20, {})
-    client = wire.a.namespace.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    kind = socket.AF_INET6 if FAMILY.is_ipv6 else socket.AF_INET
+    client = wire.a.namespace.run(lambda: socket.socket(kind, socket.SOCK_DGRAM))
     with client:
         client.settimeout(2)
         client.connect((format_ip(wire.c.end.ip), 9))
@@ -116,7 +129,7 @@ def test_closed_port_is_told_by_icmp_error(wire: Wire) -> None:
 
 
 @both_ways
-def test_connections_survive_the_restart_of_the_agent(wire: Wire) -> None:
+def test_connections_survive_the_restart_of_the_agent(family: str, wire: Wire) -> None:
     with wire.c.namespace.listener(wire.c.end.ip, PORT) as listener:
         client = wire.a.namespace.connect(wire.c.end.ip, PORT)
         server, _ = listener.accept()
@@ -135,7 +148,7 @@ def test_connections_survive_the_restart_of_the_agent(wire: Wire) -> None:
                 assert all(before[name].prog_id != after[name].prog_id for name in after)
             _send_and_check(server, client)
     [entry] = wire.datapaths[0].tables.dump("ct")[1]
-    assert entry[1].startswith("10.61.1.2:")
+    assert wire.a.end.text in entry[1]
 
 
 @pytest.mark.parametrize("shape", ["policy", "subjects", "ipcache", "endpoints"])

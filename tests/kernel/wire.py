@@ -17,18 +17,22 @@ import pyroute2
 from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
 from kilim.agent.bpf.hooks import AttachMode
 from kilim.agent.bpf.syscall import LinkInfo
-from kilim.model.address import format_ip, parse_ip
+from kilim.model.address import format_ip, host_length, is_ipv6, parse_ip, without_host_bits
 from kilim.model.mac import node_mac, pod_mac
 from kilim.model.tables import EndpointValue, TablesDelta
-from tests.kernel.frames import End
+from tests.kernel.frames import FAMILY, End, ipv6_like
 
 T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
-GATEWAY = "169.254.7.1"
+GATEWAYS = ("169.254.7.1", "fe80::1")
 PORT = 8472
+MTU = 1500
+OVERHEAD = {"IPv4": 50, "IPv6": 70}  # of the tunnel, by the family of the outer packets
+_NO_DAD = 2  # IFA_F_NODAD
+_PERMANENT = 0x80
 
 
 def _in_thread(work: Callable[[], T]) -> T:
@@ -91,7 +95,8 @@ class Namespace:
         return self.run(with_route)
 
     def listener(self, ip: int, port: int) -> socket.socket:
-        return self.run(lambda: socket.create_server((format_ip(ip), port)))
+        kind = socket.AF_INET6 if is_ipv6(ip) else socket.AF_INET
+        return self.run(lambda: socket.create_server((format_ip(ip), port), family=kind))
 
     def connect(self, ip: int, port: int, timeout_s: float = 2) -> socket.socket:
         """Raises TimeoutError if the packets drop."""
@@ -117,30 +122,56 @@ class Pod:
     name: str
 
 
+def _host(ip: int) -> str:
+    return f"{format_ip(ip)}/{host_length(ip)}"
+
+
+def both(end: End) -> tuple[int, int]:
+    """Its addresses, in any test."""
+    return end.ipv4, ipv6_like(end.ipv4)
+
+
 @dataclass
 class Node:
-    ip: int
+    """Dual stack; `outer`: the family of the tunnels to it."""
+
+    ipv4: int
+    ipv6: int
     namespace: Namespace
     root: Path
+    outer: str = "IPv4"
     underlay: int = 0
     tunnel: int = 0
     pods: list[Pod] = field(default_factory=list)
 
+    @property
+    def ip(self) -> int:
+        return self.ipv6 if FAMILY.is_ipv6 else self.ipv4
+
+    @property
+    def tunnel_ip(self) -> int:
+        return self.ipv6 if self.outer == "IPv6" else self.ipv4
+
+    @property
+    def tunnel_mtu(self) -> int:
+        return MTU - OVERHEAD[self.outer]
+
     def set_up(self, ipr: Any) -> None:
+        for name in ("all", "under"):  # neighbors are asked for by a link-local address, which waits for nobody here
+            Path(f"/proc/sys/net/ipv6/conf/{name}/accept_dad").write_text("0")
         for name in ("lo", "under"):
             ipr.link("set", index=_index(ipr, name), state="up")
         self.underlay = _index(ipr, "under")
-        ipr.addr("add", index=self.underlay, address=format_ip(self.ip), prefixlen=24)
-        ipr.link(
-            "add", ifname="vx", kind="vxlan", vxlan_collect_metadata=1, vxlan_learning=0, vxlan_port=PORT, mtu=1450
-        )
+        for ip, prefix_len in ((self.ipv4, 24), (self.ipv6, 64)):
+            ipr.addr("add", index=self.underlay, address=format_ip(ip), prefixlen=prefix_len, flags=_NO_DAD)
+        options = {"vxlan_collect_metadata": 1, "vxlan_learning": 0, "vxlan_port": PORT, "mtu": self.tunnel_mtu}
+        ipr.link("add", ifname="vx", kind="vxlan", **options)
         self.tunnel = _index(ipr, "vx")
         ipr.link("set", index=self.tunnel, state="up")
 
     def load(self, attach: AttachMode = "auto") -> Datapath:
-        settings = Settings(
-            self.ip, self.underlay, self.tunnel, PORT, ct_max_entries=4096, events_bytes=1 << 18, attach=attach
-        )
+        sizes = {"ct_max_entries": 4096, "events_bytes": 1 << 18}
+        settings = Settings(self.ipv4, self.underlay, self.tunnel, PORT, node_ipv6=self.ipv6, attach=attach, **sizes)
         return load_objects(settings, self.root)
 
     def attach(self, datapath: Datapath) -> None:
@@ -157,38 +188,46 @@ class Node:
 
     def add_pod(self, end: End) -> Pod:
         name = f"lxc{end.endpoint_id}"
-        ip, inside = format_ip(end.ip), Namespace()
+        inside = Namespace()
 
         def make_pair(ipr: Any) -> int:
             peer = {"ifname": "eth0", "address": _mac(pod_mac(end.endpoint_id)), "net_ns_fd": inside.fd}
             ipr.link("add", ifname=name, kind="veth", address=_mac(node_mac(end.endpoint_id)), peer=peer)
             index = _index(ipr, name)
             ipr.link("set", index=index, state="up")
-            ipr.neigh("add", dst=ip, lladdr=_mac(pod_mac(end.endpoint_id)), ifindex=index, state=0x80)
-            ipr.route("add", dst=f"{ip}/32", oif=index, scope=253)
+            for ip in both(end):
+                lladdr = _mac(pod_mac(end.endpoint_id))
+                ipr.neigh("add", dst=format_ip(ip), lladdr=lladdr, ifindex=index, state=_PERMANENT)
+                ipr.route("add", dst=_host(ip), oif=index, scope=253)
             return index
 
-        def set_up_inside(ipr: Any) -> None:
-            index = _index(ipr, "eth0")
-            ipr.addr("add", index=index, address=ip, prefixlen=32)
-            ipr.link("set", index=_index(ipr, "lo"), state="up")
-            ipr.link("set", index=index, state="up")
-            ipr.neigh("add", dst=GATEWAY, lladdr=_mac(node_mac(end.endpoint_id)), ifindex=index, state=0x80)
-            ipr.route("add", dst=f"{GATEWAY}/32", oif=index, scope=253)
-            ipr.route("add", dst="default", gateway=GATEWAY, oif=index, metrics={"mtu": 1450})
-
         pod = Pod(end, inside, self.namespace.netlink(make_pair), name)
-        inside.netlink(set_up_inside)
+        inside.netlink(partial(_set_up_pod, end, self.tunnel_mtu))
         self.pods.append(pod)
         return pod
 
 
-class Wire:
-    """node1: a, b; node2: c. Nothing is enforced."""
+def _set_up_pod(end: End, mtu: int, ipr: Any) -> None:
+    index = _index(ipr, "eth0")
+    for ip in both(end):
+        ipr.addr("add", index=index, address=format_ip(ip), prefixlen=host_length(ip), flags=_NO_DAD)
+    for each in (_index(ipr, "lo"), index):
+        ipr.link("set", index=each, state="up")
+    for gateway, anywhere in zip(GATEWAYS, ("0.0.0.0/0", "::/0"), strict=True):
+        ipr.neigh("add", dst=gateway, lladdr=_mac(node_mac(end.endpoint_id)), ifindex=index, state=_PERMANENT)
+        ipr.route("add", dst=_host(parse_ip(gateway)), oif=index, scope=253)
+        ipr.route("add", dst=anywhere, gateway=gateway, oif=index, metrics={"mtu": mtu})
 
-    def __init__(self, root: Path, attach: AttachMode = "auto") -> None:
+
+class Wire:
+    """node1: a, b; node2: c. Nothing is enforced. All are dual stack; `outer`: the family of the tunnel."""
+
+    def __init__(self, root: Path, attach: AttachMode = "auto", outer: str = "IPv4") -> None:
         self.nodes = [
-            Node(parse_ip(f"192.168.7.{number}"), Namespace(), root.with_name(f"{root.name}-{number}"))
+            Node(
+                *(parse_ip(f"192.168.7.{number}"), parse_ip(f"fd00:7::{number}"), Namespace()),
+                *(root.with_name(f"{root.name}-{number}"), outer),
+            )
             for number in (1, 2)
         ]
         first, second = self.nodes
@@ -202,19 +241,25 @@ class Wire:
         self.a = first.add_pod(End(parse_ip("10.61.1.2"), 1001, 1))
         self.b = first.add_pod(End(parse_ip("10.61.1.3"), 1002, 2))
         self.c = second.add_pod(End(parse_ip("10.61.2.2"), 1003, 3))
-        second.namespace.netlink(lambda ipr: ipr.route("add", dst="10.61.1.0/24", gateway="192.168.7.1"))
+        for ip, bits, gateway in zip(both(self.a.end), (24, 120), (first.ipv4, first.ipv6), strict=True):
+            pods, by = f"{format_ip(without_host_bits(ip, bits))}/{bits}", format_ip(gateway)
+            second.namespace.netlink(lambda ipr, dst=pods, to=by: ipr.route("add", dst=dst, gateway=to))
         self.datapaths = [node.load(attach) for node in self.nodes]
         for node, datapath in zip(self.nodes, self.datapaths, strict=True):
             node.attach(datapath)
-            datapath.tables.write(self._tables(node), 10, {pod.end.ip: pod.ifindex for pod in node.pods})
+            ifindexes = {ip: pod.ifindex for pod in node.pods for ip in both(pod.end)}
+            datapath.tables.write(self._tables(node), 10, ifindexes)
 
     def _tables(self, here: Node) -> TablesDelta:
         delta = TablesDelta()
         for node in self.nodes:
-            delta.ipcache[node.ip, 32] = (1 if node is here else 6, 0)
+            for ip in (node.ipv4, node.ipv6):
+                delta.ipcache[ip, host_length(ip)] = (1 if node is here else 6, 0)
             for pod in node.pods:
-                delta.ipcache[pod.end.ip, 32] = (pod.end.identity, 0 if node is here else node.ip)
-        delta.endpoints = {pod.end.ip: EndpointValue(pod.end.endpoint_id, pod.end.identity) for pod in here.pods}
+                for ip in both(pod.end):
+                    delta.ipcache[ip, host_length(ip)] = (pod.end.identity, 0 if node is here else node.tunnel_ip)
+        for pod in here.pods:
+            delta.endpoints |= dict.fromkeys(both(pod.end), EndpointValue(pod.end.endpoint_id, pod.end.identity))
         delta.subjects = {pod.end.identity: 0 for pod in here.pods}
         return delta
 
