@@ -20,6 +20,10 @@ class _Family:
 
     is_ipv6 = False
 
+    @property
+    def name(self) -> str:
+        return "IPv6" if self.is_ipv6 else "IPv4"
+
 
 FAMILY = _Family()
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from kilim.agent.records import Record, decode_records
-from kilim.model.address import format_ip, parse_ip
+from kilim.model.address import format_ip, host_length, is_ipv6, parse_ip, without_host_bits
 from kilim.model.identity import HEALTH
 from kilim.model.tables import ALLOW, PolicyRows, TablesDelta
-from tests.kernel.frames import NODE, OTHER_NODE, REMOTE, WORLD, A, B, End, tcp, udp
+from tests.kernel.frames import FAMILY, NODE, OTHER_NODE, REMOTE, WORLD, A, B, End, tcp, udp
 from tests.kernel.rig import INGRESS, Rig, row
 from tests.kernel.test_nat import summed
 from tests.kernel.wire import PORT, Namespace, Node, Wire
@@ -23,16 +23,17 @@ INVALID_SOURCE_IP, ENCAPSULATION, INVALID_VNI = 132, 170, 183
 
 STRANGER = End(parse_ip("10.61.1.77"), 1009)
 ELSEWHERE = End(parse_ip("10.61.3.2"), 1005)
-THIRD_NODE = parse_ip("192.168.7.3")
+THIRD_NODE = parse_ip("192.168.7.3"), parse_ip("fd00:7::3")
+NOBODY = "192.168.7.9", "fd00:7::9"
 
 
 @pytest.fixture
 def wire(bpf_root: Path) -> Iterator[Wire]:
-    """c, on the second node, hears b alone."""
-    built = Wire(bpf_root)
+    """c, on the second node, hears b alone. The tunnel is of the test's family."""
+    built = Wire(bpf_root, outer=FAMILY.name)
     b, c = built.b.end, built.c.end
     policy: dict[int, PolicyRows | None] = {c.identity: {row(INGRESS, b.identity): ALLOW}}
-    ipcache = {ELSEWHERE.host: (ELSEWHERE.identity, THIRD_NODE)}
+    ipcache = {ELSEWHERE.host: (ELSEWHERE.identity, THIRD_NODE[FAMILY.is_ipv6])}
     built.datapaths[1].tables.write(TablesDelta(ipcache, subjects={c.identity: 1}, policy=policy), 20, {})
     yield built
     built.close()
@@ -40,7 +41,8 @@ def wire(bpf_root: Path) -> Iterator[Wire]:
 
 def send(source: Namespace, node_ip: int, identity: int, frame: bytes, bind: str = "") -> None:
     """A frame in VXLAN, made by hand."""
-    with source.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+    kind = socket.AF_INET6 if is_ipv6(node_ip) else socket.AF_INET
+    with source.run(lambda: socket.socket(kind, socket.SOCK_DGRAM)) as sender:
         sender.bind((bind, 0))
         sender.sendto(struct.pack(">II", 1 << 27, identity << 8) + frame, (format_ip(node_ip), PORT))
 
@@ -55,7 +57,7 @@ def heard(wire: Wire, node: int) -> list[Record]:
     return records
 
 
-def test_a_pod_may_not_speak_as_another_to_other_nodes(wire: Wire) -> None:
+def test_a_pod_may_not_speak_as_another_to_other_nodes(family: str, wire: Wire) -> None:
     b, c = wire.b.end, wire.c.end
     send(wire.a.namespace, wire.nodes[1].ip, b.identity, udp(b, c))
     [record] = heard(wire, 0)
@@ -63,22 +65,22 @@ def test_a_pod_may_not_speak_as_another_to_other_nodes(wire: Wire) -> None:
     assert not heard(wire, 1)
 
 
-def test_a_pod_may_not_speak_as_another_to_its_own_node(wire: Wire) -> None:
+def test_a_pod_may_not_speak_as_another_to_its_own_node(family: str, wire: Wire) -> None:
     send(wire.a.namespace, wire.nodes[0].ip, wire.c.end.identity, udp(wire.c.end, wire.b.end))
     [record] = heard(wire, 0)
     assert record.reason == ENCAPSULATION
 
 
-def test_only_nodes_that_are_known_speak_through_the_tunnel(wire: Wire) -> None:
-    node = wire.nodes[0]
-    node.namespace.netlink(lambda ipr: ipr.addr("add", index=node.underlay, address="192.168.7.9", prefixlen=24))
+def test_only_nodes_that_are_known_speak_through_the_tunnel(family: str, wire: Wire) -> None:
+    node, nobody = wire.nodes[0], NOBODY[FAMILY.is_ipv6]
+    node.namespace.netlink(lambda ipr: ipr.addr("add", index=node.underlay, address=nobody, prefixlen=24, flags=2))
     for source in (wire.b.end, STRANGER):
-        send(node.namespace, wire.nodes[1].ip, wire.b.end.identity, udp(source, wire.c.end), "192.168.7.9")
+        send(node.namespace, wire.nodes[1].ip, wire.b.end.identity, udp(source, wire.c.end), nobody)
         [record] = heard(wire, 1)
         assert (record.reason, record.src_identity) == (INVALID_SOURCE_IP, 0)
 
 
-def test_a_node_speaks_for_no_pod_of_another_nor_for_nodes(wire: Wire) -> None:
+def test_a_node_speaks_for_no_pod_of_another_nor_for_nodes(family: str, wire: Wire) -> None:
     first, second = wire.nodes
     for ip in (ELSEWHERE.ip, wire.c.end.ip, first.ip, second.ip):
         send(first.namespace, second.ip, wire.b.end.identity, udp(End(ip, 0), wire.c.end))
@@ -86,20 +88,21 @@ def test_a_node_speaks_for_no_pod_of_another_nor_for_nodes(wire: Wire) -> None:
         assert record.reason == INVALID_SOURCE_IP, format_ip(ip)
 
 
-def test_a_pod_that_is_not_known_yet_is_vouched_for_by_its_node(wire: Wire) -> None:
+def test_a_pod_that_is_not_known_yet_is_vouched_for_by_its_node(family: str, wire: Wire) -> None:
     """Its row may take longer to come than its first packet; the prefix of a policy may cover it."""
     for prefix_len in (0, 16):
         send(wire.nodes[0].namespace, wire.nodes[1].ip, wire.b.end.identity, udp(STRANGER, wire.c.end, prefix_len + 1))
         [record] = heard(wire, 1)
         assert (record.reason, record.src_identity) == (0, wire.b.end.identity)
-        ipcache = {(STRANGER.ip & 0xFFFF0000, 16): ((1 << 24) + 1, 0)}
+        covering = host_length(STRANGER.ip) - 16
+        ipcache = {(without_host_bits(STRANGER.ip, covering), covering): ((1 << 24) + 1, 0)}
         wire.datapaths[1].tables.write(TablesDelta(ipcache), 21, {})
 
 
-def test_an_address_of_this_node_is_never_somebody_elses(wire: Wire) -> None:
+def test_an_address_of_this_node_is_never_somebody_elses(family: str, wire: Wire) -> None:
     """Even while `ipcache` says nothing of it."""
     node, c = wire.nodes[1], wire.c.end
-    wire.datapaths[1].tables.write(TablesDelta({c.host: None, (node.ip, 32): None}), 21, {})
+    wire.datapaths[1].tables.write(TablesDelta({c.host: None, (node.ip, host_length(node.ip)): None}), 21, {})
     for ip in (c.ip, node.ip):
         send(wire.nodes[0].namespace, node.ip, wire.b.end.identity, udp(End(ip, 0), c))
         [record] = heard(wire, 1)

@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 
-from kilim.model.address import format_ip, mapped
-from tests.kernel.frames import ICMPV6, NODE, REMOTE, UDP, WORLD, A, B, End, ip
+from kilim.model.address import format_ip, host_length, mapped
+from tests.kernel.frames import FAMILY, ICMPV6, NODE, REMOTE, UDP, WORLD, A, B, End, ip
 from tests.kernel.rig import PASS, REDIRECT, Outcome, Rig
 from tests.kernel.test_wire import transfer
-from tests.kernel.wire import PORT, Namespace, Node, Pod, Wire
+from tests.kernel.wire import OVERHEAD, PORT, Namespace, Node, Pod, Wire
 
 MTU = 1400
 FRAG_NEEDED = 157
-IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU = 10, 2, 14
+PMTUDISC_DO = 2
+MTU_DISCOVER = {"IPv4": (socket.IPPROTO_IP, 10), "IPv6": (socket.IPPROTO_IPV6, 23)}
+LEARNED_MTU = {"IPv4": (socket.IPPROTO_IP, 14), "IPv6": (socket.IPPROTO_IPV6, 24)}
+
+both_tunnels = pytest.mark.parametrize("outer", ["IPv4", "IPv6"])
 
 
 @pytest.fixture
@@ -95,8 +99,14 @@ def test_what_policy_refuses_is_told_nothing(family: str, rig: Rig, narrow: Name
 
 
 @pytest.fixture
-def wire(bpf_root: Path) -> Iterator[Wire]:
-    built = Wire(bpf_root)
+def outer() -> str:
+    """The family of the tunnel."""
+    return "IPv4"
+
+
+@pytest.fixture
+def wire(bpf_root: Path, outer: str) -> Iterator[Wire]:
+    built = Wire(bpf_root, outer=outer)
     yield built
     built.close()
 
@@ -112,7 +122,9 @@ def fragments(node: Node) -> int:
         lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
         names, values = ([line.split() for line in lines if line.startswith("Ip:")])[:2]
         counted = dict(zip(names[1:], map(int, values[1:]), strict=True))
-        return counted["FragCreates"] + counted["FragFails"]
+        of_ipv6 = dict(line.split() for line in Path("/proc/thread-self/net/snmp6").read_text().splitlines())
+        numbers = (counted["FragCreates"], counted["FragFails"], of_ipv6["Ip6FragCreates"], of_ipv6["Ip6FragFails"])
+        return sum(map(int, numbers))
 
     return node.namespace.run(read)
 
@@ -121,8 +133,8 @@ def careful_socket(pod: Pod, to: int) -> socket.socket:
     """That lets nobody fragment."""
 
     def work() -> socket.socket:
-        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        opened.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        opened = socket.socket(socket.AF_INET6 if FAMILY.is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+        opened.setsockopt(*MTU_DISCOVER[FAMILY.name], PMTUDISC_DO)
         opened.settimeout(2)
         opened.connect((format_ip(to), 9))
         return opened
@@ -136,15 +148,16 @@ def learned_mtu(pod: Pod, to: int, payload: int) -> int:
         with pytest.raises(OSError) as refused:  # the message is there before `send` returns
             client.send(bytes(payload))
         assert refused.value.errno == errno.EMSGSIZE
-        return client.getsockopt(socket.IPPROTO_IP, IP_MTU)
+        return client.getsockopt(*LEARNED_MTU[FAMILY.name])
 
 
-def test_tcp_between_nodes_makes_no_fragments(wire: Wire) -> None:
+@both_tunnels
+def test_tcp_between_nodes_makes_no_fragments(family: str, wire: Wire) -> None:
     transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
     assert [fragments(node) for node in wire.nodes] == [0, 0]
 
 
-def test_a_pod_whose_route_promises_too_much_learns_of_it(wire: Wire) -> None:
+def test_a_pod_whose_route_promises_too_much_learns_of_it(family: str, wire: Wire) -> None:
     for node in wire.nodes:
         narrow_tunnel(node, 1350)
     assert learned_mtu(wire.a, wire.c.end.ip, 1400) == 1350
@@ -156,21 +169,23 @@ def test_a_pod_whose_route_promises_too_much_learns_of_it(wire: Wire) -> None:
 def let_forward(node: Node) -> None:
     def work() -> None:
         for pod in node.pods:
-            Path(f"/proc/sys/net/ipv4/conf/{pod.name}/forwarding").write_text("1")
+            for family in ("ipv4", "ipv6"):
+                Path(f"/proc/sys/net/{family}/conf/{pod.name}/forwarding").write_text("1")
 
     node.namespace.run(work)
 
 
-def test_a_narrow_route_to_another_node_is_told_to_pods(wire: Wire) -> None:
+@both_tunnels
+def test_a_narrow_route_to_another_node_is_told_to_pods(family: str, wire: Wire, outer: str) -> None:
     first, second = wire.nodes
     let_forward(first)
 
     def narrow_route(ipr: Any) -> None:
-        to = f"{format_ip(second.ip)}/32"
+        to = f"{format_ip(second.tunnel_ip)}/{host_length(second.tunnel_ip)}"
         ipr.route("add", dst=to, oif=first.underlay, scope=253, metrics={"mtu": 1390, "lock": 1 << 2})
 
     first.namespace.netlink(narrow_route)
-    assert learned_mtu(wire.a, wire.c.end.ip, 1400) == 1390 - 50
+    assert learned_mtu(wire.a, wire.c.end.ip, 1370) == 1390 - OVERHEAD[outer]
     transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
     assert fragments(first) == 0
 
