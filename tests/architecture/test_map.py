@@ -39,3 +39,33 @@ def exists(path: str) -> bool:
 @pytest.mark.parametrize("page", ["ARCHITECTURE.md", "README.md"])
 def test_every_path_exists(page: str) -> None:
     assert [path for path in named_paths(page) if not exists(path)] == []
+
+
+def maps_in_c() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Name to the header that defines it and the structs of its rows."""
+    found = {}
+    for header in sorted((ROOT / "bpf/lib").glob("*.h")):
+        for body, name in re.findall(r"^struct \{\n((?:\t.*\n)*)\} (\w+) SEC\(\"\.maps\"\);", header.read_text(), re.M):
+            structs = re.findall(r"__type\((?:key|value), struct (\w+)\)", body)
+            found[name] = (f"bpf/lib/{header.name}", tuple(structs))
+    return found
+
+
+def maps_in_text() -> dict[str, tuple[str, str]]:
+    """Name to what is said of its rows, and the headers."""
+    found = {}
+    for line in (ROOT / "ARCHITECTURE.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == 6 and "bpf/lib/" in cells[3]:
+            found |= dict.fromkeys(re.findall(r"`(\w+)`", cells[1]), (cells[2], cells[3]))
+    return found
+
+
+def test_every_map_of_the_kernel_is_told() -> None:
+    defined, told = maps_in_c(), maps_in_text()
+    assert set(defined) == set(told)
+    for name, (header, structs) in defined.items():
+        rows, headers = told[name]
+        assert f"`{header}`" in headers, name
+        of_drafts = () if name.endswith("_draft") else structs
+        assert [struct for struct in of_drafts if f"`{struct}`" not in rows] == [], name
