@@ -82,13 +82,15 @@ static __always_inline bool ct_closing(const struct ct_entry *entry)
 	return (either & TCP_RST) || (both & TCP_FIN);
 }
 
+/* Open is what both ends have agreed to: who asks in the name of others, and never gets the answer, has no long life
+ * for it. */
 static __always_inline __u32 ct_life(const struct ct_entry *entry, __u8 protocol)
 {
 	if (protocol != IPPROTO_TCP)
 		return ct_life_other;
 	if (ct_closing(entry))
 		return ct_life_closing;
-	return entry->tcp_flags[1] & TCP_ACK ? ct_life_tcp : ct_life_syn;
+	return entry->tcp_flags[0] & entry->tcp_flags[1] & TCP_ACK ? ct_life_tcp : ct_life_syn;
 }
 
 /* What does not belong to the connection of the entry but opens another with the same ends: a SYN when the entry is

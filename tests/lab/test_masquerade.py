@@ -158,6 +158,33 @@ async def test_echoes_come_back(world: World) -> None:
         assert found["got"] == "allow"
 
 
+def ends(world: World, family: socket.AddressFamily) -> dict[str, tuple[Path, str]]:
+    """Where a pod's packets go by a way of their own: namespace and address."""
+    index = list(IPS).index(family)
+    node = world.lab.node("node1")
+    pods = {pod: (NETNS_DIR / world.pods[pod]["netns"], world.pods[pod]["ips"][index]) for pod in ("same", "other")}
+    outside = {"outside": (world.lab.netns("ext-outside"), IPS[family])}
+    return pods | outside | {"its node": (world.lab.netns(node.name), node.ips[index])}
+
+
+@each_family
+async def test_large_datagrams_go_every_way_and_back(world: World, family: socket.AddressFamily) -> None:
+    """In fragments, of which all but the first have no ports."""
+    loop, data = asyncio.get_running_loop(), os.urandom(20_000)
+    for _, (namespace, ip) in ends(world, family).items():
+        with (
+            open_socket(namespace, family, UDP) as server,
+            open_socket(NETNS_DIR / world.pods["one"]["netns"], family, UDP) as client,
+        ):
+            server.bind((ip, PORT))
+            client.connect((ip, PORT))
+            async with asyncio.timeout(PATIENCE_S):
+                await loop.sock_sendall(client, data)
+                received, peer = await loop.sock_recvfrom(server, 1 << 16)
+                await loop.sock_sendto(server, received[::-1], peer)
+                assert await loop.sock_recv(client, 1 << 16) == data[::-1]
+
+
 @pytest.mark.parametrize("world", ["native"], indirect=True)
 async def test_what_is_exempt_leaves_as_it_is(world: World) -> None:
     world.config.write_text(f'nonMasqueradeCIDRs: ["{OUTSIDE.ip}/32", "2001:db8::/32"]\n')

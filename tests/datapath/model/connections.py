@@ -219,7 +219,8 @@ def _life(node: Node, entry: Connection, protocol: int) -> int:
         return node.settings.life_other
     if _is_closing(entry):
         return node.settings.life_closing
-    return node.settings.life_tcp if entry.flags[1] & _ACK else node.settings.life_syn
+    both = entry.flags[0] & entry.flags[1]
+    return node.settings.life_tcp if both & _ACK else node.settings.life_syn
 
 
 def _is_related(node: Node, p: Packet) -> bool:

@@ -159,7 +159,9 @@ def test_a_negative_value_of_a_setting_is_no_option() -> None:
     status, _, stderr = run("setting", "set", "read-back-interval-s", "-1", "--server", NOBODY)
     assert (status, "option" in stderr) == (1, False) and NOBODY in stderr
     status, _, stderr = run("setting", "get", "retention", "--server", NOBODY)
-    assert status == 2 and stderr.startswith('error: NAME: "retention" must be one of allow-localhost, cluster-pool-ipv4-cidr, ')
+    assert status == 2 and stderr.startswith(
+        'error: NAME: "retention" must be one of allow-localhost, cluster-pool-ipv4-cidr, '
+    )
 
 
 def test_a_client_dry_run_of_delete_needs_no_server() -> None:
