@@ -5,7 +5,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo sudo
 .DEFAULT_GOAL := help
 # bash counts SECONDS itself; make takes it from its own command line alone.
 FUZZ_SECONDS = $(if $(filter command,$(firstword $(origin SECONDS))),$(SECONDS),60)
-.PHONY: help setup preflight demo lab lab-down test policy-cases faults-nightly check fuzz instructions bench bpf proto format clean
+.PHONY: help setup preflight demo lab lab-down test policy-cases faults-nightly check fuzz instructions bench performance bpf proto format clean
 
 help:            ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ instructions: preflight setup    ## record what the verifier makes of each progr
 
 bench: preflight setup   ## measurements side by side with rivals; NAME=datapath|append|rebuild|… for one
 	@$(SUDO) $(BIN)/python -m tests.bench $(NAME)
+
+performance: preflight setup     ## the datapath's measurements (20 minutes, a quiet machine) into docs/performance.md
+	@$(SUDO) $(BIN)/python -m tests.bench.document --measure
 
 bpf:             ## compile the BPF objects
 	@$(MAKE) --no-print-directory -C bpf
