@@ -65,13 +65,11 @@ def _programs() -> str:
 
 
 def _connections() -> str:
-    return _table(
-        ("", "µs", "empty table µs", "ratio"),
-        [
-            [f"`{each['metric'].removesuffix('_p50_us')}`", f"{each['value']:.2f}", f"{each['rival_value']:.2f}", _ratio(each)]
-            for each in _read("conntrack")
-        ],
-    )  # fmt: skip
+    rows = []
+    for each in _read("conntrack"):
+        name = each["metric"].removesuffix("_p50_us")
+        rows.append([f"`{name}`", f"{each['value']:.2f}", f"{each['rival_value']:.2f}", _ratio(each)])
+    return _table(("", "µs", "empty table µs", "ratio"), rows)
 
 
 def _memory() -> str:

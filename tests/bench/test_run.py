@@ -8,6 +8,7 @@ how many times the floor a program takes, so that is what `…_of_recorded` is.
 
 import json
 import os
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from kilim.agent.bpf import syscall
 from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
 from kilim.model.tables import ALLOW, PolicyKey
 from tests.bench.bpfobject import load_redirect
-from tests.bench.measure import Result, compared, percentile, publish, single
+from tests.bench.measure import Result, compared, publish
 from tests.bench.netload import BenchError, bench_cpu
 from tests.datapath.kernel import Shim, compile_shim
 from tests.kernel.frames import ACK, FAMILY, NODE, OTHER_NODE, REMOTE, SYN, TCP, A, B, End, ipv6_like, tcp
@@ -145,18 +146,16 @@ def _datapath(name: str, life_syn_s: int) -> Iterator[Datapath]:
         remove_all(root)
 
 
-def _quiet(values: list[float]) -> float:
-    """The best tenth: what disturbs a program only ever adds to it."""
-    return percentile(values, 0.1)
+def _floors(samples: dict[str, list[float]]) -> dict[str, float]:
+    """How many times the floor of its family, run in the same round, each case takes."""
+    return {
+        name: round(statistics.median(a / b for a, b in zip(values, samples[_floor_of(name)], strict=True)), 2)
+        for name, values in samples.items()
+    }
 
 
-def _against_recorded(name: str, ns: float, floor_ns: float, recorded: dict[str, float]) -> Result | None:
-    family = name.rpartition("_")[2]
-    if name not in recorded:
-        return None
-    now, then = ns / floor_ns, recorded[name] / recorded[f"{_FLOOR}_{family}"]
-    metric = f"{name}_of_recorded"
-    return Result(metric, round(now, 3), "floors", "recorded", round(then, 3), round(now / then, 3), None, 1)
+def _floor_of(name: str) -> str:
+    return f"{_FLOOR}_{name.rpartition('_')[2]}"
 
 
 def run() -> None:
@@ -169,26 +168,28 @@ def run() -> None:
             for name, values in _measure(keeping, forgetting, shim).items():
                 samples[f"{name}_{family}"] = values
         instructions = keeping.instructions
-    quiet = {name: round(_quiet(values), 1) for name, values in samples.items()}
+    floors = _floors(samples)
     if os.environ.get("KILIM_BENCH_RECORD"):
-        _RECORDED.write_text(json.dumps({"ns": quiet, "verified": instructions}, indent=2) + "\n")
-    publish("test_run", _results(samples, quiet, instructions))
+        _RECORDED.write_text(json.dumps({"floors": floors, "verified": instructions}, indent=2) + "\n")
+    recorded = json.loads(_RECORDED.read_text())
+    publish("test_run", _costs(samples, floors, recorded["floors"]) + _counts(instructions, recorded["verified"]))
 
 
-def _results(samples: dict[str, list[float]], quiet: dict[str, float], instructions: dict[str, int]) -> list[Result]:
-    recorded = json.loads(_RECORDED.read_text()) if _RECORDED.exists() else {"ns": {}, "verified": {}}
+def _costs(samples: dict[str, list[float]], floors: dict[str, float], recorded: dict[str, float]) -> list[Result]:
     results = []
     for name, values in samples.items():
-        floor = f"{_FLOOR}_{name.rpartition('_')[2]}"
-        results.append(compared(f"{name}_ns", "ns", "redirect only", values, samples[floor]))
-        against = _against_recorded(name, quiet[name], quiet[floor], recorded["ns"])
-        results += [against] if against and name != floor else []
-    results += [_instructions(name, count, recorded["verified"].get(name)) for name, count in instructions.items()]
+        results.append(compared(f"{name}_ns", "ns", "redirect only", values, samples[_floor_of(name)]))
+        if name in recorded and name != _floor_of(name):
+            results.append(_against(f"{name}_of_recorded", "floors", floors[name], recorded[name]))
     return results
 
 
-def _instructions(program: str, count: int, recorded: int | None) -> Result:
-    name = f"{program}_verified_instructions"
-    if recorded is None:
-        return single(name, "", [count])
-    return Result(name, count, "", "recorded", recorded, round(count / recorded, 3), None, 1)
+def _counts(instructions: dict[str, int], recorded: dict[str, int]) -> list[Result]:
+    return [
+        _against(f"{program}_verified_instructions", "", count, recorded.get(program, count))
+        for program, count in instructions.items()
+    ]
+
+
+def _against(metric: str, unit: str, now: float, then: float) -> Result:
+    return Result(metric, now, unit, "recorded", then, round(now / then, 3), None, 1)
