@@ -31,8 +31,12 @@ def compile_bpf(source: Path) -> Path:
     return target
 
 
-def load_redirect(ifindex: int, macs: bytes) -> int:
-    """The floor (redirect.bpf.c), which hands everything to the pod behind `ifindex`. Returns its descriptor."""
+def load_redirect(program: str, ifindex: int, macs: bytes = bytes(12)) -> int:
+    """Of redirect.bpf.c, the floor. Returns its descriptor."""
     with closing(ObjectFile(compile_bpf(_SOURCES / "redirect.bpf.c"))) as opened:
         opened.write_settings({"ifindex": ifindex.to_bytes(4, "little"), "macs": macs})
-        return opened.load()["redirect"]
+        fds = opened.load()
+    for name, fd in fds.items():
+        if name != program:
+            os.close(fd)
+    return fds[program]

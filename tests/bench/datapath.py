@@ -59,13 +59,15 @@ async def _our_pods(stack: AsyncExitStack, mode: str, options: tuple[str, ...]) 
 
 
 async def _paths(stack: AsyncExitStack) -> _Paths:
-    networks = stack.enter_context(rivals(_PORT, "raw", "iptables", "nftables", "redirect"))
+    networks = stack.enter_context(rivals(_PORT, "raw", "iptables", "nftables", "redirect", "redirect_native"))
     tunnel = await _our_pods(stack, "t", ())
     native = await _our_pods(stack, "n", _NATIVE)
+    redirect_native = _raw_pair(networks.pop("redirect_native"), "podA", "podD")
     same_node = {name: _raw_pair(network, "podA", "podB") for name, network in networks.items()}
+    routed = {"raw": _raw_pair(networks["raw"], "podA", "podD"), "redirect": redirect_native}
     return {
         "same_node": {_OURS: _our_pair(tunnel, "b"), **same_node},
-        "cross_node_native": {_OURS: _our_pair(native, "c"), "raw": _raw_pair(networks["raw"], "podA", "podD")},
+        "cross_node_native": {_OURS: _our_pair(native, "c"), **routed},
         "cross_node_vxlan": {_OURS: _our_pair(tunnel, "c"), "raw": _raw_pair(networks["raw"], "podT", "podC")},
     }
 

@@ -20,6 +20,7 @@ from kilim.lab.names import NETNS_DIR
 from kilim.lab.netns import create_netns, delete_netns, in_netns
 
 _PREFIX = f"kilim_raw{os.getpid()}"  # no name that a lab could have
+UNDERLAY_LINK = "under0"
 _HOSTS = {"node1": 1, "node2": 2}  # on the underlay, and within the tunnel
 _UNDERLAY, _TUNNEL = ("192.168.77.", "fd00:77::"), ("10.178.77.", "fd00:178:77::")
 _POD_NODE = {"podA": "node1", "podB": "node1", "podT": "node1", "podC": "node2", "podD": "node2"}
@@ -57,11 +58,11 @@ class RawNetwork:
         for name in _NAMESPACES:
             create_netns(self.netns(name))
         for node in _HOSTS:
-            self._cable(node, "under0", "fabric", node)
+            self._cable(node, UNDERLAY_LINK, "fabric", node)
         self.run("fabric", _bridge)
         for node in _HOSTS:
             in_netns(self.netns(node), _forward)
-            self.run(node, lambda r, n=node: _address(r, "under0", _hosts(_UNDERLAY, n), (24, 64)))  # type: ignore[misc]
+            self.run(node, lambda r, n=node: _address(r, UNDERLAY_LINK, _hosts(_UNDERLAY, n), (24, 64)))  # type: ignore[misc]
         for pod, node in _POD_NODE.items():
             self._pod(pod, node)
         for node, other in (("node1", "node2"), ("node2", "node1")):
@@ -105,7 +106,7 @@ class RawNetwork:
 
     def _ways(self, node: str, other: str) -> None:
         def work(route: IPRoute) -> None:
-            under = route.link_lookup(ifname="under0")[0]
+            under = route.link_lookup(ifname=UNDERLAY_LINK)[0]
             route.link(
                 "add", ifname="vx0", kind="vxlan", vxlan_id=42, vxlan_port=8472, vxlan_link=under,
                 vxlan_group=_hosts(_UNDERLAY, other)[0], vxlan_learning=0, mtu=_TUNNEL_MTU,

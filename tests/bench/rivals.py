@@ -1,7 +1,8 @@
 """What Kilim's pods are measured against: networks of plain veths, some with more in their node.
 
 raw: kernel routing alone. iptables, nftables: with kube-proxy's rules and the same network policy (filters.py).
-redirect: a program that hands each packet to the other pod and does nothing else (redirect.bpf.c), the floor.
+redirect: programs that hand each packet to the other pod of the node and do nothing else (redirect.bpf.c), the floor;
+redirect_native: the same between podA and podD, by way of the wire.
 """
 
 import os
@@ -14,9 +15,10 @@ from pyroute2 import IPRoute
 from kilim.agent.bpf import syscall
 from tests.bench.bpfobject import load_redirect
 from tests.bench.filters import LOADERS
-from tests.bench.rawnet import RawNetwork, node_link
+from tests.bench.rawnet import UNDERLAY_LINK, RawNetwork, node_link
 
 _PAIR = ("podA", "podB")
+_ENDS = {"podA": "node1", "podD": "node2"}
 
 
 @dataclass(slots=True)
@@ -30,7 +32,10 @@ class Rivals:
             if name in LOADERS:
                 LOADERS[name](network.netns("node1"), *map(network.ips, _PAIR), port)
         if "redirect" in self.networks:
-            self._redirect(self.networks["redirect"])
+            self._same_node(self.networks["redirect"])
+        if "redirect_native" in self.networks:
+            for pod, node in _ENDS.items():
+                self._native(self.networks["redirect_native"], pod, node)
 
     def remove(self) -> None:
         for link in self.links:
@@ -38,18 +43,26 @@ class Rivals:
         for network in self.networks.values():
             network.remove()
 
-    def _redirect(self, network: RawNetwork) -> None:
-        ends = {pod: network.run("node1", lambda r, p=pod: _end(r, p)) for pod in _PAIR}  # type: ignore[misc]
-        macs = {pod: network.run(pod, lambda r: _link(r, "eth0")[1]) for pod in _PAIR}
+    def _same_node(self, network: RawNetwork) -> None:
         for pod, other in (_PAIR, _PAIR[::-1]):
-            program = load_redirect(ends[other][0], macs[other] + ends[other][1])
-            hook = (program, ends[pod][0], syscall.TCX_INGRESS)
-            self.links.append(network.run("node1", lambda _, h=hook: syscall.create_tcx_link(*h)))  # type: ignore[misc]
-            os.close(program)
+            self._hang(network, "node1", node_link(pod), _to_pod(network, "node1", other))
+
+    def _native(self, network: RawNetwork, pod: str, node: str) -> None:
+        under = network.run(node, lambda r: _link(r, UNDERLAY_LINK)[0])
+        self._hang(network, node, node_link(pod), load_redirect("to_wire", under))
+        self._hang(network, node, UNDERLAY_LINK, _to_pod(network, node, pod))
+
+    def _hang(self, network: RawNetwork, node: str, link: str, program: int) -> None:
+        def work(route: IPRoute) -> int:
+            return syscall.create_tcx_link(program, _link(route, link)[0], syscall.TCX_INGRESS)
+
+        self.links.append(network.run(node, work))
+        os.close(program)
 
 
-def _end(route: IPRoute, pod: str) -> tuple[int, bytes]:
-    return _link(route, node_link(pod))
+def _to_pod(network: RawNetwork, node: str, pod: str) -> int:
+    index, gateway = network.run(node, lambda r: _link(r, node_link(pod)))
+    return load_redirect("to_pod", index, network.run(pod, lambda r: _link(r, "eth0")[1]) + gateway)
 
 
 def _link(route: IPRoute, name: str) -> tuple[int, bytes]:

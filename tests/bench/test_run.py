@@ -42,7 +42,7 @@ class _Bench:
         self._keeping, self._forgetting = Rig(keeping), Rig(forgetting)
         self._in_tunnel = Shim(shim, keeping.program_fd("overlay"))
         self._tunnel_alone = Shim(shim, None)
-        self._floor_fd = load_redirect(LO, bytes(12))
+        self._floor_fd = load_redirect("to_pod", LO)
         for rig in (self._keeping, self._forgetting):
             _enforce(rig)
         for shimmed in (self._in_tunnel, self._tunnel_alone):
