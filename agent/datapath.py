@@ -4,6 +4,7 @@ memory where there is no kernel to write (agent/memory_tables.py).
 Easy to get wrong: `attach` comes after the rows of the cache are written (I6), `restore` before.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,6 +45,11 @@ class Datapath(Protocol):
     @property
     def health(self) -> Health | None:
         """From `restore` on; None: the other nodes are not probed."""
+        ...
+
+    @property
+    def moved(self) -> asyncio.Event:
+        """Set: the node is elsewhere now, and the agent has to start anew."""
         ...
 
     @property

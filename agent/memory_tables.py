@@ -4,6 +4,7 @@ For runs with many agents on one machine, without root; endpoints are registered
 ever connected. Easy to get wrong: rows are copied on the way in and out, as the driver of a kernel would do.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -79,6 +80,7 @@ class MemoryDatapath:
 
     def __init__(self) -> None:
         self.health = None
+        self.moved = asyncio.Event()
         self.connections = None
         self.tables = MemoryTables()
         self.flows = Flows(_NoRecords())

@@ -6,7 +6,7 @@ whether the log took a registration may be unknown; then it is one without a lin
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import structlog
@@ -37,6 +37,7 @@ class Links(Protocol):
     async def create(self, wanted: PodLink) -> LocalLink: ...
     async def configure(self, wanted: PodLink) -> None: ...
     async def raise_host_side(self, wanted: PodLink) -> None: ...
+    async def route_again(self, links: Sequence[LocalLink], node_ips: Sequence[int]) -> None: ...
     async def delete(self, name: str) -> None: ...
     async def check(self, wanted: PodLink) -> list[str]: ...
 
@@ -92,6 +93,7 @@ class Pods:
         await self._links.delete_unfinished()
         for link in await self._links.read():
             self._inventory.remember(link)
+        await self._links.route_again(self._inventory.links(), self._inventory.node.ips)
         held, cidrs = {ip for link in self._inventory.links() for ip in link.ips}, self._inventory.pools().cidrs
         of_pods = {ip for ip in await self._connections.addresses() if any(cidr.contains_ip(ip) for cidr in cidrs)}
         self._inventory.departed |= of_pods - held

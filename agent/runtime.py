@@ -9,8 +9,8 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -28,7 +28,8 @@ from kilim.agent.logs import configure_logs
 from kilim.agent.memory import settle_memory
 from kilim.agent.memory_tables import open_memory
 from kilim.agent.metrics import AgentMetrics, MetricsServer
-from kilim.agent.netlink.node import NoUnderlay
+from kilim.agent.netlink.uplink import NoUnderlay
+from kilim.agent.node_address import resolve_addresses
 from kilim.agent.read_back import ReadBack
 from kilim.agent.replica import Replica
 from kilim.agent.reports import Reports, report_to
@@ -71,14 +72,34 @@ async def serve(settings: Settings, stop: asyncio.Event, when_synced: Callable[[
     """An agent until `stop` is set; any number of them in one loop where the datapath is in memory. `when_synced` is
     called when it has caught up with the log for the first time."""
     with hold_node(settings.run_dir):
-        async with _open_datapath(settings) as datapath:
-            agent = Agent(settings, datapath)
-            await agent.start()
-            await agent.run(stop, when_synced)
+        again = False
+        while not stop.is_set():
+            async with _open_datapath(settings, again) as (resolved, datapath):
+                agent = Agent(resolved, datapath)
+                await agent.start()
+                await agent.run(stop, when_synced)
+            again = True
 
 
-def _open_datapath(settings: Settings) -> AbstractAsyncContextManager[Datapath]:
-    return open_memory() if settings.datapath_mode == "memory" else open_veth(settings)
+@asynccontextmanager
+async def _open_datapath(settings: Settings, again: bool) -> AsyncIterator[tuple[Settings, Datapath]]:
+    """`again`: the underlay has changed, and may not be ready yet."""
+    if settings.datapath_mode == "memory":
+        async with open_memory() as in_memory:
+            yield settings, in_memory
+        return
+    resolved = await resolve_addresses(settings, again=again)
+    async with open_veth(resolved, given=bool(settings.node_ips)) as veth:
+        yield resolved, veth
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
 
 
 class Agent:
@@ -138,7 +159,7 @@ class Agent:
             metrics.start()
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(each, name=name) for name, each in self._work(when_synced).items()]
-                await stop.wait()
+                await _first_of(stop, datapath.moved)
                 log.info("stopping; what is in the kernel stays", node=self._settings.node_name)
                 for task in tasks:
                     task.cancel()

@@ -16,7 +16,8 @@ except PackageNotFoundError:
 @dataclass(frozen=True, slots=True)
 class Settings:
     """See ARCHITECTURE.md, "Processes". Of `node_ip` and `node_ipv6` one may be empty: the node has no such address,
-    and its pods none either. `pod_cidrs` empty: the control plane gives one of each family. `mtu` 0: the underlay's."""
+    and its pods none either; both: they are found on `devices`, or on that of the default route. `pod_cidrs` empty: the
+    control plane gives one of each family. `mtu` 0: the underlay's."""
 
     node_name: str
     node_ip: str
@@ -43,6 +44,7 @@ class Settings:
     bpf_ct_timeout_regular_any_s: float = 60.0
     conntrack_gc_interval_s: float = 0.0  # 0: by how many had expired
     conntrack_gc_max_interval_s: float = 0.0  # 0: 12 hours
+    devices: tuple[str, ...] = ()  # towards the wire
     tunnel_port: int = 8472
     mtu: int = 0
     datapath_mode: Literal["veth", "memory"] = "veth"  # memory: no kernel, no pods; for runs with many agents

@@ -29,6 +29,7 @@ from kilim.agent.ip_masq import ExemptCidrs
 from kilim.agent.netlink.node import NodeDevices, apply_node_devices, remove_tunnel
 from kilim.agent.netlink.session import NetlinkSession
 from kilim.agent.netlink.veth import PodLinks
+from kilim.agent.node_address import AddressWatch
 from kilim.agent.node_routes import NodeRoutes
 from kilim.agent.pods import Pods
 from kilim.agent.settings import Settings
@@ -42,18 +43,18 @@ _DEPARTED_S = 5.0  # who is given such an address does not wait for this
 
 
 @asynccontextmanager
-async def open_veth(settings: Settings) -> AsyncIterator["VethDatapath"]:
-    """Raises NoUnderlay, OSError."""
+async def open_veth(settings: Settings, given: bool = True) -> AsyncIterator["VethDatapath"]:
+    """`given`: whether the node's addresses are not to be looked for. Raises NoUnderlay, OSError."""
     session = NetlinkSession()
     try:
         tunnel_port = settings.tunnel_port if settings.routing_mode == "tunnel" else 0
-        devices = await apply_node_devices(session, settings.node_ips, tunnel_port, settings.mtu)
+        devices = await apply_node_devices(session, settings.node_ips, tunnel_port, settings.mtu, settings.devices)
         by_family = {is_ipv6(ip): ip for ip in settings.node_ips}
         bpf = load_objects(
             BpfSettings(
                 node_ip=by_family.get(False, 0),
                 node_ipv6=by_family.get(True, 0),
-                underlay_ifindex=devices.underlay_ifindex,
+                underlay_ifindex=devices.underlay.ifindex,
                 tunnel_ifindex=devices.tunnel_ifindex,
                 tunnel_port=tunnel_port,
                 ct_max_entries=settings.bpf_ct_global_max,
@@ -71,7 +72,7 @@ async def open_veth(settings: Settings) -> AsyncIterator["VethDatapath"]:
             settings.bpf_root,
         )
         try:
-            yield VethDatapath(settings, session, devices, bpf)
+            yield VethDatapath(settings, session, devices, bpf, given)
         finally:
             bpf.close()
     finally:
@@ -84,7 +85,9 @@ class VethDatapath:
     _pods: Pods
     _enforcement: Enforcement
 
-    def __init__(self, settings: Settings, session: NetlinkSession, devices: NodeDevices, bpf: BpfDatapath) -> None:
+    def __init__(
+        self, settings: Settings, session: NetlinkSession, devices: NodeDevices, bpf: BpfDatapath, given: bool
+    ) -> None:
         self._settings = settings
         self._session = session
         self._devices = devices
@@ -96,6 +99,8 @@ class VethDatapath:
             lambda cidrs: write_exempt_cidrs(bpf.maps["ipmasq"], cidrs),
             lambda: self._enforcement.replica.state.nodes,
         )
+        self._watch = AddressWatch(session, devices.underlay, settings.devices, given, self._tell_address)
+        self.moved = self._watch.moved
         self.health: Health | None = None
         self.connections = Connections(bpf.maps, settings.conntrack_gc_interval_s, settings.conntrack_gc_max_interval_s)
 
@@ -126,12 +131,13 @@ class VethDatapath:
         self._bpf.begin_takeover()
         if self._devices.tunnel_ifindex:
             self._bpf.attach_overlay(self._devices.tunnel_ifindex)
-        self._bpf.attach_netdev(self._devices.underlay_ifindex)
+        underlay = self._devices.underlay
+        self._bpf.attach_netdevs(underlay.ifindex, underlay.others)
         self._pods.attach_restored()
         self._bpf.end_takeover()
         return {
             "pods": len(self.ifindex_of),
-            "underlay": self._devices.underlay_name,
+            "underlay": self._devices.underlay.name,
             "routing_mode": self._settings.routing_mode,
             "attached_by": self._bpf.attach_mode,
             **({"moved_rows": dict(self._bpf.moved_rows)} if self._bpf.moved_rows else {}),
@@ -144,7 +150,7 @@ class VethDatapath:
         routes = NodeRoutes(
             self._settings,
             self._session,
-            self._devices.underlay_ifindex,
+            self._devices.underlay.ifindex,
             lambda: (enforcement.replica.state.nodes, enforcement.in_sync),
         )
         return health | {
@@ -155,9 +161,13 @@ class VethDatapath:
             "conntrack gc": self.connections.run(),
             "departed endpoints": self._clear_departed(),
             "stale endpoints": self._remove_stale(),
+            "node address": self._watch.follow(),
             "node routes": routes.follow(),
             "former tunnel": self._remove_former_tunnel(),
         }
+
+    def _tell_address(self, wrong: str) -> None:
+        self._enforcement.note("address", wrong)
 
     async def _sweep(self) -> None:
         while True:

@@ -44,8 +44,9 @@ class ToRun(click.Option):
 )
 @click.option("--node-name", cls=ToRun, required=True, help="This node.")
 @click.option(
-    "--node-ip", cls=ToRun, type=Several(NodeIp()), multiple=True, required=True, metavar="IP[,IP]",
-    help="Its address on the underlay; or two, an IPv4 and an IPv6 one. Pods get an address of each family given here.",
+    "--node-ip", type=Several(NodeIp()), multiple=True, metavar="IP[,IP]",
+    help="Its address on the underlay; or two, an IPv4 and an IPv6 one. Pods get an address of each family given here. "
+    "[default: those of the device; one that changes is noticed]",
 )  # fmt: skip
 @click.option(
     "--servers",
@@ -84,6 +85,14 @@ class ToRun(click.Option):
 )  # fmt: skip
 @masquerade_options
 @connection_options
+@click.option(
+    "--devices",
+    type=Several(click.STRING),
+    default=(),
+    metavar="DEVICE[,DEVICE]",
+    help="Devices towards the wire, VLANs among them. The first that has addresses is the underlay. "
+    "[default: that of --node-ip, or of the default route]",
+)
 @click.option("--tunnel-port", type=click.IntRange(1, 65535), default=8472, show_default=True, help="VXLAN's UDP port.")
 @click.option(
     "--mtu", type=click.IntRange(0, 65535), default=0, help="Of the underlay, in bytes. [default: read from its device]"
@@ -145,6 +154,8 @@ def agent(context: click.Context, /, **flags: Any) -> None:
     flags["log_format"] = log_format(flags["log_format"])
     flags["prometheus_serve_addr"] = flags["prometheus_serve_addr"] or ""
     flags["native_routing_cidrs"] = native_routing_cidrs(flags)
+    if flags["datapath_mode"] == "memory" and not flags["node_ip"]:
+        raise BadUsage("--node-ip: must be given with --datapath-mode memory")
     flags |= _of_families([ip for several in flags.pop("node_ip") for ip in several])
     context.exit(run(Settings(**flags)) or 0)
 

@@ -71,7 +71,7 @@ def agent_process(lab: Lab, node: Node) -> ProcessSpec:
     cidrs = tuple(part for cidr in node.pod_cidrs for part in ("--pod-cidr", cidr))
     labels = ("--node-labels", ",".join(f"{key}={value}" for key, value in node.labels.items())) if node.labels else ()
     argv = kilim_argv(
-        *("agent", "--node-name", node.name, "--node-ip", ",".join(node.ips), *labels),
+        *("agent", "--node-name", node.name, *_node_ip(lab, node), *labels),
         *("--servers", ",".join(replica.address for replica in lab.replicas), *cidrs),
         *("--state-dir", str(directory / "state"), "--run-dir", str(directory)),
         *("--bpf-root", str(pin_dir(lab.name) / node.name), "--tunnel-port", str(TUNNEL_PORT)),
@@ -80,6 +80,12 @@ def agent_process(lab: Lab, node: Node) -> ProcessSpec:
     )
     clock = clock_environment(lab, node.name)
     return ProcessSpec(node.name, argv, _log(lab, node.name), directory, lab.netns(node.name), environment=clock)
+
+
+def _node_ip(lab: Lab, node: Node) -> tuple[str, ...]:
+    """Where agents are told their devices they find their addresses themselves."""
+    found = any(option.startswith("--devices") for option in lab.agent_options)
+    return () if found else ("--node-ip", ",".join(node.ips))
 
 
 def _everywhere(ip: str, port: int) -> str:

@@ -89,11 +89,16 @@ class Datapath:
         """Idempotent; where there is no tunnel any more."""
         self._hooks.detach([OVERLAY_LINK], "")
 
-    def attach_netdev(self, ifindex: int, name: str = "underlay") -> None:
-        """A device towards the wire; `name` tells several apart."""
-        link = NETDEV_LINK_PREFIX + name
-        self._hooks.attach(self.program_fd("from_netdev"), ifindex, syscall.TCX_INGRESS, link)
-        self._hooks.detach_elsewhere(link, ifindex)
+    def attach_netdevs(self, underlay: int, others: Sequence[int] = ()) -> None:
+        """Devices towards the wire, by index; from any that is none of these it is detached."""
+        wanted = {f"{NETDEV_LINK_PREFIX}underlay": underlay}
+        wanted |= {f"{NETDEV_LINK_PREFIX}{ifindex}": ifindex for ifindex in others}
+        for link, ifindex in wanted.items():
+            self._hooks.attach(self.program_fd("from_netdev"), ifindex, syscall.TCX_INGRESS, link)
+            self._hooks.detach_elsewhere(link, ifindex)
+        for link, held in self._hooks.read().items():
+            if link.startswith(NETDEV_LINK_PREFIX) and link not in wanted:
+                self._hooks.detach_from([link], held.ifindex)
 
     def links(self) -> dict[str, syscall.LinkInfo]:
         """All that is attached by name, also by an agent before this one; ifindex 0: the device is gone."""

@@ -51,6 +51,12 @@ class Hooks:
             return
         clsact.detach([self._pin(name) for name in names], [ifindex])
 
+    def detach_from(self, names: Sequence[str], ifindex: int) -> None:
+        """Idempotent; the device may be gone."""
+        for name in names:
+            attach.detach(self._pin(name))
+        clsact.detach([self._pin(name) for name in names], [ifindex] if ifindex else [])
+
     def read(self) -> dict[str, syscall.LinkInfo]:
         """By name, whichever way it was attached, the links of both where there are both."""
         return read_hooks(self._directory)

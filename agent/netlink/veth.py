@@ -10,7 +10,7 @@ has a link-local address: nothing is announced, solicited or probed that would k
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -58,6 +58,10 @@ class PodLinks:
     async def raise_host_side(self, wanted: PodLink) -> None:
         """Up, with route and neighbour towards the pod. Idempotent."""
         await self._session.run(lambda ipr: _raise_host_side(ipr, wanted))
+
+    async def route_again(self, links: Sequence[LocalLink], node_ips: Sequence[int]) -> None:
+        """The kernel drops routes with an address that goes."""
+        await self._session.run(lambda ipr: _route_again(ipr, links, node_ips))
 
     async def delete(self, name: str) -> None:
         """Idempotent; the pod's end, routes and neighbours go with it."""
@@ -131,17 +135,23 @@ def _raise_host_side(ipr: Any, wanted: PodLink) -> None:
     switch_ipv6(wanted.name, any(map(is_ipv6, wanted.ips)))
     let_forward(wanted.name)
     ipr.link("set", index=index, state="up")
-    node_ips = {is_ipv6(ip): format_ip(ip) for ip in wanted.node_ips}
     for ip in wanted.ips:
         ipr.neigh("replace", dst=format_ip(ip), lladdr=mac, ifindex=index, state=_PERMANENT)
-        ipr.route(
-            "replace",
-            dst=host_cidr(ip),
-            oif=index,
-            scope=_scope_link(ip),
-            proto=ROUTE_PROTOCOL,
-            prefsrc=node_ips[is_ipv6(ip)],
-        )
+    _route(ipr, index, wanted.ips, wanted.node_ips)
+
+
+def _route(ipr: Any, index: int, ips: Sequence[int], node_ips: Sequence[int]) -> None:
+    """The node's own way to a pod, with the node's address of the pod's family where it has one."""
+    sources = {is_ipv6(ip): format_ip(ip) for ip in node_ips}
+    for ip in ips:
+        source = {"prefsrc": sources[is_ipv6(ip)]} if is_ipv6(ip) in sources else {}
+        ipr.route("replace", dst=host_cidr(ip), oif=index, scope=_scope_link(ip), proto=ROUTE_PROTOCOL, **source)
+
+
+def _route_again(ipr: Any, links: Sequence[LocalLink], node_ips: Sequence[int]) -> None:
+    for link in links:
+        with tolerate(*GONE, errno.ENETDOWN):  # what is not up yet gets its routes when it is
+            _route(ipr, link.ifindex, link.ips, node_ips)
 
 
 def _inside(wanted: PodLink, work: Callable[[], T]) -> T:

@@ -166,7 +166,7 @@ def test_filters_of_others_stay(build: Callable[[AttachMode], Wire]) -> None:
 def test_another_underlay_is_attached_in_place_of_the_first(build: Callable[[AttachMode], Wire]) -> None:
     wire = build("clsact")
     node, datapath = wire.nodes[0], wire.datapaths[0]
-    node.namespace.run(lambda: datapath.attach_netdev(1))
+    node.namespace.run(lambda: datapath.attach_netdevs(1))
     assert node.links(datapath)["netdev-underlay"].ifindex == 1
     assert node.namespace.run(lambda: tc.read_filters(node.underlay, tc.INGRESS)) == []
 

@@ -177,7 +177,7 @@ class Node:
     def attach(self, datapath: Datapath) -> None:
         def attach_all() -> None:
             datapath.attach_overlay(self.tunnel)
-            datapath.attach_netdev(self.underlay)
+            datapath.attach_netdevs(self.underlay)
             for pod in self.pods:
                 datapath.attach_endpoint(pod.ifindex, pod.name)
 

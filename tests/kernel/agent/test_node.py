@@ -10,9 +10,10 @@ import pytest
 
 from kilim.agent import node_routes
 from kilim.agent.core.node_routes import NodeRoute
-from kilim.agent.netlink.node import TUNNEL, NodeDevices, NoUnderlay, apply_node_devices
+from kilim.agent.netlink.node import TUNNEL, NodeDevices, apply_node_devices
 from kilim.agent.netlink.node_routes import apply_node_routes
 from kilim.agent.netlink.session import NetlinkSession, find_link, open_netlink
+from kilim.agent.netlink.uplink import NoUnderlay, Uplink, find_uplink
 from kilim.agent.node_routes import NodeRoutes
 from kilim.agent.settings import Settings
 from kilim.lab.netns import create_netns, delete_netns, in_netns
@@ -61,10 +62,10 @@ def test_the_tunnel_leaves_what_the_family_of_the_underlay_takes(
 ) -> None:
     in_netns(node, lambda: _have("wire0", *ips))
     made = devices(node, *ips)
-    assert (made.underlay_name, made.mtu, made.overlay_bytes) == ("wire0", 1500, overhead)
+    assert (made.underlay.name, made.mtu, made.overlay_bytes) == ("wire0", 1500, overhead)
     tunnel = in_netns(node, lambda: _link(TUNNEL))
     assert (tunnel["index"], tunnel.get_attr("IFLA_MTU")) == (made.tunnel_ifindex, 1500 - overhead)
-    assert devices(node, *ips, mtu=1400) == NodeDevices("wire0", made.underlay_ifindex, tunnel["index"], 1400, overhead)
+    assert devices(node, *ips, mtu=1400) == NodeDevices(made.underlay, tunnel["index"], 1400, overhead)
     assert in_netns(node, lambda: _link(TUNNEL)).get_attr("IFLA_MTU") == 1400 - overhead
     assert in_netns(node, _addresses_of_tunnel) == []
 
@@ -90,6 +91,38 @@ def test_both_addresses_must_be_on_one_interface(node: Path) -> None:
         devices(node, IPV4, IPV6)
 
 
+def uplink(netns: Path, *ips: int, devices: tuple[str, ...] = (), held: tuple[int, ...] = ()) -> Uplink:
+    return run(netns, lambda session: find_uplink(session, ips, devices, held))
+
+
+def test_addresses_are_found_on_the_devices_that_are_named(node: Path) -> None:
+    in_netns(node, lambda: _have("wire1", IPV4, IPV6))
+    found = uplink(node, devices=("wire0", "wire1"))
+    assert (found.ips, found.name, found.mtu) == ((IPV4, IPV6), "wire1", 1500)
+    assert found.others == (in_netns(node, lambda: _link("wire0"))["index"],)
+    assert uplink(node, IPV4, devices=("wire0",)).others == found.others
+    with pytest.raises(NoUnderlay, match="no address that other nodes can reach is on wire0"):
+        uplink(node, devices=("wire0",))
+    with pytest.raises(NoUnderlay, match="there is no device wire7"):
+        uplink(node, devices=("wire7",))
+
+
+def test_else_on_the_device_of_the_default_route(node: Path) -> None:
+    in_netns(node, lambda: _have("wire0", IPV4 + 5))
+    in_netns(node, lambda: _have("wire1", IPV4, IPV6))
+    with pytest.raises(NoUnderlay, match="--node-ip or --devices must be given"):
+        uplink(node)
+    in_netns(node, lambda: _default_route("wire1", "192.0.2.9"))
+    assert uplink(node) == uplink(node, devices=("wire1",))
+
+
+def test_of_several_addresses_that_in_use_stays(node: Path) -> None:
+    other = parse_ip("198.51.100.7")
+    in_netns(node, lambda: _have("wire0", IPV4, other))
+    assert uplink(node, devices=("wire0",)).ips == (IPV4,)
+    assert uplink(node, devices=("wire0",), held=(other,)).ips == (other,)
+
+
 def test_ipv6_needs_room_for_its_packets(node: Path) -> None:
     in_netns(node, lambda: _have("wire0", IPV4, IPV6))
     assert devices(node, IPV4, IPV6, mtu=1330).mtu == 1330
@@ -101,13 +134,13 @@ def test_ipv6_needs_room_for_its_packets(node: Path) -> None:
 def test_an_address_that_is_still_probed_is_waited_for(node: Path) -> None:
     in_netns(node, lambda: _have("wire0", IPV6, flags=0))
     assert in_netns(node, lambda: _flags(IPV6)) & TENTATIVE
-    assert devices(node, IPV6).underlay_name == "wire0"
+    assert devices(node, IPV6).underlay.name == "wire0"
     assert not in_netns(node, lambda: _flags(IPV6)) & TENTATIVE
 
 
 def test_routes_of_both_families_come_and_go(node: Path) -> None:
     in_netns(node, lambda: _have("wire0", IPV4, IPV6))
-    underlay = devices(node, IPV4, IPV6).underlay_ifindex
+    underlay = devices(node, IPV4, IPV6).underlay.ifindex
     wanted = {
         "10.61.2.0/24": NodeRoute(parse_ip("192.0.2.2"), IPV4),
         "fd00:61:2::/64": NodeRoute(parse_ip("2001:db8::2"), IPV6),
@@ -136,7 +169,7 @@ def test_routes_that_the_kernel_has_dropped_come_back(node: Path, monkeypatch: p
     monkeypatch.setattr(node_routes, "_LOOK_S", 0.02)
     monkeypatch.setattr(node_routes, "_AGAIN_S", 0.05)
     in_netns(node, lambda: _have("wire0", IPV4))
-    underlay, state = devices(node, IPV4).underlay_ifindex, State()
+    underlay, state = devices(node, IPV4).underlay.ifindex, State()
     event = pb.Event(node_joined=pb.NodeJoined(node=pb.Node(name="n2", ip=IPV4 + 1, pod_cidrs=["10.61.2.0/24"])))
     fold_record(state, 1, event.SerializeToString())
     wanted = {("10.61.2.0", "192.0.2.2", "192.0.2.1")}
@@ -182,6 +215,11 @@ def _have(name: str, *ips: int, flags: int = NODAD) -> None:
         for ip in ips:
             family: dict[str, Any] = {"prefixlen": 64, "flags": flags} if is_ipv6(ip) else {"prefixlen": 24}
             ipr.addr("add", index=index, address=format_ip(ip), **family)
+
+
+def _default_route(name: str, gateway: str) -> None:
+    with open_netlink() as ipr:
+        ipr.route("add", dst="default", gateway=gateway, oif=ipr.link_lookup(ifname=name)[0])
 
 
 def _link(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Endpoints and links that are left over, while CNI calls go on: nothing of a living pod is taken out of the log."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from kilim.agent.cache import DiskCache
@@ -80,6 +80,8 @@ class Node:
     async def configure(self, wanted: PodLink) -> None: ...
 
     async def raise_host_side(self, wanted: PodLink) -> None: ...
+
+    async def route_again(self, links: Sequence[LocalLink], node_ips: Sequence[int]) -> None: ...
 
     async def delete(self, name: str) -> None: ...
 

@@ -55,7 +55,7 @@ def test_the_environment_says_it_too(started: list[Settings]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Missing option '--node-ip'"),
+        (["--datapath-mode", "memory"], "--node-ip: must be given with --datapath-mode memory"),
         (["--node-ip", f"{V4},192.0.2.12"], f"--node-ip: {V4} and 192.0.2.12 are of one family"),
         (["--node-ip", V6, "--node-ip", "2001:db8::12"], "are of one family; at most one of each"),
         (["--node-ip", "192.0.2.256"], "'192.0.2.256' is not an IPv4 address"),
