@@ -25,7 +25,7 @@ from kilim.v1 import agent_pb2_grpc
 
 _DROPS_MAX = 30_000  # of one answer, so that it fits into a client's default limit of 4 MiB
 _NAMED_MAX = 2_000  # policy is asked for each
-_KERNEL = (*DESIRED, "ct", "nat")
+_KERNEL = (*DESIRED, "ct", "nat", "frag")
 _SERVICE = pb.DESCRIPTOR.services_by_name["Agent"].full_name
 
 

@@ -16,6 +16,7 @@ TABLES = {
     "policy": ("policy", "Verdicts by subject, direction, peer, protocol and port."),
     "ct": ("ct", "Connections that the datapath tracks."),
     "nat": ("nat", "What masquerade has translated, by the way packets go."),
+    "frag": ("frag", "Packets that come in fragments, by their first one."),
 }
 
 
@@ -28,7 +29,7 @@ def _add(word: str, name: str, what: str) -> click.Group:
     group = click.Group(word, help=what)
     example = f"kilim bpf {word} list --node node1\nkilim bpf {word} list --agent-socket {DEFAULT_SOCKET} -o json"
     desired = click.Option(["--desired"], is_flag=True, help="What the log asks for, instead of what the kernel holds.")
-    parameters: list[click.Parameter] = [] if name in ("ct", "nat") else [desired]
+    parameters: list[click.Parameter] = [] if name in ("ct", "nat", "frag") else [desired]
 
     def run(node: str | None, agent_socket: str | None, output: str | None, desired: bool = False) -> None:
         show_table(name, socket_of(node, agent_socket), kernel=not desired, output=output)

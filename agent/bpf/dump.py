@@ -103,6 +103,18 @@ def _dump_nat(maps: Maps, raw: bool) -> Dump:
     return ["protocol", "direction", "source", "destination", "translated", "endpoint_id"], listed
 
 
+def _dump_frag(maps: Maps, raw: bool) -> Dump:
+    """As the packets had them; expired ones only if raw."""
+    now, listed = now_ticks(), []
+    for (src, dst, number, *_), (expires, src_port, dst_port, _, protocol, _) in _sorted_rows(maps["fragments"]):
+        if expires <= now and not raw:
+            continue
+        number = number if is_ipv6(from_mapped(src)) else number >> 16
+        seconds = (max(expires - now, 0) << TICK_SHIFT) // 10**9
+        listed.append(_cells([protocol, _end(src, src_port), _end(dst, dst_port), number, seconds]))
+    return ["protocol", "source", "destination", "id", "expires_s"], listed
+
+
 def _end(address: bytes, port: int) -> str:
     ip = from_mapped(address)
     return f"[{format_ip(ip)}]:{port}" if is_ipv6(ip) else f"{format_ip(ip)}:{port}"
@@ -119,4 +131,5 @@ _DUMPS = {
     "policy": _dump_policy,
     "ct": _dump_ct,
     "nat": _dump_nat,
+    "frag": _dump_frag,
 }

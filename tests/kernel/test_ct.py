@@ -24,6 +24,7 @@ from tests.kernel.frames import (
     icmp,
     icmp_error,
     icmp_protocol,
+    sctp,
     tcp,
     udp,
 )  # fmt: skip
@@ -227,6 +228,19 @@ def test_expired_entry_is_none(bpf_root: Path, settings: Settings) -> None:
         assert rig.out(udp(B, A, 53, 40000)).reason == POLICY_DENIED
     finally:
         datapath.close()
+
+
+def test_sctp_is_followed_both_ways(one_way: Rig) -> None:
+    assert one_way.out(sctp(B, A, 80, 40000)).reason == POLICY_DENIED
+    assert one_way.out(sctp(A, B)).opened
+    assert one_way.out(sctp(B, A, 80, 40000)).passed
+    assert one_way.out(sctp(B, A, 81, 40000)).reason == POLICY_DENIED
+    [entry] = one_way.connections()
+    assert 58 <= int(entry["expires_s"]) <= 62
+    assert one_way.out(icmp_error(B, A, sctp(A, B))).passed
+    one_way.forget_connections()
+    assert one_way.out(sctp(B, A, 80, 40000)).reason == POLICY_DENIED, "any of its packets may be the first"
+    assert one_way.out(sctp(A, B)).opened and one_way.out(sctp(B, A, 80, 40000)).passed
 
 
 def test_echo_replies_belong_to_their_request(one_way: Rig) -> None:

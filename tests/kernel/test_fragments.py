@@ -157,13 +157,18 @@ def test_errors_about_fragments(rig: Rig) -> None:
 
 
 def test_first_fragments_are_remembered_for_a_while(one_way: Rig) -> None:
-    one_way.out(first())
+    one_way.out(first(number=770))
+    columns, [listed] = one_way.tables.dump("frag")
+    found = dict(zip(columns, listed, strict=True))
+    assert (found["protocol"], found["id"]) == (str(UDP), "770") and 60 <= int(found["expires_s"]) <= 65
+    assert A.text in found["source"] and found["source"].endswith(":40000") and found["destination"].endswith(":53")
     table = one_way.datapath.maps["fragments"]
     keys, values = table.read()
     assert len(values) == 1 and values.dtype == FRAGMENT_VALUE
     values["expires"] = 0
     table.update(keys, values)
-    assert one_way.out(later()).reason == NO_FIRST
+    assert one_way.out(later(number=770)).reason == NO_FIRST
+    assert not one_way.tables.dump("frag")[1] and one_way.tables.dump("frag", raw=True)[1]
 
 
 def test_a_fragment_header_of_a_whole_packet(one_way: Rig) -> None:
