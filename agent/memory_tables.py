@@ -52,7 +52,7 @@ class MemoryTables:
         return MemoryReading(self)
 
     def dump(self, table: str, raw: bool = False) -> tuple[list[str], list[list[str]]]:
-        return ([], []) if table == "ct" else dump_desired(self.rows, table)
+        return ([], []) if table in ("ct", "nat", "frag") else dump_desired(self.rows, table)
 
 
 class MemoryReading:

@@ -124,7 +124,7 @@ Global___Count: _TypeAlias = Count  # noqa: Y015
 
 @_typing.final
 class DumpTableRequest(_message.Message):
-    """table: "ipcache" | "endpoints" | "policy" | "subjects" | "ct" | "nat" ; kernel false: the desired rows; true: read back from the kernel
+    """table: "ipcache" | "endpoints" | "policy" | "subjects" | "ct" | "nat" | "frag" ; kernel false: the desired rows; true: read back from the kernel
     raw, with kernel: the entries as they are, with table generations, revisions, interfaces and MAC addresses
     """
 
