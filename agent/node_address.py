@@ -1,7 +1,7 @@
 """The node's address in the long run: found at the start where it is not given, and looked after from then on.
 
 Easy to get wrong: between two addresses (DHCP, a device that is made anew) there may be none for a while. Nothing is
-done before another one has stayed for some looks.
+done before another one has stayed for some looks; nor while a family is missing, as the pods have theirs.
 """
 
 import asyncio
@@ -89,5 +89,7 @@ class AddressWatch:
         except (NoUnderlay, OSError) as error:
             self._tell(str(error))
             return None
-        self._tell("")
-        return seen
+        lost = {is_ipv6(ip) for ip in self._held.ips} - {is_ipv6(ip) for ip in seen.ips}
+        families = " and ".join("IPv6" if each else "IPv4" for each in sorted(lost))
+        self._tell(f"{seen.name} has no {families} address any more" if lost else "")
+        return None if lost else seen

@@ -28,7 +28,7 @@ def _apply(ipr: Any, wanted: Mapping[str, NodeRoute], underlay: int, allow_delet
     present = _read(ipr)
     unreachable = []
     for cidr, route in wanted.items():
-        if present.get(cidr) == format_ip(route.gateway):
+        if present.get(cidr) == (format_ip(route.gateway), format_ip(route.source), underlay):
             continue
         try:
             ipr.route(
@@ -50,12 +50,13 @@ def _apply(ipr: Any, wanted: Mapping[str, NodeRoute], underlay: int, allow_delet
     return unreachable
 
 
-def _read(ipr: Any) -> dict[str, str]:
-    """CIDR to gateway, of our routes that have one."""
+def _read(ipr: Any) -> dict[str, tuple[str, str, int]]:
+    """CIDR to gateway, source and device, of our routes that have a gateway."""
     found = {}
     for family in (socket.AF_INET, socket.AF_INET6):
         for route in ipr.get_routes(family=family, proto=ROUTE_PROTOCOL):
             gateway = route.get_attr("RTA_GATEWAY")
             if gateway is not None and route["proto"] == ROUTE_PROTOCOL:
-                found[f"{route.get_attr('RTA_DST')}/{route['dst_len']}"] = gateway
+                cidr = f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
+                found[cidr] = (gateway, route.get_attr("RTA_PREFSRC"), route.get_attr("RTA_OIF"))
     return found

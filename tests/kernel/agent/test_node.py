@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import pytest
 
-from kilim.agent import node_routes
+from kilim.agent import node_address, node_routes
 from kilim.agent.core.node_routes import NodeRoute
 from kilim.agent.netlink.node import TUNNEL, NodeDevices, apply_node_devices
 from kilim.agent.netlink.node_routes import apply_node_routes
 from kilim.agent.netlink.session import NetlinkSession, find_link, open_netlink
 from kilim.agent.netlink.uplink import NoUnderlay, Uplink, find_uplink
+from kilim.agent.node_address import AddressWatch
 from kilim.agent.node_routes import NodeRoutes
 from kilim.agent.settings import Settings
 from kilim.lab.netns import create_netns, delete_netns, in_netns
@@ -123,6 +124,33 @@ def test_of_several_addresses_that_in_use_stays(node: Path) -> None:
     assert uplink(node, devices=("wire0",), held=(other,)).ips == (other,)
 
 
+@pytest.mark.parametrize("goes", [IPV4, IPV6])
+def test_a_family_that_goes_is_told_and_waited_for(node: Path, goes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pods have addresses of it; another address of it is taken."""
+    monkeypatch.setattr(node_address, "_LOOK_S", 0.01)
+    in_netns(node, lambda: _have("wire0", IPV4, IPV6))
+    held, told = uplink(node, devices=("wire0",)), [""]
+
+    async def watch(session: NetlinkSession) -> bool:
+        watch = AddressWatch(session, held, ("wire0",), False, lambda message: told.append(message))
+        following = asyncio.create_task(watch.follow())
+        try:
+            await asyncio.to_thread(_lose, "wire0", goes)
+            await _until(
+                lambda: told[-20:] == [f"wire0 has no {'IPv6' if is_ipv6(goes) else 'IPv4'} address any more"] * 20
+            )
+            early = watch.moved.is_set()
+            await asyncio.to_thread(_have, "wire0", goes + 1)
+            await _until(watch.moved.is_set)
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+        return early
+
+    assert not run(node, watch)
+    assert told[-1] == ""
+
+
 def test_ipv6_needs_room_for_its_packets(node: Path) -> None:
     in_netns(node, lambda: _have("wire0", IPV4, IPV6))
     assert devices(node, IPV4, IPV6, mtu=1330).mtu == 1330
@@ -162,6 +190,27 @@ def test_routes_of_both_families_come_and_go(node: Path) -> None:
     }
     run(node, lambda session: apply_node_routes(session, {}, underlay, True))
     assert in_netns(node, _our_routes) == set()
+
+
+def test_routes_follow_the_nodes_address_and_its_device(node: Path) -> None:
+    in_netns(node, lambda: _have("wire0", IPV4, IPV6))
+    in_netns(node, lambda: _have("wire1", IPV4 + 4, IPV6 + 4))
+    first, second = (in_netns(node, lambda n=name: _link(n))["index"] for name in ("wire0", "wire1"))
+
+    def wanted(source: int) -> dict[str, NodeRoute]:
+        gateways = {"10.61.2.0/24": IPV4 + 1, "fd00:61:2::/64": IPV6 + 1}
+        return {cidr: NodeRoute(ip, (IPV6 if is_ipv6(ip) else IPV4) + source) for cidr, ip in gateways.items()}
+
+    def sources() -> set[str]:
+        return {source for _, _, source in _our_routes()}
+
+    run(node, lambda session: apply_node_routes(session, wanted(0), first, True))
+    assert in_netns(node, sources) == {"192.0.2.1", "2001:db8::1"}
+    run(node, lambda session: apply_node_routes(session, wanted(4), first, True))
+    assert in_netns(node, sources) == {"192.0.2.5", "2001:db8::5"}
+    assert in_netns(node, _devices_of_our_routes) == {first}
+    run(node, lambda session: apply_node_routes(session, wanted(4), second, True))
+    assert in_netns(node, _devices_of_our_routes) == {second}
 
 
 def test_routes_that_the_kernel_has_dropped_come_back(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +266,12 @@ def _have(name: str, *ips: int, flags: int = NODAD) -> None:
             ipr.addr("add", index=index, address=format_ip(ip), **family)
 
 
+def _lose(name: str, ip: int) -> None:
+    with open_netlink() as ipr:
+        index = ipr.link_lookup(ifname=name)[0]
+        ipr.addr("del", index=index, address=format_ip(ip), prefixlen=64 if is_ipv6(ip) else 24)
+
+
 def _default_route(name: str, gateway: str) -> None:
     with open_netlink() as ipr:
         ipr.route("add", dst="default", gateway=gateway, oif=ipr.link_lookup(ifname=name)[0])
@@ -236,6 +291,12 @@ def _flags(ip: int) -> int:
 def _addresses_of_tunnel() -> list[Any]:
     with open_netlink() as ipr:
         return list(ipr.get_addr(index=ipr.link_lookup(ifname=TUNNEL)[0]))
+
+
+def _devices_of_our_routes() -> set[int]:
+    with open_netlink() as ipr:
+        routes = [*ipr.get_routes(family=socket.AF_INET), *ipr.get_routes(family=socket.AF_INET6)]
+    return {route.get_attr("RTA_OIF") for route in routes if route["proto"] == 120}
 
 
 def _our_routes() -> set[tuple[str, str, str]]:
