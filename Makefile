@@ -39,9 +39,9 @@ faults-nightly: preflight setup  ## hours of faults: SEEDS=1,2,3 (default: ten o
 check: setup     ## lint, format, types, import contracts, generated code, shape of the house
 	@deploy/dev/check.sh
 
-fuzz: preflight setup    ## random packets through the datapath and its model; SECONDS=60 EXECUTIONS=… SEED=…
+fuzz: preflight setup    ## random packets through the datapath and its model; SECONDS=60 EXECUTIONS=… SEED=… MASQUERADE=1
 	@$(SUDO) $(BIN)/python -m tests.datapath.fuzz $(if $(EXECUTIONS),--executions $(EXECUTIONS),--seconds $(FUZZ_SECONDS)) \
-		$(if $(SEED),--seed $(SEED))
+		$(if $(SEED),--seed $(SEED)) $(if $(MASQUERADE),--masquerade)
 
 instructions: preflight setup    ## record what the verifier makes of each program (tests/kernel/instructions.json)
 	@$(SUDO) $(BIN)/python -m tests.kernel.instructions

@@ -5,10 +5,18 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tests.datapath.kernel import Kernel, connection_differences, differences, fragment_differences, ticks
+from tests.datapath import places
+from tests.datapath.kernel import (
+    Kernel,
+    connection_differences,
+    differences,
+    fragment_differences,
+    mapping_differences,
+    ticks,
+)
 from tests.datapath.model.programs import run
-from tests.datapath.model.state import DROP, PASS, REASONS, REDIRECT, Node, Outcome, Settings, Tables
-from tests.datapath.places import LO, SETTINGS, tables
+from tests.datapath.model.state import DROP, PASS, REASONS, REDIRECT, Node, Outcome, Tables
+from tests.datapath.places import LO, tables
 
 REASON_NAMES = {number: name for name, number in REASONS.items()}
 
@@ -22,9 +30,28 @@ class Send(NamedTuple):
     tunnel: tuple[int, int] | None = None  # who sent the outer packet, VNI
 
 
+class Answer(NamedTuple):
+    """What the other end of the last packet says to it, from outside."""
+
+    expected: str
+
+    def to(self, frame: bytes) -> Send:
+        return Send("from_netdev", places.answered(frame), self.expected)
+
+
+class Complaint(NamedTuple):
+    """An ICMP error about the last packet, of its other end; so many bytes are quoted behind the IP header."""
+
+    expected: str
+    quoted: int
+
+    def to(self, frame: bytes) -> Send:
+        return Send("from_netdev", places.complaint(frame, self.quoted), self.expected)
+
+
 Change = Callable[[Tables], None]
 EXPIRE = "expire"  # as if the time of all connections had passed
-Step = Send | Change | str
+Step = Send | Answer | Complaint | Change | str
 
 
 @dataclass
@@ -32,7 +59,6 @@ class Check:
     name: str
     steps: list[Step]
     tables: Tables = field(default_factory=tables)
-    settings: Settings = SETTINGS
 
 
 def word_of(outcome: Outcome) -> str:
@@ -52,13 +78,17 @@ def _told_mtu(frame: bytes) -> int:
 
 def execute(check: Check, kernel: Kernel) -> list[str]:
     """What is not as expected, or not the same of both; empty if all is well."""
-    node = Node(check.settings, deepcopy(check.tables))
+    node = Node(kernel.settings, deepcopy(check.tables))
     kernel.forget_connections()
     kernel.load(node.tables)
     found: list[str] = []
+    last = b""
     for number, step in enumerate(check.steps):
+        if isinstance(step, Answer | Complaint):
+            step = step.to(last)
         if isinstance(step, Send):
-            found += [f"step {number}: {each}" for each in _send(node, kernel, step)]
+            last, wrong = _send(node, kernel, step)
+            found += [f"step {number}: {each}" for each in wrong]
         elif step == EXPIRE:
             kernel.expire_connections()
             node.expire_connections()
@@ -66,10 +96,11 @@ def execute(check: Check, kernel: Kernel) -> list[str]:
             assert callable(step)
             step(node.tables)
             kernel.load(node.tables)
-    return found + fragment_differences(node, kernel.fragments())
+    return found + fragment_differences(node, kernel.fragments()) + mapping_differences(node, kernel.mappings())
 
 
-def _send(node: Node, kernel: Kernel, step: Send) -> list[str]:
+def _send(node: Node, kernel: Kernel, step: Send) -> tuple[bytes, list[str]]:
+    """What it has become, and what is wrong with that."""
     node.now = ticks()
     expected = run(node, step.program, step.frame, LO, step.tunnel)
     seen = kernel.run(step.program, step.frame, step.tunnel)
@@ -81,4 +112,4 @@ def _send(node: Node, kernel: Kernel, step: Send) -> list[str]:
         word = word_of(outcome)
         if word != step.expected:
             found.append(f"expected {step.expected}, {who} says {word}")
-    return [f"{each}\n    {step.program} {step.frame.hex()}" for each in found]
+    return expected.frame, [f"{each}\n    {step.program} {step.frame.hex()}" for each in found]

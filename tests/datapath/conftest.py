@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.datapath.kernel import Kernel
+from tests.datapath.places import MASQUERADING
 from tests.datapath.setup import loaded_kernel
 
 
@@ -21,4 +22,10 @@ def _objects() -> None:
 @pytest.fixture(scope="session")
 def kernel(name_prefix: str, _objects: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     with loaded_kernel(f"{name_prefix}-datapath", tmp_path_factory.mktemp("shim")) as kernel:
+        yield kernel
+
+
+@pytest.fixture(scope="session")
+def masquerading(name_prefix: str, _objects: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    with loaded_kernel(f"{name_prefix}-masq", tmp_path_factory.mktemp("shim"), MASQUERADING) as kernel:
         yield kernel

@@ -24,7 +24,7 @@ from tests.datapath.places import (
 
 _PLACES = (A, B, NODE, OTHER_NODE, THIRD_NODE, REMOTE, REMOTE_BY_IPV6, WORLD, CIDR, STRANGER, NEWCOMER)
 _IDENTITIES = (1, 2, 4, 6, 10, 1001, 1002, 1003, 1004, 1009, (1 << 24) + 1, (2 << 24) + 5)
-_PORTS = (0, 1, 53, 80, 81, 8472, 40000, 65535)
+_PORTS = (0, 1, 53, 80, 81, 8472, 10001, 40000, 65535)
 _PROTOCOLS = (1, 6, 17, 58, 132)
 _VNIS = (0, 1, 2, 4, 6, 10, 255, 256, 1002, 1003, 1009, 65535, 65536, (1 << 24) - 1)
 
@@ -94,15 +94,16 @@ def random_end(place: Place) -> Place:
     return place if place in (A, B, STRANGER, NEWCOMER) else A
 
 
-def draw_packet(random: Random, sent: Sequence[Send]) -> Send:
-    """New, an answer to one that was sent, that one again, or either with some bytes changed."""
+def draw_packet(random: Random, sent: Sequence[Send], outside: bool = False) -> Send:
+    """New, an answer to one that was sent, that one again, or either with some bytes changed. `outside`: mostly between
+    pods and what is outside."""
     chance = random.random()
-    if sent and chance < 0.35:
+    if sent and chance < (0.6 if outside else 0.35):
         step = random.choice(sent[-6:])
         if random.random() < 0.7:
             step = _answer(random, step)
     else:
-        step = _draw_new(random)
+        step = _draw_new(random, outside and random.random() < 0.7)
     if random.random() < 0.25:
         step = step._replace(frame=_mutated(random, step.frame))
     return step
@@ -116,10 +117,13 @@ _SOURCES = {
 }
 
 
-def _draw_new(random: Random) -> Send:
-    program = random.choice(tuple(_SOURCES))
-    source = random.choice(_SOURCES[program])
-    destination = random.choice(_PLACES if program == "from_endpoint" else (A, B, B, STRANGER))
+_DESTINATIONS = {"from_endpoint": (*_PLACES, WORLD), "from_netdev": (A, B, B, STRANGER, NODE)}
+
+
+def _draw_new(random: Random, outside: bool) -> Send:
+    program = "from_endpoint" if outside else random.choice(tuple(_SOURCES))
+    source = random.choice((A, B) if outside else _SOURCES[program])
+    destination = random.choice((WORLD, CIDR) if outside else _DESTINATIONS.get(program, (A, B, B, STRANGER)))
     return _send(random, program, source, destination, _draw_frame(random, source, destination))
 
 
@@ -148,6 +152,8 @@ def _draw_frame(random: Random, source: Place, destination: Place) -> bytes:
     if random.random() < 0.1:
         payload += bytes(random.choice((1230, 1290, 1310, 1330, 1380, random.randrange(1200, 2900))))
     payload = packets.with_checksum(source.ip(family), destination.ip(family), protocol, payload)
+    if protocol == packets.UDP and random.random() < 0.2:
+        payload = places.changed(payload, 6, bytes(2))  # no checksum
     if family == 4:
         options = random.randbytes(4 * random.randrange(11)) if random.random() < 0.1 else b""
         fragment = random.choice((0x2000, 0x2000, 0x4000, 0x8000, 0x00B9, 2)) if random.random() < 0.15 else 0
@@ -235,7 +241,7 @@ def _program_of(random: Random, source: Place) -> str:
         return "from_endpoint"
     if source in (REMOTE, REMOTE_BY_IPV6, NEWCOMER):
         return "overlay"
-    return "to_endpoint" if source is NODE else random.choice(("from_netdev", "to_endpoint"))
+    return "to_endpoint" if source is NODE else random.choice(("from_netdev", "from_netdev", "to_endpoint"))
 
 
 def _mutated(random: Random, frame: bytes) -> bytes:

@@ -19,7 +19,14 @@ from typing import NamedTuple
 from tests.datapath import places
 from tests.datapath.check import EXPIRE, Send, Step
 from tests.datapath.drawing import draw_change, draw_packet, draw_tables
-from tests.datapath.kernel import Kernel, connection_differences, differences, fragment_differences, ticks
+from tests.datapath.kernel import (
+    Kernel,
+    connection_differences,
+    differences,
+    fragment_differences,
+    mapping_differences,
+    ticks,
+)
 from tests.datapath.model import programs
 from tests.datapath.model.state import Node, Outcome
 from tests.datapath.setup import loaded_kernel
@@ -38,8 +45,8 @@ class Difference(NamedTuple):
         return f"round with seed {self.seed}, step {self.step}: {self.what}"
 
 
-def steps(random_: random.Random) -> Iterator[Step]:
-    sent: list[Send] = []
+def steps(random_: random.Random, sent: list[Send], outside: bool) -> Iterator[Step]:
+    """`sent`: packets that there may be answers to."""
     for _ in range(PACKETS):
         chance = random_.random()
         if chance < 0.02:
@@ -47,20 +54,20 @@ def steps(random_: random.Random) -> Iterator[Step]:
         elif chance < 0.06:
             yield draw_change(random_)
         else:
-            sent.append(draw_packet(random_, sent))
-            yield sent[-1]
+            yield draw_packet(random_, sent, outside)
 
 
 def fuzz_round(kernel: Kernel, seed: int, model: Model = programs.run) -> tuple[int, Difference | None]:
     """How many packets were executed, and the first difference."""
     random_ = random.Random(seed)
-    node = Node(places.SETTINGS, draw_tables(random_))
+    node = Node(kernel.settings, draw_tables(random_))
     kernel.forget_connections()
     kernel.load(node.tables)
     kernel.take_counters()
     counted: Counter[tuple[int, int]] = Counter()
     done = 0
-    for number, step in enumerate(steps(random_)):
+    sent: list[Send] = []
+    for number, step in enumerate(steps(random_, sent, kernel.settings.masquerade)):
         if not isinstance(step, Send):
             _change(kernel, node, step)
             continue
@@ -69,11 +76,14 @@ def fuzz_round(kernel: Kernel, seed: int, model: Model = programs.run) -> tuple[
         seen = kernel.run(step.program, step.frame, step.tunnel)
         counted += expected.counters
         done += 1
+        sent.append(step)
+        if expected.way and expected.way.kind == "neighbor" and expected.frame != step.frame:
+            sent.append(step._replace(frame=expected.frame))  # what the other end answers
         found = differences(expected, seen)
         if found:
             return done, Difference(seed, number, "; ".join(found) + _reproducer(step))
     found = connection_differences(node, kernel.connections(), slack=2)
-    found += fragment_differences(node, kernel.fragments())
+    found += fragment_differences(node, kernel.fragments()) + mapping_differences(node, kernel.mappings())
     counters = kernel.take_counters()
     if counters != counted:
         found.append(f"counters: the model says {dict(counted)}, the kernel {dict(counters)}")
@@ -119,18 +129,21 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--executions", type=int, default=sys.maxsize)
     parser.add_argument("--seed", type=int, default=None, help="of the first round; drawn and printed if left out")
+    parser.add_argument("--masquerade", action="store_true", help="a node that masquerades")
     options = parser.parse_args()
     if options.executions == sys.maxsize and options.seconds == float("inf"):
         options.seconds = 60.0
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
-    with tempfile.TemporaryDirectory() as scratch, loaded_kernel(f"fuzz-{seed:x}", Path(scratch)) as kernel:
+    wanted = places.MASQUERADING if options.masquerade else places.SETTINGS
+    with tempfile.TemporaryDirectory() as scratch, loaded_kernel(f"fuzz-{seed:x}", Path(scratch), wanted) as kernel:
         begun = time.monotonic()
         done, difference = fuzz(kernel, seed, executions=options.executions, seconds=options.seconds)
         spent = time.monotonic() - begun
     print(f"seed {seed}: {done:,} executions in {spent:.1f} s, {done / spent:,.0f} a second")
     if difference:
         print(difference)
-        print(f"again: make fuzz SEED={difference.seed} EXECUTIONS={PACKETS}")
+        masquerade = " MASQUERADE=1" if options.masquerade else ""
+        print(f"again: make fuzz SEED={difference.seed} EXECUTIONS={PACKETS}{masquerade}")
         return 1
     return 0
 

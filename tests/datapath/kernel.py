@@ -35,10 +35,13 @@ from tests.datapath.model.state import (
     End,
     FirstFragment,
     FragmentKey,
+    Mapped,
+    MappingKey,
     Node,
     Outcome,
     Record,
     Row,
+    Settings,
     Tables,
 )
 from tests.kernel.wire import Namespace
@@ -93,15 +96,16 @@ def _update(fd: int, key: Any, value: Any) -> None:
 class Kernel:
     """Over one loaded datapath, whose tables it empties and fills."""
 
-    def __init__(self, datapath: Datapath, shim: Path, namespace: Namespace) -> None:
-        """Packets are of this network namespace."""
+    def __init__(self, datapath: Datapath, shim: Path, namespace: Namespace, settings: Settings) -> None:
+        """`settings`: those of the datapath. Packets are of this network namespace."""
+        self.settings = settings
         self._datapath = datapath
         self._namespace = namespace
         self._maps = datapath.maps
         self._shim = Shim(shim, datapath.program_fd("overlay"))
         self._epoch = Epoch(self._maps["epoch"])
         self._tables = Tables()
-        for name in ("ipcache", "endpoints", "subjects", "policy", "ct", "fragments"):
+        for name in ("ipcache", "endpoints", "subjects", "policy", "ct", "fragments", "snat"):
             self._maps[name].delete(self._maps[name].read()[0])
         datapath.events.read()
         self._counted = self._count()
@@ -160,9 +164,12 @@ class Kernel:
     def fragments(self) -> dict[FragmentKey, FirstFragment]:
         return dict(map(_fragment, *self._maps["fragments"].read()))
 
+    def mappings(self) -> dict[MappingKey, Mapped]:
+        return dict(map(_mapping, *self._maps["snat"].read()))
+
     def forget_connections(self) -> None:
-        """And first fragments."""
-        for name in ("ct", "fragments"):
+        """And first fragments, and mappings."""
+        for name in ("ct", "fragments", "snat"):
             self._maps[name].delete(self._maps[name].read()[0])
 
     def expire_connections(self) -> None:
@@ -209,6 +216,16 @@ def _fragment(key: Any, value: Any) -> tuple[FragmentKey, FirstFragment]:
     ports = (int(value[name]) for name in ("expires", "src_port", "dst_port", "policy_port", "protocol"))
     number = int(key["id"]) if is_ipv6(ends[0]) else int(key["id"]) >> 16
     return (*ends, number, int(key["protocol"])), FirstFragment(*ports, _ECHOES[int(value["echo"])])
+
+
+def _mapping(key: Any, value: Any) -> tuple[MappingKey, Mapped]:
+    source, destination = (End(from_mapped(bytes(key[at])), int(key[f"{at}_port"])) for at in ("src", "dst"))
+    to = Mapped(from_mapped(bytes(value["ip"])), int(value["port"]), int(value["endpoint_id"]))
+    return (int(key["protocol"]), source, destination, int(key["direction"])), to
+
+
+def mapping_differences(node: Node, seen: dict[MappingKey, Mapped]) -> list[str]:
+    return [] if node.mappings == seen else [f"mappings: the model has {node.mappings}, the kernel {seen}"]
 
 
 def fragment_differences(node: Node, seen: dict[FragmentKey, FirstFragment]) -> list[str]:

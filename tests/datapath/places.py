@@ -1,9 +1,10 @@
 """The ends that checks send between, the node that they are about, and packets between them."""
 
 import struct
+from dataclasses import replace
 from typing import NamedTuple
 
-from kilim.model.address import parse_ip
+from kilim.model.address import parse_cidr, parse_ip
 from kilim.model.mac import node_mac, pod_mac
 from tests.datapath import packets
 from tests.datapath.model.state import EGRESS as EGRESS
@@ -49,6 +50,14 @@ NEWCOMER = _place("10.244.2.77", "fd00:10:244:2::77", 1009)  # of OTHER_NODE, wi
 DEVICE_MTUS = {LO: 1400, TUNNEL: 1350}
 ROUTE_MTUS = {OTHER_NODE.ipv4: 1385, WORLD.ipv4: 1320, WORLD.ipv6: 1320}  # of the others the kernel tells none
 SETTINGS = Settings(NODE.ipv4, NODE.ipv6, LO, TUNNEL, TUNNEL_PORT, DEVICE_MTUS, ROUTE_MTUS)
+
+
+MASQUERADING = replace(
+    SETTINGS,
+    masquerade=True,
+    masquerade_ports=(10000, 10002),
+    masquerade_exempts=(parse_cidr("203.0.113.8/29"), parse_cidr("2001:db8:113::/126")),
+)  # of CIDR the IPv4 address is exempt
 
 
 def tables() -> Tables:
@@ -131,3 +140,25 @@ def ports_at(family: int) -> int:
 
 def word(value: int) -> bytes:
     return struct.pack(">H", value)
+
+
+def answered(frame: bytes) -> bytes:
+    """The packet with its ends exchanged, and what is asked is replied; its checksum stays wrong or right."""
+    family = 4 if frame[12:14] == b"\x08\x00" else 6
+    at, size = (26, 4) if family == 4 else (22, 16)
+    source, destination = frame[at : at + size], frame[at + size : at + 2 * size]
+    l4 = at + 2 * size
+    if frame[23 if family == 4 else 20] == icmp_protocol(family):
+        return changed(frame, at, destination + source + bytes((0 if family == 4 else 129,)))
+    flags = bytes((packets.SYN | packets.ACK,)) if frame[23 if family == 4 else 20] == packets.TCP else b""
+    back = changed(frame, at, destination + source + frame[l4 + 2 : l4 + 4] + frame[l4 : l4 + 2])
+    return changed(back, l4 + 13, flags)
+
+
+def complaint(frame: bytes, quoted: int) -> bytes:
+    family = 4 if frame[12:14] == b"\x08\x00" else 6
+    at, size, header = (26, 4, 20) if family == 4 else (22, 16, 40)
+    tag = 0 if family == 4 else 1 << 128
+    source, destination = (tag | int.from_bytes(frame[each : each + size], "big") for each in (at, at + size))
+    sender, receiver = Place(destination, destination, 0), Place(source, source, 0)
+    return unreachable(sender, receiver, family, frame, header + quoted)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from kilim.agent.bpf.datapath import Settings, load_objects, remove_all
+from kilim.agent.bpf.ipmasq import write_exempt_cidrs
 from kilim.model.address import format_ip, host_length
 from tests.datapath.kernel import Kernel, compile_shim
+from tests.datapath.model import state
 from tests.datapath.places import DEVICE_MTUS, LO, ROUTE_MTUS, SETTINGS, TUNNEL
 from tests.kernel.wire import Namespace
 
@@ -25,22 +27,27 @@ def _set_up(ipr: Any) -> None:
 
 
 @contextmanager
-def loaded_kernel(name: str, scratch: Path) -> Iterator[Kernel]:
+def loaded_kernel(name: str, scratch: Path, wanted: state.Settings = SETTINGS) -> Iterator[Kernel]:
     root = Path("/sys/fs/bpf") / name
     settings = Settings(
-        SETTINGS.node_ipv4,
-        SETTINGS.underlay_ifindex,
-        SETTINGS.tunnel_ifindex,
-        SETTINGS.tunnel_port,
-        node_ipv6=SETTINGS.node_ipv6,
+        wanted.node_ipv4,
+        wanted.underlay_ifindex,
+        wanted.tunnel_ifindex,
+        wanted.tunnel_port,
+        node_ipv6=wanted.node_ipv6,
         ct_max_entries=4096,
         events_bytes=1 << 16,
+        masquerade_ipv4=wanted.masquerade,
+        masquerade_ipv6=wanted.masquerade,
+        masquerade_ports=wanted.masquerade_ports,
+        masquerade_exempts=bool(wanted.masquerade_exempts),
     )
     namespace = Namespace()
     try:
         namespace.netlink(_set_up)
         datapath = load_objects(settings, root)
-        kernel = Kernel(datapath, compile_shim(scratch), namespace)
+        write_exempt_cidrs(datapath.maps["ipmasq"], [(each.ip, each.prefix_len) for each in wanted.masquerade_exempts])
+        kernel = Kernel(datapath, compile_shim(scratch), namespace, wanted)
         yield kernel
         kernel.close()
         datapath.close()

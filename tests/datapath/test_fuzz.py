@@ -7,7 +7,7 @@ import pytest
 
 from tests.datapath.fuzz import fuzz, fuzz_round
 from tests.datapath.kernel import Kernel
-from tests.datapath.model import connections, mtu, neighbors, packet, policy, programs
+from tests.datapath.model import connections, masquerade, mtu, neighbors, packet, policy, programs, rewriting
 
 EXECUTIONS = int(os.environ.get("KILIM_FUZZ_EXECUTIONS", "12000"))
 FOUND_WITHIN = 12_000
@@ -15,6 +15,11 @@ FOUND_WITHIN = 12_000
 
 def test_model_and_kernel_agree_on_random_packets(kernel: Kernel) -> None:
     done, difference = fuzz(kernel, 1, executions=EXECUTIONS)
+    assert difference is None, f"after {done} executions: {difference}"
+
+
+def test_they_agree_on_a_node_that_masquerades(masquerading: Kernel) -> None:
+    done, difference = fuzz(masquerading, 1, executions=EXECUTIONS // 3)
     assert difference is None, f"after {done} executions: {difference}"
 
 
@@ -58,4 +63,23 @@ def test_a_model_without_a_rule_is_found(kernel: Kernel, monkeypatch: pytest.Mon
     where, name, other = RULES[rule]
     monkeypatch.setattr(where, name, other)
     done, difference = fuzz(kernel, 1, executions=FOUND_WITHIN)
+    assert difference is not None, f"not in {done} executions"
+
+
+RULES_OF_MASQUERADE: dict[str, tuple[Any, str, Any]] = {
+    "replies are the pod's": (masquerade, "unmasquerade", _never),
+    "errors are translated": (masquerade, "_translate_error", lambda *_, out: False),
+    "some are exempt": (masquerade, "is_masqueraded", lambda node, ip, remote: remote.identity in (2, 10, 1 << 24 | 1)),
+    "an UDP packet may have no checksum": (rewriting, "UDP", -1),
+    "addresses are in the checksum": (rewriting, "ICMP", -1),
+}
+
+
+@pytest.mark.parametrize("rule", RULES_OF_MASQUERADE)
+def test_a_model_that_masquerades_without_a_rule_is_found(
+    masquerading: Kernel, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    where, name, other = RULES_OF_MASQUERADE[rule]
+    monkeypatch.setattr(where, name, other)
+    done, difference = fuzz(masquerading, 1, executions=FOUND_WITHIN)
     assert difference is not None, f"not in {done} executions"

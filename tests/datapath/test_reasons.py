@@ -19,7 +19,7 @@ from kilim.agent.bpf.libbpf import ObjectFile
 from kilim.agent.bpf.maps import Map
 from kilim.agent.bpf.objects import object_path
 from tests.datapath import packets, places
-from tests.datapath.check import Send
+from tests.datapath.check import Answer, Complaint, Send
 from tests.datapath.checks import all_checks
 from tests.datapath.kernel import Kernel
 from tests.datapath.model.state import DROP, EGRESS, REASONS
@@ -33,8 +33,6 @@ ELSEWHERE = {
     "VLAN_FILTERED": "the kernel takes the tag off the frame, which BPF_PROG_TEST_RUN does not",
     "CT_INSERTION": "an LRU map makes room, so it takes one of another kind",
     "WRITE_ERROR": "no packet does it: the kernel had no memory to make the frame writable or for the tunnel's key",
-    "NO_MAPPING_FOR_NAT_MASQUERADE": "tests/kernel/test_nat.py: these settings do not masquerade",
-    "UNSUPPORTED_PROTOCOL_FOR_NAT_MASQUERADE": "tests/kernel/test_nat.py: these settings do not masquerade",
 }
 _HASH = 1
 
@@ -50,7 +48,9 @@ def test_the_model_knows_every_reason() -> None:
 
 @pytest.fixture(scope="module")
 def caused() -> set[str]:
-    return {step.expected for check in all_checks() for step in check.steps if isinstance(step, Send)}
+    return {
+        step.expected for check in all_checks() for step in check.steps if isinstance(step, Send | Answer | Complaint)
+    }
 
 
 @pytest.mark.parametrize("reason", reasons_of_header())

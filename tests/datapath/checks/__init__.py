@@ -10,6 +10,7 @@ from tests.datapath.checks import (
     headers,
     icmp,
     link,
+    masquerade,
     mtu,
     policy,
     protocols,
@@ -22,5 +23,8 @@ from tests.datapath.checks import (
 MODULES = (protocols, truncation, headers, link, sources, ways, policy, connections, fragments, icmp, tunnel, mtu)
 
 
+MASQUERADING = (masquerade,)  # on a node that does
+
+
 def all_checks() -> Iterator[Check]:
-    return chain.from_iterable(module.checks() for module in MODULES)
+    return chain.from_iterable(module.checks() for module in (*MODULES, *MASQUERADING))

@@ -80,6 +80,7 @@ def _turned_round(record: Record) -> Record:
 def admit(node: Node, p: Packet, outcome: Outcome) -> None:
     """Raises Dropped; then the packet's direction is that of the side that refused."""
     if p.icmp_error and _is_related(node, p):
+        p.state = "related"
         return
     _decide(node, p, outcome)
     remember_first(node, p)
@@ -91,11 +92,13 @@ def _decide(node: Node, p: Packet, outcome: Outcome) -> None:
     if held is not None and (held.expires <= node.now or _reopens(held, p)):
         held = None
     reply = held is not None and held.initiator != p.sender
+    p.state = "new" if held is None else "reply" if reply else "established"
     sides = _sides(node, p, reply)
     if held is not None and all(held.consents.get(direction) == side.consent for direction, side in sides.items()):
         _touch(node, held, p, reply)
         return
     if held is None and _is_forgotten(node, p):
+        p.state = "reply"
         return
     port = _policy_port(p, held is None, reply)
     refusals = _judge(node, p, sides, port)
@@ -227,10 +230,10 @@ def _is_related(node: Node, p: Packet) -> bool:
     """The quoted packet must be one that the receiver of the error has sent; an endpoint of this node can only complain
     of what was sent to itself; and each end of this node must have consented to the connection, on its present policy.
     """
-    quoted = _read_quoted(p)
+    quoted = read_quoted(p)
     if quoted is None:
         return False
-    protocol, sender, receiver = quoted
+    protocol, sender, receiver, _ = quoted
     if sender.ip != p.dst or (p.src_endpoint is not None and receiver.ip != p.src):
         return False
     held = node.connections.get((protocol, frozenset((sender, receiver))))
@@ -249,8 +252,9 @@ def _consented(node: Node, held: Connection, identity: int, direction: int) -> b
     return (consent.subject, consent.revision) == (identity, subject.revision)
 
 
-def _read_quoted(p: Packet) -> tuple[int, End, End] | None:
-    """Protocol, sender and receiver of the packet that an ICMP error is about; a later fragment has no ports."""
+def read_quoted(p: Packet) -> tuple[int, End, End, int] | None:
+    """Of the packet that an ICMP error is about: protocol, sender, receiver, and where the layer above begins. A later
+    fragment has no ports."""
     frame, at = p.frame, p.l4 + 8
     if p.family == 4:
         if len(frame) < at + 20:
@@ -273,4 +277,4 @@ def _read_quoted(p: Packet) -> tuple[int, End, End] | None:
     if protocol == (ICMP if p.family == 4 else ICMPV6):
         number = int.from_bytes(frame[at + 4 : at + 6], "big")
         src_port, dst_port = (number, 0) if frame[at] == echo_request(p.family) else (0, number)
-    return protocol, End(src, src_port), End(dst, dst_port)
+    return protocol, End(src, src_port), End(dst, dst_port), at

@@ -18,7 +18,9 @@ def check_first(p: Packet, end: int) -> None:
 
 
 def remember_first(node: Node, p: Packet) -> None:
-    if p.fragment and not p.fragment.later:
+    """Once, by its ends as they came in."""
+    if p.fragment and not p.fragment.later and not p.remembered:
+        p.remembered = True
         ports = p.src_port, p.dst_port, p.policy_port
         node.fragments[_key(p)] = FirstFragment(node.now + _LIFE, *ports, p.protocol, p.echo)
 

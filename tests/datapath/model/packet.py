@@ -55,6 +55,8 @@ class Packet:
     tracked: bool = False
     icmp_error: bool = False
     echo: str = ""
+    remembered: bool = False  # a first fragment
+    state: str = ""  # of the verdict: new, established, reply, related
     fragment: Fragment | None = None
 
     @property

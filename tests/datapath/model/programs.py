@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from kilim.model.address import is_ipv6, mapped, without_host_bits
 from kilim.model.mac import node_mac, pod_mac
-from tests.datapath.model import mtu, neighbors
+from tests.datapath.model import masquerade, mtu, neighbors
 from tests.datapath.model.connections import admit, record
 from tests.datapath.model.fragments import check_first, follow_first
 from tests.datapath.model.packet import ARP, IP6, IPV4, UDP, Packet, ethertype, read_ip, read_l4
@@ -126,13 +126,16 @@ def _leave_node(node: Node, p: Packet, source: Endpoint, outcome: Outcome) -> No
     remote = Remote(HOST) if node.is_own(p.dst) else find_remote(node, p.dst)
     p.dst_identity = remote.identity
     to_a_node = remote.identity == HOST or _is_other_node(remote.identity)
-    if settings.tunnel_port and to_a_node and (p.protocol, p.dst_port) == (UDP, settings.tunnel_port):
+    as_a_node = to_a_node or masquerade.is_masqueraded(node, p.dst, remote)
+    if settings.tunnel_port and as_a_node and (p.protocol, p.dst_port) == (UDP, settings.tunnel_port):
         raise Dropped("ENCAPSULATION")
     admit(node, p, outcome)
     too_little = 0 if remote.identity == HOST else mtu.room(node, p, remote)
     if too_little:
         mtu.refuse(node, p, source, too_little, outcome)
         return
+    if masquerade.is_masqueraded(node, p.dst, remote):
+        masquerade.masquerade(node, p, outcome)
     outcome.counters[FORWARDED, EGRESS] += 1
     if remote.identity == HOST:
         return
@@ -190,13 +193,18 @@ def _from_netdev(node: Node, p: Packet, outcome: Outcome) -> None:
         _read_ip(p)
     except Dropped as dropped:
         wrong = dropped
+    to_node = node.settings.masquerade and node.is_own(p.dst)
+    if to_node and (wrong or not _is_reply(node, p)):
+        return
+    outcome.frame = p.frame
     destination = node.tables.endpoints.get(p.dst) if p.dst is not None else None
     if destination is None:
         return
     _is_for(p, destination)
     if wrong:
         raise wrong
-    _read_l4(node, p)
+    if not to_node:
+        _read_l4(node, p)
     neighbors.refuse_foreign_link(p)
     assert p.src is not None
     if node.is_own(p.src) or p.src in node.tables.endpoints:
@@ -207,6 +215,15 @@ def _from_netdev(node: Node, p: Packet, outcome: Outcome) -> None:
         raise Dropped("INVALID_SOURCE_IP")
     admit(node, p, outcome)
     _deliver(p, destination, outcome)
+
+
+def _is_reply(node: Node, p: Packet) -> bool:
+    """Whether what comes to the node's address is a pod's, whose packet it becomes."""
+    try:
+        _read_l4(node, p)
+    except Dropped:
+        return False
+    return masquerade.unmasquerade(node, p)
 
 
 def _overlay(node: Node, p: Packet, outcome: Outcome, tunnel: tuple[int, int] | None) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from kilim.model.address import Cidr
+
 INGRESS, EGRESS = 0, 1
 
 # What a program answers.
@@ -66,6 +68,9 @@ class Settings:
     tunnel_port: int = 0
     device_mtus: Mapping[int, int] = field(default_factory=dict)  # by interface index
     route_mtus: Mapping[int, int] = field(default_factory=dict)  # by destination; none: the kernel tells no route
+    masquerade: bool = False
+    masquerade_ports: tuple[int, int] = (10000, 29999)
+    masquerade_exempts: tuple[Cidr, ...] = ()
     record_connections: bool = True
     life_tcp: int = 7451  # ticks of 2^30 ns, as the others: 8,000 s
     life_syn: int = 56
@@ -87,6 +92,17 @@ class End(NamedTuple):
 
 
 ConnectionKey = tuple[int, frozenset[End]]  # protocol and both ends, in no order
+
+
+MappingKey = tuple[int, End, End, int]  # protocol, source and destination as a packet comes in, direction
+
+
+class Mapped(NamedTuple):
+    """What takes the place of one end: of the source of what goes out, of the destination of what comes in."""
+
+    ip: int
+    port: int
+    endpoint_id: int
 
 
 class Consent(NamedTuple):
@@ -203,6 +219,7 @@ class Node:
     tables: Tables = field(default_factory=Tables)
     connections: dict[ConnectionKey, Connection] = field(default_factory=dict)
     fragments: dict[FragmentKey, FirstFragment] = field(default_factory=dict)
+    mappings: dict[MappingKey, Mapped] = field(default_factory=dict)
     now: int = 0  # ticks
 
     def expire_connections(self) -> None:
