@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -56,11 +57,12 @@ def p50_us(test: str, client: Path, server: Path, server_ip: str, port: int, sec
 
 def _wait_listening(server: Path, table: str, port: int) -> None:
     """`table`: of /proc/net."""
-    wanted = f":{port:04X} "
+    state = "07" if table.startswith("udp") else "0A"  # connections of before are in the table, too
+    wanted = re.compile(rf":{port:04X} \S+ {state} ")
     for _ in range(2000):
         done = subprocess.run(
             ["nsenter", f"--net={server}", "--", "cat", f"/proc/net/{table}"], capture_output=True, text=True
         )
-        if wanted in done.stdout:
+        if wanted.search(done.stdout):
             return
     raise BenchError(f"the load server did not open port {port} ({table})")
