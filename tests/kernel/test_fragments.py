@@ -9,6 +9,7 @@ from kilim.model.tables import ALLOW
 from tests.kernel.frames import (
     ACK,
     FAMILY,
+    NODE,
     RST,
     SCTP,
     SYN,
@@ -25,8 +26,9 @@ from tests.kernel.frames import (
     udp,
 )
 from tests.kernel.rig import EGRESS, INGRESS, Rig, row
+from tests.kernel.wire import PORT as TUNNEL_PORT
 
-POLICY_DENIED, FRAGMENT, NO_FIRST, CT_INVALID_HEADER = 133, 157, 175, 135
+POLICY_DENIED, FRAGMENT, NO_FIRST, CT_INVALID_HEADER, ENCAPSULATION = 133, 157, 175, 135, 170
 MORE = 0x2000
 
 pytestmark = pytest.mark.usefixtures("family")
@@ -145,6 +147,13 @@ def test_nobody_goes_on_with_what_another_began(one_way: Rig) -> None:
     forged = first(A, B, (1, 53), number=9)
     assert one_way.out(forged[:6] + B.mac + forged[12:]).reason == 130
     assert one_way.out(later(number=9)).reason == NO_FIRST, "who is not believed is not remembered"
+
+
+def test_no_frames_for_the_tunnel_in_fragments(rig: Rig) -> None:
+    """The stack of the node would put them together and take them for another node's."""
+    assert rig.out(first(A, NODE, (1, TUNNEL_PORT))).reason == ENCAPSULATION
+    assert rig.out(later(A, NODE)).reason == NO_FIRST
+    assert rig.out(first(A, NODE)).passed and rig.out(later(A, NODE)).passed
 
 
 def test_errors_about_fragments(rig: Rig) -> None:
