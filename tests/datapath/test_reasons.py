@@ -18,6 +18,7 @@ from kilim.agent.bpf.layout import MAP_ROWS
 from kilim.agent.bpf.libbpf import ObjectFile
 from kilim.agent.bpf.maps import Map
 from kilim.agent.bpf.objects import object_path
+from kilim.agent.records import reason_name
 from tests.datapath import packets, places
 from tests.datapath.check import Answer, Complaint, Send
 from tests.datapath.checks import all_checks
@@ -44,6 +45,38 @@ def reasons_of_header() -> dict[str, int]:
 
 def test_the_model_knows_every_reason() -> None:
     assert reasons_of_header() == REASONS
+
+
+# DropReason of Hubble's flow.proto.
+HUBBLE = {
+    130: "INVALID_SOURCE_MAC",
+    132: "INVALID_SOURCE_IP",
+    133: "POLICY_DENIED",
+    134: "INVALID_PACKET_DROPPED",
+    135: "CT_TRUNCATED_OR_INVALID_HEADER",
+    137: "CT_UNKNOWN_L4_PROTOCOL",
+    139: "UNSUPPORTED_L3_PROTOCOL",
+    141: "ERROR_WRITING_TO_PACKET",
+    147: "ERROR_RETRIEVING_TUNNEL_KEY",
+    151: "STALE_OR_UNROUTABLE_IP",
+    152: "NO_MATCHING_LOCAL_CONTAINER_FOUND",
+    155: "CT_MAP_INSERTION_FAILED",
+    156: "INVALID_IPV6_EXTENSION_HEADER",
+    157: "IP_FRAGMENTATION_NOT_SUPPORTED",
+    165: "NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION",
+    167: "NO_MAPPING_FOR_NAT_MASQUERADE",
+    168: "UNSUPPORTED_PROTOCOL_FOR_NAT_MASQUERADE",
+    170: "ENCAPSULATION_TRAFFIC_IS_PROHIBITED",
+    175: "FIRST_LOGICAL_DATAGRAM_FRAGMENT_NOT_FOUND",
+    176: "FORBIDDEN_ICMPV6_MESSAGE",
+    181: "POLICY_DENY",
+    182: "VLAN_FILTERED",
+    183: "INVALID_VNI",
+}
+
+
+def test_numbers_are_hubbles() -> None:
+    assert {number: reason_name(number) for number in reasons_of_header().values()} == HUBBLE
 
 
 @pytest.fixture(scope="module")
