@@ -78,6 +78,6 @@ def rivals(port: int, *names: str) -> Iterator[dict[str, RawNetwork]]:
     standing = Rivals({name: RawNetwork(name) for name in names})
     try:
         standing.build(port)
-        yield standing.networks
+        yield dict(standing.networks)
     finally:
         standing.remove()
