@@ -75,14 +75,14 @@ async def _tell(lab: Lab, show: Show) -> None:
 async def _start_app(lab: Lab, plane: ControlPlane, show: Show) -> None:
     pods = await add_pods(lab, plane, NAMESPACES, app_pods(lab.nodes))
     show.progress(f"{len(pods)} pods, each connected by the CNI plugin kilim-cni")
-    show.table(["POD", "NODE", "IP"], [(pod.key, pod.node, pod.ip) for pod in pods])
+    show.table(["POD", "NODE", "IPS"], [(pod.key, pod.node, " ".join(pod.ips)) for pod in pods])
 
 
 async def _before_policy(lab: Lab, show: Show) -> None:
     show.chapter("Traffic before any policy")
     verdicts = await ask_probes(lab, _probes(before=True))
     _show_traffic(show, verdicts)
-    show.promise(all(v.got == "allow" for v in verdicts), "everything is allowed")
+    show.promise(all(v.got == "allow" for v in verdicts), "everything is allowed, over IPv4 and IPv6 alike")
 
 
 async def _apply_policy(lab: Lab, plane: ControlPlane, show: Show) -> None:
@@ -103,7 +103,7 @@ async def _after_policy(lab: Lab, show: Show) -> None:
     verdicts = await ask_probes(lab, probes)
     _show_traffic(show, verdicts)
     wrong = [f"{p.source} to {p.target}: {v.got}" for p, v in zip(probes, verdicts, strict=True) if v.got != p.expect]
-    show.promise(not wrong, "exactly what the policies say is allowed", ", ".join(wrong))
+    show.promise(not wrong, "exactly what the policies say is allowed, over both", ", ".join(wrong))
     silent = [v for v in verdicts if v.got == "deny" and v.drop_reason is None]
     show.promise(not silent, "every drop was recorded by a node, with its reason")
 
@@ -155,9 +155,11 @@ def _show_counts(show: Show, traffic: Traffic) -> None:
 
 
 def _traffic(lab: Lab) -> Traffic:
-    places = {pod.key: (Path(pod.netns), pod.ip) for pod in running_pods(lab)}
-    allowed = [traffic_between(places, probe) for probe in _probes() if probe.expect == "allow"]
-    denied = [traffic_between(places, probe) for probe in _probes() if probe.expect == "deny"]
+    """Over both families; what is open all the time is of IPv6."""
+    pods = running_pods(lab)
+    families = [{pod.key: (Path(pod.netns), pod.ips[number]) for pod in pods} for number in (1, 0)]
+    allowed = [traffic_between(places, probe) for places in families for probe in _probes() if probe.expect == "allow"]
+    denied = [traffic_between(places, probe) for places in families for probe in _probes() if probe.expect == "deny"]
     return Traffic(allowed[0], allowed, denied)
 
 
