@@ -45,7 +45,7 @@ static __always_inline bool forges_tunnel(const struct packet *p)
 }
 
 /* The other node may have the tunnel's end at an address of either family, whatever the family of the packet. */
-static __always_inline int enter_tunnel(struct __sk_buff *skb, const struct packet *p, const struct addr *to)
+static __noinline int enter_tunnel(struct __sk_buff *skb, const struct packet *p, const struct addr *to)
 {
 	struct bpf_tunnel_key key = {.tunnel_id = p->src_identity, .tunnel_ttl = 64};
 	__u64 flags = BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT;
@@ -59,6 +59,12 @@ static __always_inline int enter_tunnel(struct __sk_buff *skb, const struct pack
 	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags))
 		return drop(skb, p, DROP_WRITE_ERROR);
 	return bpf_redirect(tunnel_ifindex, 0);
+}
+
+static __always_inline int enter_wire(struct __sk_buff *skb)
+{
+	count(FORWARDED, EGRESS, skb->len);
+	return bpf_redirect_neigh(underlay_ifindex, NULL, 0, 0);
 }
 
 static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p, const struct endpoint_value *src)
@@ -86,13 +92,15 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p, c
 		if (reason)
 			return drop(skb, p, reason);
 	}
+	if (underlay_ifindex && remote.identity != IDENTITY_HOST &&
+	    !(tunnel_ifindex && addr_is_set(&remote.tunnel_endpoint))) {
+		if (is_endpoint_identity(remote.identity))
+			note_shortcut(p, src, NULL);
+		return enter_wire(skb);
+	}
 	count(FORWARDED, EGRESS, skb->len);
-	if (remote.identity == IDENTITY_HOST)
-		return TC_ACT_OK;
-	if (tunnel_ifindex && addr_is_set(&remote.tunnel_endpoint))
+	if (remote.identity != IDENTITY_HOST && tunnel_ifindex && addr_is_set(&remote.tunnel_endpoint))
 		return enter_tunnel(skb, p, &remote.tunnel_endpoint);
-	if (underlay_ifindex)
-		return bpf_redirect_neigh(underlay_ifindex, NULL, 0, 0);
 	return TC_ACT_OK;
 }
 
@@ -116,9 +124,10 @@ int from_endpoint(struct __sk_buff *skb)
 		reason = read_l4(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
-	p.epoch = current_epoch();
+	p.epoch = current_epoch(EPOCH_NODE);
+	p.wire_epoch = current_epoch(EPOCH_WIRE);
 	if (find_shortcut(skb, &p, &dst))
-		return deliver(skb, &p, &dst);
+		return dst.ifindex ? deliver(skb, &p, &dst) : enter_wire(skb);
 	if (!find_endpoint(&p.src, &src) || src.ifindex != skb->ifindex)
 		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
 	if (!sends_as(skb, &src))

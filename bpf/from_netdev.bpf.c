@@ -6,6 +6,7 @@
 #include "lib/identity.h"
 #include "lib/masquerade.h"
 #include "lib/neighbor.h"
+#include "lib/shortcut.h"
 #include "lib/verdict.h"
 
 #define VLAN_NUMBER 0xfff /* of the tag */
@@ -42,21 +43,27 @@ int from_netdev(struct __sk_buff *skb)
 	struct packet p = {.direction = INGRESS, .dst_local = LOCAL};
 	struct endpoint_value dst;
 	bool to_node;
-	int reason;
+	int reason, of_l4 = 0;
 
 	if (!is_ip(skb) || is_of_vlan(skb))
 		return TC_ACT_OK;
+	p.epoch = current_epoch(EPOCH_NODE);
+	p.wire_epoch = current_epoch(EPOCH_WIRE);
 	reason = read_l3(skb, &p);
 	to_node = masquerades(&p.dst) && is_node_ip(&p.dst);
 	if (to_node)
 		reason = reason ? NOT_NAT : read_reply(skb, &p);
+	else if (!reason)
+		of_l4 = read_l4(skb, &p);
+	if (!reason && !of_l4 && !to_node && find_shortcut_in(&p, &dst))
+		return deliver(skb, &p, &dst);
 	if (reason == NOT_NAT || !addr_is_set(&p.dst) || !find_endpoint(&p.dst, &dst))
 		return TC_ACT_OK;
 	p.dst_identity = dst.identity;
 	p.dst_local = local_end(&dst);
 	p.endpoint_id = dst.endpoint_id;
-	if (!reason && !to_node)
-		reason = read_l4(skb, &p);
+	if (!reason)
+		reason = of_l4;
 	if (reason)
 		return drop(skb, &p, reason);
 	reason = refuse_foreign_link(&p);
@@ -67,6 +74,8 @@ int from_netdev(struct __sk_buff *skb)
 	reason = admit(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
+	if (!to_node && is_endpoint_identity(p.src_identity))
+		note_shortcut(&p, NULL, &dst);
 	return deliver(skb, &p, &dst);
 }
 

@@ -1,4 +1,5 @@
-"""The number that says to connections whether what they remember of `subjects` and `endpoints` is so still."""
+"""The numbers that say to connections whether what they remember of `subjects` and `endpoints`, and of `ipcache`, is so
+still."""
 
 import os
 
@@ -6,6 +7,7 @@ import numpy as np
 
 from kilim.agent.bpf.maps import Map
 
+NODE, WIRE = 0, 1  # as in bpf/lib/policy.h
 _MOST = 0xFFFFFFFF
 
 
@@ -13,9 +15,9 @@ class Epoch:
     """Another one from the start on, as rows may have changed while nobody was there to say so. Easy to get wrong: 0
     means that there is none, and one that was in use before must not come again soon, also where the map is new."""
 
-    def __init__(self, epoch: Map) -> None:
+    def __init__(self, epoch: Map, of: int) -> None:
         self._map = epoch
-        self._key = np.zeros(1, epoch.key_dtype)
+        self._key = np.full(1, of, epoch.key_dtype)
         held = epoch.get(self._key)
         self._value = int(held[0]) if held is not None else 0
         if not self._value:

@@ -50,7 +50,7 @@ CT_KEY = np.dtype(
 )
 CT_VERDICT = np.dtype([("subject", "=u4"), ("peer", "=u4"), ("revision", "=u4")])
 CT_END = np.dtype([("ifindex", "=u4"), ("mac", "u1", 6), ("node_mac", "u1", 6)])
-CT_WAY = np.dtype([("epoch", "=u4"), ("ends", CT_END, 2)])
+CT_WAY = np.dtype([("epoch", "=u4"), ("wire_epoch", "=u4"), ("ends", CT_END, 2)])
 CT_ENTRY = np.dtype(
     [
         ("expires", "=u4"),

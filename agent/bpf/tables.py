@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kilim.agent.bpf import rows, syscall
 from kilim.agent.bpf.dump import dump_table
-from kilim.agent.bpf.epoch import Epoch
+from kilim.agent.bpf.epoch import NODE, WIRE, Epoch
 from kilim.agent.bpf.kernel_rows import KernelEndpoint, KernelSubject, local_differences, read_kernel_rows
 from kilim.agent.bpf.maps import Maps, Rows
 from kilim.agent.bpf.policy import PolicyPlan, flip_to, plan_changes, plan_policy
@@ -26,6 +26,7 @@ from kilim.model.tables import (
 )
 
 _U32 = 0xFFFFFFFF
+_EPOCHS = {"endpoints": NODE, "subjects": NODE, "ipcache": WIRE}
 
 
 class Retired(NamedTuple):
@@ -49,7 +50,7 @@ class KernelTables:
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
-        self._epoch = Epoch(maps["epoch"])
+        self._epochs = {name: Epoch(maps["epoch"], of) for name, of in _EPOCHS.items()}
         self._kernel = read_kernel_rows(maps)
         self._remove_foreign()
         self._unused = True  # nobody has asked for what was read, nothing has been written
@@ -135,7 +136,9 @@ class KernelTables:
             if due:
                 syscall.wait_for_programs()
         if due:
-            self._epoch.advance()  # where a processor reads out of order, what was found before the wait may be old
+            self._epochs[
+                "subjects"
+            ].advance()  # where a processor reads out of order, what was found before the wait may be old
         gone = 0
         for each in due:
             if not any(other is each for other in self._retired):
@@ -150,14 +153,14 @@ class KernelTables:
         try:
             self._maps[name].update(keys, values)
         finally:
-            self._epoch.advance()
+            self._epochs[name].advance()
 
     def _delete_rows(self, name: str, keys: Rows) -> None:
         if len(keys):
             try:
                 self._maps[name].delete(keys)
             finally:
-                self._epoch.advance()
+                self._epochs[name].advance()
 
     def _read_again(self) -> None:
         before = self._kernel
@@ -329,7 +332,8 @@ class KernelTables:
     def _write_ipcache(self, delta: TablesDelta) -> None:
         held = self._kernel.ipcache
         changed = {key: value for key, value in delta.ipcache.items() if value is not None and held.get(key) != value}
-        self._maps["ipcache"].update(rows.ipcache_keys(changed.keys()), rows.ipcache_values(changed.values()))
+        if changed:
+            self._update("ipcache", rows.ipcache_keys(changed.keys()), rows.ipcache_values(changed.values()))
         held |= changed
 
     def _delete(self, delta: TablesDelta) -> None:
@@ -337,7 +341,7 @@ class KernelTables:
         prefixes = [key for key, value in delta.ipcache.items() if value is None and key in kernel.ipcache]
         # what has host bits is the same entry as the prefix without, which has been written over it
         over = {key for key in prefixes if (own := rows.without_host_bits(key)) != key and own in kernel.ipcache}
-        self._maps["ipcache"].delete(rows.ipcache_keys([key for key in prefixes if key not in over]))
+        self._delete_rows("ipcache", rows.ipcache_keys([key for key in prefixes if key not in over]))
         for prefix in prefixes:
             del kernel.ipcache[prefix]
         ips = [ip for ip, value in delta.endpoints.items() if value is None and ip in kernel.endpoints]

@@ -35,9 +35,10 @@ struct ct_end {
 	__u8 node_mac[6];
 };
 
-/* Between which endpoints of this node packets go the short way (shortcut.h). */
+/* Between which ends packets go the short way (shortcut.h). */
 struct ct_way {
 	__u32 epoch;	       /* in which `ends` are right; 0: they are not */
+	__u32 wire_epoch;      /* in which the end without interface is a pod beyond the wire, without a tunnel */
 	struct ct_end ends[2]; /* lo, hi */
 };
 

@@ -7,9 +7,6 @@
 #include "deliver.h"
 #include "settings.h"
 
-/* IPv6's least MTU. What is no longer is not looked at, so a way has to leave this much to pods. */
-#define MTU_LEAST 1280
-
 #define GSO_BY_FRAGS                                                                                                   \
 	0xffff /* SCTP: segments as the sender has made them; skb->gso_size says nothing of their length               \
 		*/

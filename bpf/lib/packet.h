@@ -55,6 +55,9 @@
 #define CT_REPLY       2 /* from the end that did not open the connection */
 #define CT_RELATED     3 /* an ICMP error about one */
 
+/* IPv6's least MTU. Whether what is no longer fits is not looked at, so a way has to leave this much to pods. */
+#define MTU_LEAST 1280
+
 #define ECHO_REQUEST 1
 #define ECHO_REPLY   2
 
@@ -82,7 +85,8 @@ struct packet {
 	__u8 echo;	   /* ECHO_REQUEST, ECHO_REPLY of either family */
 	__u8 ct_state;	   /* CT_*, once it was admitted */
 	__u8 fragment;	   /* FRAGMENT_* */
-	__u32 epoch;	   /* before any row was read */
+	__u32 epoch;	   /* EPOCH_NODE, before any row was read */
+	__u32 wire_epoch;
 	__be32 fragment_id;
 };
 

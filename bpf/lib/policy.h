@@ -46,19 +46,22 @@ struct {
 	__type(value, struct subject_value);
 } subjects SEC(".maps");
 
-/* key: 0. value: changes with every change of `subjects` and `endpoints`, after it; 0: no agent has been here.
+#define EPOCH_NODE 0 /* of `subjects` and `endpoints` */
+#define EPOCH_WIRE 1 /* of `ipcache` */
+
+/* key: EPOCH_*. value: changes with every change of those rows, after it; 0: no agent has been here.
  * written by: the agent. read by: admit, the short way. full: cannot be. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, __u32);
 } epoch SEC(".maps");
 
 /* What is found to hold after this was read holds for as long as it stays the same. */
-static __always_inline __u32 current_epoch(void)
+static __always_inline __u32 current_epoch(__u32 of)
 {
-	const volatile __u32 *value = bpf_map_lookup_elem(&epoch, &(__u32){0});
+	const volatile __u32 *value = bpf_map_lookup_elem(&epoch, &of);
 
 	return value ? *value : 0;
 }

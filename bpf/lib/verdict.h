@@ -243,7 +243,7 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
 	if (!p || !d)
 		return DROP_NO_POLICY;
 	direction = p->direction;
-	d->epoch = current_epoch();
+	d->epoch = current_epoch(EPOCH_NODE);
 	d->now = clock_ticks();
 	d->audited = 0;
 	sender = ct_key_of(&d->key, &p->src, &p->dst, p->src_port, p->dst_port, p->protocol);

@@ -19,7 +19,7 @@ import numpy as np
 
 from kilim.agent.bpf import libbpf, rows, syscall
 from kilim.agent.bpf.datapath import Datapath
-from kilim.agent.bpf.epoch import Epoch
+from kilim.agent.bpf.epoch import NODE, WIRE, Epoch
 from kilim.agent.bpf.layout import TICK_SHIFT
 from kilim.agent.records import decode_records
 from kilim.model.address import from_mapped, is_ipv6, mapped
@@ -103,7 +103,7 @@ class Kernel:
         self._namespace = namespace
         self._maps = datapath.maps
         self._shim = Shim(shim, datapath.program_fd("overlay"))
-        self._epoch = Epoch(self._maps["epoch"])
+        self._epochs = [Epoch(self._maps["epoch"], of) for of in (NODE, WIRE)]
         self._tables = Tables()
         for name in ("ipcache", "endpoints", "subjects", "policy", "ct", "fragments", "snat"):
             self._maps[name].delete(self._maps[name].read()[0])
@@ -129,7 +129,8 @@ class Kernel:
             rows.subject_keys(tables.subjects), rows.subject_values(_fields(tables.subjects.values()))
         )
         self._maps["policy"].update(_policy_keys(tables.policy), rows.policy_values(tables.policy.values()))
-        self._epoch.advance()
+        for epoch in self._epochs:
+            epoch.advance()
         self._tables = Tables(dict(tables.ipcache), dict(tables.endpoints), dict(tables.subjects), dict(tables.policy))
 
     def run(self, program: str, frame: bytes, tunnel: tuple[int, int] | None = None) -> Outcome:

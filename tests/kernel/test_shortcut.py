@@ -1,11 +1,15 @@
 """The short way of a connection between two pods of the node: taken while nothing changes, and by nobody else."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 
+from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
 from kilim.agent.bpf.rows import endpoint_keys, subject_keys
 from kilim.agent.records import FORWARDED
 from kilim.model.tables import ALLOW, DENY, EndpointValue, TablesDelta
-from tests.kernel.frames import ACK, FIN, RST, SYN, TCP, UDP, A, B, tcp, udp
+from tests.kernel.frames import ACK, FIN, OTHER_NODE, REMOTE, RST, SYN, TCP, UDP, A, B, tcp, udp
 from tests.kernel.rig import EGRESS, INGRESS, REDIRECT, Rig, row
 
 pytestmark = pytest.mark.usefixtures("family")
@@ -103,3 +107,58 @@ def test_audit_mode_sees_each_packet(rig: Rig) -> None:
         assert rig.out(tcp(A, B)).passed and rig.out(tcp(B, A, SYN | ACK, 80, 40000)).passed
     rig.set_audit_mode()
     assert rig.out(tcp(A, B, ACK)).reason == DENIED
+
+
+@pytest.fixture(scope="module")
+def _native(name_prefix: str, settings: Settings) -> Iterator[Datapath]:
+    root = f"/sys/fs/bpf/{name_prefix}-native"
+    try:
+        datapath = load_objects(replace(settings, tunnel_ifindex=0, tunnel_port=0, masquerade_ipv4=True), root)
+        yield datapath
+        datapath.close()
+    finally:
+        remove_all(root)
+
+
+@pytest.fixture
+def open_wire(_native: Datapath) -> Rig:
+    """With an open connection from A to a pod of another node, and its short way."""
+    rig = Rig(_native)
+    rig.set_policy(A, {row(EGRESS, REMOTE.identity): ALLOW})
+    for _ in range(2):
+        assert rig.out(tcp(A, REMOTE)).passed and rig.from_wire(tcp(REMOTE, A, SYN | ACK, 80, 40000)).passed
+    return rig
+
+
+def without_any_row(rig: Rig) -> None:
+    without_rows(rig)
+    maps = rig.datapath.maps
+    maps["ipcache"].delete(maps["ipcache"].read()[0])
+
+
+def test_to_and_from_the_wire_it_needs_no_row_either(open_wire: Rig) -> None:
+    there, back = tcp(A, REMOTE, ACK), tcp(REMOTE, A, ACK, 80, 40000)
+    usual = [open_wire.out(there), open_wire.from_wire(back)]
+    before = open_wire.counters()
+    without_any_row(open_wire)
+    assert [open_wire.out(there), open_wire.from_wire(back)] == usual
+    for way in (EGRESS, INGRESS):
+        assert open_wire.counters()[FORWARDED, way][0] == before[FORWARDED, way][0] + 1
+    assert open_wire.out(tcp(A, REMOTE, ACK, sport=40001)).reason == INVALID_SOURCE_IP
+    assert open_wire.from_wire(tcp(REMOTE, A, SYN, 80, 40001)).verdict == 0, "nobody's"
+
+
+def test_an_address_that_is_another_s_now_ends_it(open_wire: Rig) -> None:
+    open_wire.write(TablesDelta(ipcache={REMOTE.host: (1077, OTHER_NODE.ip)}))
+    assert open_wire.out(tcp(A, REMOTE, ACK)).reason == DENIED
+    assert open_wire.from_wire(tcp(REMOTE, A, ACK, 80, 40000)).reason == DENIED
+
+
+def test_what_may_not_fit_goes_the_long_way(open_wire: Rig) -> None:
+    without_any_row(open_wire)
+    frame = tcp(A, REMOTE, ACK)
+    assert open_wire.out(frame + bytes(1400 - len(frame))).reason == INVALID_SOURCE_IP
+
+
+def test_the_wire_does_not_get_the_way_of_two_pods(open_pair: Rig) -> None:
+    assert open_pair.from_wire(tcp(A, B, ACK)).reason == INVALID_SOURCE_IP
