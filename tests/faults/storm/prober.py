@@ -236,11 +236,12 @@ def read_line(fd: int) -> bytes:
 def main() -> None:
     wanted = json.loads(read_line(sys.stdin.fileno()))
     handles = {pod["name"]: os.open(pod["netns"], os.O_RDONLY) for pod in wanted["pods"]}
-    ips = {pod["name"]: pod["ip"] for pod in wanted["pods"]}
+    ips = {pod["name"]: pod["ips"] for pod in wanted["pods"]}
     port = wanted["port"]
     pairs = [
-        Pair(source, handles[source], ips[source], target, ips[target], port, allowed)
+        Pair(source, handles[source], source_ip, target, target_ip, port, allowed)
         for source, target, allowed in wanted["pairs"]
+        for source_ip, target_ip in zip(ips[source], ips[target], strict=True)
     ]
     prober = Prober(
         wanted["rate"],
@@ -251,7 +252,8 @@ def main() -> None:
         {(p.source_ip, p.target) for p in pairs if not p.allowed},
     )
     for name in wanted["listeners"]:
-        prober.listen(name, handles[name], ips[name], port)
+        for ip in ips[name]:
+            prober.listen(name, handles[name], ip, port)
     print(json.dumps({"listening": wanted["listeners"]}), flush=True)
     began, began_cpu = time.monotonic(), time.process_time()
     prober.run()

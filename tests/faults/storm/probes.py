@@ -87,9 +87,9 @@ class Prober:
         most_wrong: int = 200,
         ip_family: str = "",
     ) -> None:
-        """`ip_family`: over which the probes go, IPv4 or IPv6; empty: the pods' first."""
+        """`ip_family`: over which the probes go, IPv4 or IPv6; empty: by turns over each that the pods have."""
         self._pods = [
-            {"name": p.pod.name, "netns": p.netns, "ip": ip_of(p, ip_family)}
+            {"name": p.pod.name, "netns": p.netns, "ips": [ip_of(p, ip_family)] if ip_family else p.ips}
             for p in pods
             if p.pod.namespace == NAMESPACE
         ]
