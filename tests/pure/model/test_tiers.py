@@ -65,6 +65,8 @@ def naive(state: State, facts: Facts, subject: int, direction: int, peer: int, p
         return DENY not in actions
     if peer == HOST:
         by_cilium_alone = isolating and all(policy.kind in CILIUM_KINDS for policy in isolating)
+        if direction == INGRESS and not facts.allows_localhost:
+            return not isolating and facts.enforcement != ALWAYS
         return direction == INGRESS or not by_cilium_alone
     if isolating or facts.enforcement == ALWAYS:
         return False
