@@ -20,8 +20,8 @@ REBUILT: Edits = {
     "bpf/lib/settings.h": (r"\n\treturn bpf_ktime_get_coarse_ns\(\)", r"\n\tbpf_get_smp_processor_id();\g<0>"),
 }
 WIDER_CONNECTIONS: Edits = {
-    "bpf/lib/ct.h": (r"struct ct_entry \{", r"\g<0> __u64 more;"),
-    "agent/bpf/layout.py": (r"CT_ENTRY = np\.dtype\(\s*\[", r'\g<0>("more", "=u8"), '),
+    "bpf/lib/ct.h": (r"struct ct_entry \{", r"\g<0> __u32 more;"),
+    "agent/bpf/layout.py": (r"CT_ENTRY = np\.dtype\(\s*\[", r'\g<0>("more", "=u4"), '),
 }
 
 
