@@ -50,7 +50,9 @@ class KernelTables:
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
-        self._epochs = {name: Epoch(maps["epoch"], of) for name, of in _EPOCHS.items()}
+        # one object for each number: two that count by themselves would come back to what was in use before
+        numbers = {of: Epoch(maps["epoch"], of) for of in (NODE, WIRE)}
+        self._epochs = {name: numbers[of] for name, of in _EPOCHS.items()}
         self._kernel = read_kernel_rows(maps)
         self._remove_foreign()
         self._unused = True  # nobody has asked for what was read, nothing has been written

@@ -54,6 +54,21 @@ def test_any_change_ends_it(open_pair: Rig) -> None:
     assert open_pair.out(tcp(A, B, ACK)).reason == INVALID_SOURCE_IP
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_no_order_of_changes_brings_an_epoch_back(open_pair: Rig, times: int) -> None:
+    """A connection that is refused, and what its entry remembers, stay refused whatever else changes."""
+    identity = 700
+    for _ in range(times):  # ahead of the changes of endpoints
+        open_pair.write(TablesDelta(subjects={(identity := identity + 1): 0}))
+    for frame in (tcp(A, B, ACK), udp(A, B)):
+        assert open_pair.out(frame).passed
+    open_pair.set_policy(B, {row(INGRESS, A.identity): DENY})
+    for each in range(2 * times + 4):
+        ip = 0x7F000009 + each
+        open_pair.write(TablesDelta(endpoints={ip: EndpointValue(9, 9)}), {ip: 9})
+        assert open_pair.out(tcp(A, B, ACK)).reason == DENY_RULE, f"after {each + 1} changes"
+
+
 @pytest.mark.parametrize("turn", ["egress", "ingress"])
 def test_a_verdict_that_turns_counts_from_the_next_packet_on(open_pair: Rig, turn: str) -> None:
     end, rows = (A, {row(EGRESS, B.identity): DENY}) if turn == "egress" else (B, {row(INGRESS, A.identity): DENY})
