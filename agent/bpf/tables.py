@@ -150,6 +150,11 @@ class KernelTables:
             self._retired = [other for other in self._retired if other is not each]
         return gone
 
+    def advance_epochs(self) -> None:
+        """Connections look at all rows again: programs of before may have noted what theirs came to. Raises OSError."""
+        for each in set(self._epochs.values()):
+            each.advance()
+
     def _update(self, name: str, keys: Rows, values: Rows) -> None:
         """Of what connections remember: they are to look again."""
         try:

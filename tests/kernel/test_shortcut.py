@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from kilim.agent.bpf import syscall
 from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
 from kilim.agent.bpf.rows import endpoint_keys, subject_keys
 from kilim.agent.records import FORWARDED
 from kilim.model.tables import ALLOW, DENY, EndpointValue, TablesDelta
 from tests.kernel.frames import ACK, FIN, OTHER_NODE, REMOTE, RST, SYN, TCP, UDP, A, B, tcp, udp
-from tests.kernel.rig import EGRESS, INGRESS, REDIRECT, Rig, row
+from tests.kernel.rig import EGRESS, INGRESS, REDIRECT, SHOT, Rig, row
 
 pytestmark = pytest.mark.usefixtures("family")
 
@@ -177,3 +179,19 @@ def test_what_may_not_fit_goes_the_long_way(open_wire: Rig) -> None:
 
 def test_the_wire_does_not_get_the_way_of_two_pods(open_pair: Rig) -> None:
     assert open_pair.from_wire(tcp(A, B, ACK)).reason == INVALID_SOURCE_IP
+
+
+def test_what_programs_of_before_have_noted_ends_with_them(settings: Settings, bpf_root: Path) -> None:
+    """They go on beside an agent that has begun, here without a tunnel, until its own take their place, with one."""
+    native = load_objects(replace(settings, tunnel_ifindex=0, tunnel_port=0), bpf_root)
+    before = Rig(native)
+    before.set_policy(A, {row(EGRESS, REMOTE.identity): ALLOW})
+    tunnel = load_objects(settings, bpf_root)
+    for _ in range(2):
+        assert before.out(tcp(A, REMOTE)).passed and before.from_wire(tcp(REMOTE, A, SYN | ACK, 80, 40000)).passed
+    tunnel.begin_takeover()
+    tunnel.end_takeover()
+    forged = syscall.run_program(tunnel.program_fd("from_netdev"), tcp(REMOTE, A, ACK, 80, 40000), 1)
+    assert forged.retval == SHOT, "who has a tunnel speaks through it"
+    native.close()
+    tunnel.close()
