@@ -57,8 +57,8 @@ class Datapath:
         self._migration.catch_up()
 
     def end_takeover(self) -> None:
-        """After all of it: what programs of other settings, or over other maps, have noted until now holds no more; maps
-        of other layouts go. Without it the next start does that."""
+        """After all of it: what programs of other settings, or over other maps, have noted until now holds no more, and
+        maps of other layouts go. Without it the next start does that."""
         syscall.wait_for_programs()
         self.tables.advance_epochs()
         self._migration.finish()
