@@ -12,6 +12,7 @@ import structlog
 from kilim.agent.bpf.connections import Collected, addresses_of, collect_expired, remove_connections
 from kilim.agent.bpf.maps import Maps
 from kilim.agent.core.gc_interval import MOST_S, START_S, next_interval_s
+from kilim.agent.threads import in_thread
 from kilim.model.address import format_ip
 
 log = structlog.get_logger(__name__)
@@ -32,7 +33,7 @@ class Connections:
     async def flush(self, ips: Collection[int] | None = None) -> int:
         """Those of these addresses, or all; how many. Raises OSError."""
         async with self._alone:
-            removed = await asyncio.to_thread(remove_connections, self._maps, ips)
+            removed = await in_thread(lambda: remove_connections(self._maps, ips))
         log.info("connections removed", count=removed, ips=[format_ip(ip) for ip in ips or ()] or "all")
         return removed
 
@@ -40,14 +41,15 @@ class Connections:
         """Of endpoints that are gone. A table that cannot be read is said, and lives on."""
         try:
             async with self._alone:
-                await asyncio.to_thread(remove_connections, self._maps, ips)
+                await in_thread(lambda: remove_connections(self._maps, ips))
         except OSError as error:
             log.warning("connections of removed endpoints stay until they expire", reason=str(error))
 
     async def addresses(self) -> set[int]:
         """All that connections have at their ends; none where they cannot be read."""
         try:
-            return await asyncio.to_thread(addresses_of, self._maps)
+            async with self._alone:
+                return await in_thread(lambda: addresses_of(self._maps))
         except OSError as error:
             log.warning("connections cannot be read", reason=str(error))
             return set()
@@ -55,11 +57,15 @@ class Connections:
     async def collect(self) -> Collected:
         """What has expired. Raises OSError."""
         async with self._alone:
-            found = await asyncio.to_thread(collect_expired, self._maps)
+            found = await in_thread(lambda: collect_expired(self._maps))
         self.runs += 1
         self.deleted += found.deleted
         self.alive = found.alive
         return found
+
+    async def end(self) -> None:
+        """The maps may be closed then: nothing is under way any more, and nothing begins."""
+        await self._alone.acquire()
 
     async def run(self) -> None:
         interval_s = self._fixed_s or min(START_S, self._most_s)

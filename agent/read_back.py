@@ -16,6 +16,7 @@ from kilim.agent.core.drift import DriftedRow
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.row_sums import RowSums
 from kilim.agent.tables import Kernel
+from kilim.agent.threads import in_thread
 from kilim.model.settings import READ_BACK_INTERVAL_S
 from kilim.model.tables import ROW_BYTES, hash_endpoint
 
@@ -176,9 +177,4 @@ class _Took:
             finally:
                 self.seconds += time.thread_time() - started_at
 
-        working = asyncio.ensure_future(asyncio.to_thread(timed))
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            await asyncio.wait([working])  # nobody closes the maps under its hands
-            raise
+        return await in_thread(timed)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -36,6 +37,7 @@ from kilim.agent.reports import Reports, report_to
 from kilim.agent.servers import ControlPlaneAway, Refused, Servers
 from kilim.agent.settings import Settings
 from kilim.agent.table_answers import answer_for_tables
+from kilim.agent.threads import in_thread
 from kilim.agent.uplink import Subscription
 from kilim.agent.veth_datapath import open_veth
 from kilim.v1 import controlplane_pb2 as pb
@@ -240,7 +242,7 @@ class Agent:
             if self._cache.wants_rewrite and self.enforcement.replica.seq:
                 try:
                     frozen = self._cache.freeze(self.enforcement.replica)
-                    await asyncio.to_thread(self._cache.rewrite, frozen)
+                    await in_thread(partial(self._cache.rewrite, frozen))
                 except OSError as error:
                     self.enforcement.note("cache", f"cache: {error}")
                     await asyncio.sleep(_CACHE_RETRY_S)

@@ -71,9 +71,11 @@ async def open_veth(settings: Settings, given: bool = True) -> AsyncIterator["Ve
             ),
             settings.bpf_root,
         )
+        datapath = VethDatapath(settings, session, devices, bpf, given)
         try:
-            yield VethDatapath(settings, session, devices, bpf, given)
+            yield datapath
         finally:
+            await datapath.connections.end()
             bpf.close()
     finally:
         await session.close()

@@ -1,4 +1,8 @@
-"""The Unix socket on which `kilim-cni` asks: one JSON line each way. For root only, a bounded number at a time."""
+"""The Unix socket on which `kilim-cni` asks: one JSON line each way. For root only, a bounded number at a time.
+
+Easy to get wrong: a call has a task of its own, which asyncio leaves alone when the server ends. What the call works
+with (netlink, programs, maps) is closed right after, and its file descriptors are other things then.
+"""
 
 import asyncio
 import contextlib
@@ -35,9 +39,10 @@ class CniServer:
         self._network = network
         self._slots = asyncio.Semaphore(at_once)
         self._deadline_s = deadline_s
+        self._calls: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled; calls under way are taken back, and told to come again."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         self._path.unlink(missing_ok=True)
         before = os.umask(0o177)
@@ -50,8 +55,15 @@ class CniServer:
                 await server.serve_forever()
         finally:
             self._path.unlink(missing_ok=True)
+            for call in self._calls:
+                call.cancel()
+            await asyncio.gather(*self._calls, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        call = asyncio.current_task()
+        assert call is not None
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
         try:
             async with asyncio.timeout(self._deadline_s):
                 line = await reader.readline()
@@ -77,6 +89,8 @@ class CniServer:
             refused = error
         except TimeoutError:
             refused = CniError(spec.TRY_AGAIN_LATER, f"not done within {self._deadline_s:g} s")
+        except asyncio.CancelledError:  # and this task ends with its answer
+            refused = CniError(spec.TRY_AGAIN_LATER, "the agent ends or starts anew")
         except ValueError as error:
             refused = CniError(spec.DECODING_FAILURE, "not a JSON line", str(error))
         except OSError as error:

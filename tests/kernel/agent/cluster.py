@@ -86,6 +86,9 @@ class Cluster:
         process.send_signal(number)
         process.wait(10)
 
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
     # --- pods
 
     def pod_netns(self, name: str) -> Path:
@@ -143,6 +146,12 @@ class Cluster:
         with grpc.insecure_channel(f"unix:{self.run_dir / 'agent.sock'}") as channel:
             stub = agent_pb2_grpc.AgentStub(channel)
             return stub.Status(agent_pb2.AgentStatusRequest(), timeout=2)
+
+    def is_in_sync(self) -> bool:
+        try:
+            return self.status().in_sync
+        except grpc.RpcError:
+            return False
 
     def table(self, name: str, kernel: bool = True) -> list[list[str]]:
         with grpc.insecure_channel(f"unix:{self.run_dir / 'agent.sock'}") as channel:
