@@ -44,32 +44,17 @@ static __always_inline bool forges_tunnel(const struct packet *p)
 	       is_masqueraded(&p->dst, p->dst_identity);
 }
 
-/* The other node may have the tunnel's end at an address of either family, whatever the family of the packet. */
 static __noinline int enter_tunnel(struct __sk_buff *skb, const struct packet *p, const struct addr *to)
 {
-	struct bpf_tunnel_key key = {.tunnel_id = p->src_identity, .tunnel_ttl = 64};
-	__u64 flags = BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT;
-
-	if (addr_is_ipv4(to)) {
-		key.remote_ipv4 = bpf_ntohl(to->w[3]);
-	} else {
-		__builtin_memcpy(key.remote_ipv6, to->w, sizeof(to->w));
-		flags = BPF_F_TUNINFO_IPV6; /* without a checksum IPv6 takes no UDP (RFC 8200, 8.1) */
-	}
-	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags))
+	if (set_tunnel(skb, p->src_identity, to))
 		return drop(skb, p, DROP_WRITE_ERROR);
 	return bpf_redirect(tunnel_ifindex, 0);
-}
-
-static __always_inline int enter_wire(struct __sk_buff *skb)
-{
-	count(FORWARDED, EGRESS, skb->len);
-	return bpf_redirect_neigh(underlay_ifindex, NULL, 0, 0);
 }
 
 static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p, const struct endpoint_value *src)
 {
 	struct ipcache_value remote = {.identity = IDENTITY_HOST};
+	bool to_tunnel, to_pod;
 	int reason, mtu;
 
 	if (unroutable(&p->dst))
@@ -79,7 +64,9 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p, c
 	p->dst_identity = remote.identity;
 	if (forges_tunnel(p))
 		return drop(skb, p, DROP_ENCAPSULATION);
-	reason = admit(skb, p);
+	to_tunnel = tunnel_ifindex && addr_is_set(&remote.tunnel_endpoint);
+	to_pod = is_endpoint_identity(remote.identity) && (to_tunnel || underlay_ifindex);
+	reason = admit_between(skb, p, to_pod ? src : NULL, NULL, to_tunnel ? &remote.tunnel_endpoint : NULL);
 	if (reason)
 		return drop(skb, p, reason);
 	if (remote.identity != IDENTITY_HOST && skb->len > ETH_HLEN + MTU_LEAST) {
@@ -92,16 +79,12 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p, c
 		if (reason)
 			return drop(skb, p, reason);
 	}
-	if (underlay_ifindex && remote.identity != IDENTITY_HOST &&
-	    !(tunnel_ifindex && addr_is_set(&remote.tunnel_endpoint))) {
-		if (is_endpoint_identity(remote.identity))
-			note_shortcut(p, src, NULL);
-		return enter_wire(skb);
-	}
 	count(FORWARDED, EGRESS, skb->len);
-	if (remote.identity != IDENTITY_HOST && tunnel_ifindex && addr_is_set(&remote.tunnel_endpoint))
+	if (remote.identity == IDENTITY_HOST)
+		return TC_ACT_OK;
+	if (to_tunnel)
 		return enter_tunnel(skb, p, &remote.tunnel_endpoint);
-	return TC_ACT_OK;
+	return underlay_ifindex ? bpf_redirect_neigh(underlay_ifindex, NULL, 0, 0) : TC_ACT_OK;
 }
 
 SEC("tc")
@@ -109,8 +92,11 @@ int from_endpoint(struct __sk_buff *skb)
 {
 	struct packet p = {.direction = EGRESS};
 	struct endpoint_value src, dst;
-	int reason;
+	int reason = take_shortcut(skb);
 
+	if (reason >= 0)
+		return reason;
+	p.unheld = reason == NO_ENTRY;
 	if (skb->vlan_present)
 		return drop_quietly(skb, DROP_VLAN_FILTERED, EGRESS);
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
@@ -124,10 +110,7 @@ int from_endpoint(struct __sk_buff *skb)
 		reason = read_l4(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason);
-	p.epoch = current_epoch(EPOCH_NODE);
-	p.wire_epoch = current_epoch(EPOCH_WIRE);
-	if (find_shortcut(skb, &p, &dst))
-		return dst.ifindex ? deliver(skb, &p, &dst) : enter_wire(skb);
+	begin_epochs(&p);
 	if (!find_endpoint(&p.src, &src) || src.ifindex != skb->ifindex)
 		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
 	if (!sends_as(skb, &src))
@@ -141,10 +124,9 @@ int from_endpoint(struct __sk_buff *skb)
 		return leave_node(skb, &p, &src);
 	p.dst_local = local_end(&dst);
 	p.dst_identity = dst.identity;
-	reason = admit(skb, &p);
+	reason = admit_between(skb, &p, &src, &dst, NULL);
 	if (reason)
 		return drop(skb, &p, reason);
-	note_shortcut(&p, &src, &dst);
 	return deliver(skb, &p, &dst);
 }
 

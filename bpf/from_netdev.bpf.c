@@ -42,21 +42,24 @@ int from_netdev(struct __sk_buff *skb)
 {
 	struct packet p = {.direction = INGRESS, .dst_local = LOCAL};
 	struct endpoint_value dst;
-	bool to_node;
+	bool to_node, from_pod;
 	int reason, of_l4 = 0;
 
 	if (!is_ip(skb) || is_of_vlan(skb))
 		return TC_ACT_OK;
-	p.epoch = current_epoch(EPOCH_NODE);
-	p.wire_epoch = current_epoch(EPOCH_WIRE);
+	reason = take_shortcut_from_wire(skb);
+	if (reason >= 0)
+		return reason;
+	p.unheld = reason == NO_ENTRY;
+	begin_epochs(&p);
 	reason = read_l3(skb, &p);
 	to_node = masquerades(&p.dst) && is_node_ip(&p.dst);
-	if (to_node)
+	if (to_node) {
+		p.unheld = 0; /* what was looked for has the node's address */
 		reason = reason ? NOT_NAT : read_reply(skb, &p);
-	else if (!reason)
+	} else if (!reason) {
 		of_l4 = read_l4(skb, &p);
-	if (!reason && !of_l4 && !to_node && find_shortcut_in(&p, &dst))
-		return deliver(skb, &p, &dst);
+	}
 	if (reason == NOT_NAT || !addr_is_set(&p.dst) || !find_endpoint(&p.dst, &dst))
 		return TC_ACT_OK;
 	p.dst_identity = dst.identity;
@@ -71,11 +74,10 @@ int from_netdev(struct __sk_buff *skb)
 		return drop_quietly(skb, reason, INGRESS);
 	if (!find_sender(&p))
 		return drop(skb, &p, DROP_INVALID_SOURCE_IP);
-	reason = admit(skb, &p);
+	from_pod = !to_node && is_endpoint_identity(p.src_identity);
+	reason = admit_between(skb, &p, NULL, from_pod ? &dst : NULL, NULL);
 	if (reason)
 		return drop(skb, &p, reason);
-	if (!to_node && is_endpoint_identity(p.src_identity))
-		note_shortcut(&p, NULL, &dst);
 	return deliver(skb, &p, &dst);
 }
 

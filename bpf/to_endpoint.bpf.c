@@ -31,6 +31,7 @@ int to_endpoint(struct __sk_buff *skb)
 
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return TC_ACT_OK;
+	begin_epochs(&p);
 	if (!is_ip(skb))
 		return drop_quietly(skb, DROP_UNSUPPORTED_L3, INGRESS);
 	reason = read_l3(skb, &p);

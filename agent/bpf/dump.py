@@ -78,7 +78,7 @@ def _dump_ct(maps: Maps, raw: bool) -> Dump:
     """Each connection from the end that opened it; expired entries only if raw."""
     now = now_ticks()
     listed: list[list[str]] = []
-    for (*ends, protocol, _), (expires, initiator, tcp_flags, audited, verdicts, *_) in _sorted_rows(maps["ct"]):
+    for (*ends, protocol, _), (expires, initiator, tcp_flags, audited, *_, verdicts) in _sorted_rows(maps["ct"]):
         if expires <= now and not raw:
             continue
         lo, hi = (ends[0], ends[2]), (ends[1], ends[3])

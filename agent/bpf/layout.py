@@ -50,16 +50,25 @@ CT_KEY = np.dtype(
 )
 CT_VERDICT = np.dtype([("subject", "=u4"), ("peer", "=u4"), ("revision", "=u4")])
 CT_END = np.dtype([("ifindex", "=u4"), ("mac", "u1", 6), ("node_mac", "u1", 6)])
-CT_WAY = np.dtype([("epoch", "=u4"), ("wire_epoch", "=u4"), ("ends", CT_END, 2)])
+CT_WAY = np.dtype(
+    [
+        ("epoch", "=u4"),
+        ("wire_epoch", "=u4"),
+        ("ends", CT_END, 2),
+        ("via", "u1"),
+        ("away", "u1"),
+        ("pad", "u1", 2),
+    ]
+)
 CT_ENTRY = np.dtype(
     [
         ("expires", "=u4"),
         ("initiator", "u1"),
         ("tcp_flags", "u1", 2),
         ("audited", "u1"),
-        ("verdicts", CT_VERDICT, 2),
         ("epoch", "=u4"),
         ("way", CT_WAY),
+        ("verdicts", CT_VERDICT, 2),
     ]
 )
 FRAGMENT_KEY = np.dtype(

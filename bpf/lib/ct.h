@@ -28,28 +28,39 @@ struct ct_verdict {
 	__u32 revision;
 };
 
-/* An endpoint as packets from it and to it are known. */
+/* An endpoint as packets from it and to it are known; of a pod beyond the tunnel all of it is the struct addr of its
+ * node (ct_tunnel). */
 struct ct_end {
 	__u32 ifindex;
 	__u8 mac[6];
 	__u8 node_mac[6];
 };
+_Static_assert(sizeof(struct ct_end) == sizeof(struct addr), "one in the place of the other");
+
+/* Of ct_way. */
+#define VIA_NODE   1 /* both ends are endpoints of this node */
+#define VIA_WIRE   2 /* one is a pod of another node, without a tunnel */
+#define VIA_TUNNEL 3
 
 /* Between which ends packets go the short way (shortcut.h). */
 struct ct_way {
 	__u32 epoch;	       /* in which `ends` are right; 0: they are not */
-	__u32 wire_epoch;      /* in which the end without interface is a pod beyond the wire, without a tunnel */
+	__u32 wire_epoch;      /* in which that end is there which is not of this node */
 	struct ct_end ends[2]; /* lo, hi */
+	__u8 via;	       /* VIA_*; 0: nothing is known */
+	__u8 away;	       /* which end is not of this node: 0 lo, 1 hi */
+	__u8 pad[2];
 };
 
+/* What each packet needs comes first. */
 struct ct_entry {
-	__u32 expires;		       /* ticks; not after: as good as no entry */
-	__u8 initiator;		       /* which end opened it: 0 lo, 1 hi */
-	__u8 tcp_flags[2];	       /* FIN SYN RST ACK seen from the initiator, from the other end */
-	__u8 audited;		       /* bits by direction: passes by audit mode alone, which has been recorded */
-	struct ct_verdict verdicts[2]; /* by INGRESS, EGRESS, of the original direction */
-	__u32 epoch;		       /* in which all of them were found to hold; 0: none */
+	__u32 expires;	   /* ticks; not after: as good as no entry */
+	__u8 initiator;	   /* which end opened it: 0 lo, 1 hi */
+	__u8 tcp_flags[2]; /* FIN SYN RST ACK seen from the initiator, from the other end */
+	__u8 audited;	   /* bits by direction: passes by audit mode alone, which has been recorded */
+	__u32 epoch;	   /* in which all verdicts were found to hold; 0: none */
 	struct ct_way way;
+	struct ct_verdict verdicts[2]; /* by INGRESS, EGRESS, of the original direction */
 };
 
 /* key, value: above. written by: the programs alone. read by: the programs; the agent for display.
@@ -96,26 +107,44 @@ static __always_inline __u32 ct_life(const struct ct_entry *entry, __u8 protocol
 
 /* What does not belong to the connection of the entry but opens another with the same ends: a SYN when the entry is
  * closing, a SYN from the end that did not open it, and such an echo request (with id 0 both ends have one port). */
-static __always_inline bool ct_reopens(const struct ct_entry *entry, const struct packet *p, __u8 sender)
+static __always_inline bool ct_reopened_by(const struct ct_entry *entry, __u8 protocol, __u8 tcp_flags, __u8 sender)
 {
-	if (p->echo)
-		return sender != entry->initiator && p->echo == ECHO_REQUEST;
-	if (p->protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+	if (protocol != IPPROTO_TCP || (tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return false;
 	return sender != entry->initiator || ct_closing(entry);
 }
 
-/* Records one more packet. Writes only what changed: the entry's cache line is shared between CPUs. */
-static __always_inline void ct_touch(struct ct_entry *entry, const struct packet *p, __u8 reply, __u32 now)
+static __always_inline bool ct_reopens(const struct ct_entry *entry, const struct packet *p, __u8 sender)
 {
-	__u8 flags = entry->tcp_flags[reply & 1] | (p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK));
+	if (p->echo)
+		return sender != entry->initiator && p->echo == ECHO_REQUEST;
+	return ct_reopened_by(entry, p->protocol, p->tcp_flags, sender);
+}
+
+/* Records one more packet. Writes only what changed: the entry's cache line is shared between CPUs. */
+static __always_inline void ct_touch(struct ct_entry *entry, __u8 protocol, __u8 tcp_flags, __u8 reply, __u32 now)
+{
+	__u8 flags = entry->tcp_flags[reply & 1] | (tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK));
 	__u32 expires;
 
-	if (p->protocol == IPPROTO_TCP && entry->tcp_flags[reply & 1] != flags)
+	if (protocol == IPPROTO_TCP && entry->tcp_flags[reply & 1] != flags)
 		entry->tcp_flags[reply & 1] = flags;
-	expires = now + ct_life(entry, p->protocol);
+	expires = now + ct_life(entry, protocol);
 	if (entry->expires != expires)
 		entry->expires = expires;
+}
+
+static __always_inline const struct addr *ct_tunnel(const struct ct_end *end)
+{
+	return (const struct addr *)end;
+}
+
+/* Whom the verdicts take an end for; of two ends of which one is not of this node. */
+static __always_inline __u32 ct_identity(const struct ct_entry *entry, __u8 end)
+{
+	const struct ct_verdict *verdict = &entry->verdicts[entry->way.away == entry->initiator ? INGRESS : EGRESS];
+
+	return end == entry->way.away ? verdict->peer : verdict->subject;
 }
 
 /* Whether the entry holds this side's consent, given on what is true now. */

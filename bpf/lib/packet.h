@@ -85,6 +85,7 @@ struct packet {
 	__u8 echo;	   /* ECHO_REQUEST, ECHO_REPLY of either family */
 	__u8 ct_state;	   /* CT_*, once it was admitted */
 	__u8 fragment;	   /* FRAGMENT_* */
+	__u8 unheld;	   /* 1: a moment ago there was no entry of its connection */
 	__u32 epoch;	   /* EPOCH_NODE, before any row was read */
 	__u32 wire_epoch;
 	__be32 fragment_id;

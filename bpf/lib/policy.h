@@ -66,6 +66,13 @@ static __always_inline __u32 current_epoch(__u32 of)
 	return value ? *value : 0;
 }
 
+/* Before any row is read. */
+static __always_inline void begin_epochs(struct packet *p)
+{
+	p->epoch = current_epoch(EPOCH_NODE);
+	p->wire_epoch = current_epoch(EPOCH_WIRE);
+}
+
 /* Most significant first, as the trie compares: 104 bits are always exact (up to the way), then 8 bits of protocol
  * unless the row is for any, then 0..16 bits of the port. */
 struct policy_key {

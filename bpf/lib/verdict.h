@@ -24,6 +24,7 @@
 #pragma once
 
 #include "ct.h"
+#include "endpoints.h"
 #include "events.h"
 #include "packet.h"
 #include "policy.h"
@@ -32,8 +33,8 @@ struct decision {
 	struct side sides[2]; /* by INGRESS, EGRESS */
 	struct ct_key key;
 	struct ct_entry entry; /* as it was, or as it begins */
+	struct ct_way way;     /* between whom; its epoch 0: no short one */
 	__u32 now;
-	__u32 epoch;
 	__u8 reply;
 	__u8 fresh;   /* 1: there was no entry */
 	__u8 audited; /* bits by direction: refused, and passes all the same */
@@ -202,6 +203,22 @@ static __always_inline bool is_forgotten(const struct packet *p, const struct de
 	return d->fresh && p->protocol == IPPROTO_TCP && !(p->tcp_flags & TCP_SYN);
 }
 
+/* Others may go by it while it is written. */
+static __always_inline void note_way(struct ct_entry *entry, const struct ct_way *way)
+{
+	if (!way->epoch || (entry->way.epoch == way->epoch && entry->way.wire_epoch == way->wire_epoch))
+		return;
+	entry->way.epoch = 0;
+	barrier();
+	entry->way.wire_epoch = way->wire_epoch;
+	entry->way.ends[0] = way->ends[0];
+	entry->way.ends[1] = way->ends[1];
+	entry->way.via = way->via;
+	entry->way.away = way->away;
+	barrier();
+	entry->way.epoch = way->epoch;
+}
+
 /* Rule 6. `held`: the entry in the map, if there is one. */
 __noinline int remember(struct __sk_buff *skb, struct packet *p, struct decision *d, struct ct_entry *held, __be16 port)
 {
@@ -217,14 +234,16 @@ __noinline int remember(struct __sk_buff *skb, struct packet *p, struct decision
 	consent(&d->entry.verdicts[EGRESS], &d->sides[EGRESS], d->audited >> EGRESS & 1);
 	consent(&d->entry.verdicts[INGRESS], &d->sides[INGRESS], d->audited >> INGRESS & 1);
 	d->entry.audited = d->audited;
-	d->entry.epoch = d->audited ? 0 : d->epoch;
+	d->entry.epoch = d->audited ? 0 : p->epoch;
 	/* In place where it can be: a copy would undo what another CPU notes in the entry meanwhile. */
 	if (held && !d->fresh && ct_same_verdicts(held, &d->entry)) {
-		ct_touch(held, p, d->reply, d->now);
+		ct_touch(held, p->protocol, p->tcp_flags, d->reply, d->now);
 		held->epoch = d->entry.epoch;
+		note_way(held, &d->way);
 		return 0;
 	}
-	ct_touch(&d->entry, p, d->reply, d->now);
+	d->entry.way = d->way;
+	ct_touch(&d->entry, p->protocol, p->tcp_flags, d->reply, d->now);
 	if (bpf_map_update_elem(&ct, &d->key, &d->entry, BPF_ANY))
 		return DROP_CT_INSERTION;
 	if (opens && record_connections && !d->audited)
@@ -243,17 +262,17 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
 	if (!p || !d)
 		return DROP_NO_POLICY;
 	direction = p->direction;
-	d->epoch = current_epoch(EPOCH_NODE);
 	d->now = clock_ticks();
 	d->audited = 0;
 	sender = ct_key_of(&d->key, &p->src, &p->dst, p->src_port, p->dst_port, p->protocol);
-	if (p->tracked)
+	if (p->tracked && !p->unheld)
 		entry = bpf_map_lookup_elem(&ct, &d->key);
 	d->fresh = !entry || entry->expires <= d->now || ct_reopens(entry, p, sender);
 	d->reply = !d->fresh && sender != entry->initiator;
 	p->ct_state = d->fresh ? CT_NEW : d->reply ? CT_REPLY : CT_ESTABLISHED;
-	if (!d->fresh && entry && d->epoch && entry->epoch == d->epoch && ct_has_sides(entry, p, d->reply)) {
-		ct_touch(entry, p, d->reply, d->now);
+	if (!d->fresh && entry && p->epoch && entry->epoch == p->epoch && ct_has_sides(entry, p, d->reply)) {
+		ct_touch(entry, p->protocol, p->tcp_flags, d->reply, d->now);
+		note_way(entry, &d->way);
 		return 0;
 	}
 	reason = find_sides(d, p);
@@ -264,8 +283,9 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
 		d->entry.initiator = sender;
 	} else {
 		if (ct_agrees(entry, &d->sides[EGRESS]) && ct_agrees(entry, &d->sides[INGRESS])) {
-			ct_touch(entry, p, d->reply, d->now);
-			entry->epoch = d->epoch;
+			ct_touch(entry, p->protocol, p->tcp_flags, d->reply, d->now);
+			entry->epoch = p->epoch;
+			note_way(entry, &d->way);
 			return 0;
 		}
 		d->entry = *entry;
@@ -283,14 +303,55 @@ __noinline int decide(struct __sk_buff *skb, struct packet *p)
 	return remember(skb, p, d, entry, policy_port(p, d));
 }
 
-/* Returns 0 or a drop reason; then p->direction is that of the side that refused. Global, so that the verifier goes
- * through it once, whatever the callers know. */
-__noinline int admit(struct __sk_buff *skb, struct packet *p)
+static __always_inline void copy_end(struct ct_end *end, const struct endpoint_value *endpoint)
 {
+	end->ifindex = endpoint->ifindex;
+	__builtin_memcpy(end->mac, endpoint->mac, sizeof(end->mac));
+	__builtin_memcpy(end->node_mac, endpoint->node_mac, sizeof(end->node_mac));
+}
+
+/* The short way that the entry of this packet's connection may keep: between the pods of this node among the two, and
+ * of one that is not of it, where no tunnel is given, beyond the wire. None: it is not kept. */
+static __always_inline void draft_way(struct ct_way *way, const struct packet *p, const struct endpoint_value *src,
+				      const struct endpoint_value *dst, const struct addr *tunnel)
+{
+	bool src_is_hi = addr_less(&p->dst, &p->src);
+	__u8 here = 0; /* of the ends, how many */
+
+	__builtin_memset(way, 0, sizeof(*way));
+	way->away = src_is_hi;
+	if (src) {
+		copy_end(&way->ends[src_is_hi], src);
+		way->away = !src_is_hi;
+		here++;
+	}
+	if (dst) {
+		copy_end(&way->ends[!src_is_hi], dst);
+		here++;
+	}
+	if (!here || (here == 1 && !p->wire_epoch))
+		return;
+	way->via = here == 2 ? VIA_NODE : VIA_WIRE;
+	way->wire_epoch = here == 2 ? 0 : p->wire_epoch;
+	if (tunnel) {
+		__builtin_memcpy(&way->ends[way->away & 1], tunnel, sizeof(*tunnel));
+		way->via = VIA_TUNNEL;
+	}
+	way->epoch = p->epoch;
+}
+
+/* Whether a packet between these two may pass. `src`, `dst`, `tunnel`: what draft_way takes. Returns 0 or a drop
+ * reason; then p->direction is that of the side that refused. Global, so that the verifier goes through it once,
+ * whatever the callers know. */
+__noinline int admit_between(struct __sk_buff *skb, struct packet *p, const struct endpoint_value *src,
+			     const struct endpoint_value *dst, const struct addr *tunnel)
+{
+	struct decision *d = bpf_map_lookup_elem(&decision_draft, &(__u32){0});
 	int reason;
 
-	if (!p)
+	if (!p || !d)
 		return DROP_NO_POLICY;
+	draft_way(&d->way, p, src, dst, tunnel);
 	if (p->icmp_error && ct_related(skb, p)) {
 		p->ct_state = CT_RELATED;
 		return 0;
@@ -299,4 +360,10 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p)
 	if (!reason && p->fragment == FRAGMENT_FIRST)
 		remember_first(p);
 	return reason;
+}
+
+/* ... which keeps no short way. */
+static __always_inline int admit(struct __sk_buff *skb, struct packet *p)
+{
+	return admit_between(skb, p, NULL, NULL, NULL);
 }

@@ -262,7 +262,9 @@ MAP(ipcache, LPM_TRIE, struct ipcache_key, struct ipcache_value, 524288, 1)
 MAP(endpoints, HASH, struct endpoint_key, struct endpoint_value, 65536, 1)
 MAP(ct, LRU_HASH, struct ct_key, struct ct_entry, 262144, 0)
 """
-OLD_CT_ENTRY = np.dtype([(name, layout.CT_ENTRY[name]) for name in (layout.CT_ENTRY.names or ())[:5]])  # no epoch
+OLD_CT_ENTRY = np.dtype(
+    [(name, layout.CT_ENTRY[name]) for name in ("expires", "initiator", "tcp_flags", "audited", "verdicts")]
+)
 IPV4_CT_KEY = np.dtype(
     [("ip_lo", ">u4"), ("ip_hi", ">u4"), ("port_lo", ">u2"), ("port_hi", ">u2"), ("protocol", "u1"), ("pad", "u1", 3)]
 )
