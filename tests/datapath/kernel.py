@@ -133,6 +133,12 @@ class Kernel:
             epoch.advance()
         self._tables = Tables(dict(tables.ipcache), dict(tables.endpoints), dict(tables.subjects), dict(tables.policy))
 
+    def take_rows_away(self) -> None:
+        """All, and nobody says so."""
+        for name in ("ipcache", "endpoints", "subjects", "policy"):
+            self._maps[name].delete(self._maps[name].read()[0])
+        self._tables = Tables()
+
     def run(self, program: str, frame: bytes, tunnel: tuple[int, int] | None = None) -> Outcome:
         """Its counters are empty; see `take_counters`."""
         fd = self._datapath.program_fd(program)
