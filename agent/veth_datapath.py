@@ -98,8 +98,8 @@ class VethDatapath:
         self.flows = Flows(bpf.events)
         self._exempt = ExemptCidrs(
             settings,
-            lambda cidrs: write_exempt_cidrs(bpf.maps["ipmasq"], cidrs),
-            lambda: self._enforcement.replica.state.nodes,
+            lambda cidrs, alone: write_exempt_cidrs(bpf.maps["ipmasq"], cidrs, alone),
+            lambda: (self._enforcement.replica.state.nodes, self._enforcement.in_sync),
         )
         self._watch = AddressWatch(session, devices.underlay, settings.devices, given, self._tell_address)
         self.moved = self._watch.moved

@@ -56,7 +56,9 @@ def _cidrs(value: Any) -> tuple[Cidr, ...]:
     found = []
     for place, text in enumerate(value):
         try:
-            found.append(parse_cidr(text if isinstance(text, str) else str(text)))
+            if not isinstance(text, str):
+                raise ValueError("must be a CIDR such as 10.0.0.0/8")
+            found.append(parse_cidr(text))
         except ValueError as error:
             raise ValueError(f"{_CIDRS}[{place}]: {error}") from None
     return tuple(found)

@@ -1,5 +1,6 @@
 """The file of ip-masq-agent: what it says, what it may not say, and what holds while it says neither."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,59 +48,134 @@ def test_what_it_may_not_say(document: Any, words: str) -> None:
     assert str(raised.value).startswith(words)
 
 
-def exempt(path: Path) -> tuple[ExemptCidrs, list[Sequence[Cidr]]]:
-    written: list[Sequence[Cidr]] = []
-    settings = replace(
-        SETTINGS, enable_ip_masq_agent=True, ip_masq_agent_config_path=path, native_routing_cidrs=(str(OTHER),)
+class Written:
+    """What the map came to hold, one after the other; `state` is what the log has."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.held: list[list[Cidr]] = []
+        self.state, self.in_sync = State(), True
+        self.cidrs = ExemptCidrs(settings, self._write, lambda: (self.state.nodes, self.in_sync))
+
+    def _write(self, cidrs: Sequence[Cidr], alone: bool) -> None:
+        before = [] if alone or not self.held else self.held[-1]
+        self.held.append(sorted({*cidrs, *before}))
+
+    def join(self, number: int, *pods: str) -> None:
+        event = pb.Event(node_joined=pb.NodeJoined(node=pb.Node(name=f"n{number}", ip=number, pod_cidrs=pods)))
+        fold_record(self.state, number, event.SerializeToString())
+
+
+def with_file(path: Path) -> Written:
+    return Written(
+        replace(SETTINGS, enable_ip_masq_agent=True, ip_masq_agent_config_path=path, native_routing_cidrs=(str(OTHER),))
     )
-    return ExemptCidrs(settings, lambda cidrs: written.append(tuple(cidrs)), lambda: State().nodes), written
 
 
 def test_the_file_may_come_change_and_go(tmp_path: Path) -> None:
     path = tmp_path / "config"
-    cidrs, written = exempt(path)
-    cidrs.apply()
-    assert written == [(OTHER, *IpMasq().exempt())]
+    written = with_file(path)
+    written.cidrs.apply()
+    assert written.held == [sorted((OTHER, *IpMasq().exempt()))]
     path.write_text(f"nonMasqueradeCIDRs: ['{ONE}']\n")
-    cidrs.apply()
-    cidrs.apply()
-    assert written[1:] == [(OTHER, ONE, LINK_LOCAL_IPV4, LINK_LOCAL_IPV6)]
+    written.cidrs.apply()
+    written.cidrs.apply()
+    assert written.held[1:] == [sorted((OTHER, ONE, LINK_LOCAL_IPV4, LINK_LOCAL_IPV6))]
     path.unlink()
-    cidrs.apply()
-    assert written[2:] == written[:1]
+    written.cidrs.apply()
+    assert written.held[2:] == written.held[:1]
 
 
-@pytest.mark.parametrize("content", ["nonMasqueradeCIDRs: [", "nonMasqueradeCIDRs: [nonsense]", "\0", "x" * (1 << 21)])
-def test_what_cannot_be_read_changes_nothing(tmp_path: Path, content: str) -> None:
+BAD = {
+    "an open list": "nonMasqueradeCIDRs: [",
+    "no CIDR": "nonMasqueradeCIDRs: [nonsense]",
+    "a zero byte": "\0",
+    "too long": "x" * (1 << 21),
+    "too many": "nonMasqueradeCIDRs:\n" + "- 10.0.0.0/8\n" * 5000,
+    "so deep that a parser that recurses ends": "[" * 500_000,
+    "a number that is none": "nonMasqueradeCIDRs: [!!int '']",
+    "a truth that is none": "masqLinkLocal: !!bool x",
+    "lists of lists of lists": "nonMasqueradeCIDRs: [[&a [x, x, x, x], &b [*a, *a, *a, *a], [*b, *b, *b, *b]]]",
+    "a key that is a list": "? [a]\n: b",
+}
+
+
+@pytest.mark.parametrize("content", BAD.values(), ids=BAD.keys())
+def test_what_cannot_be_read_changes_nothing_but_for_pods(tmp_path: Path, content: str) -> None:
     path = tmp_path / "config"
     path.write_text(f"nonMasqueradeCIDRs: ['{ONE}']\n")
-    cidrs, written = exempt(path)
-    cidrs.apply()
+    written = with_file(path)
+    written.cidrs.apply()
     path.write_text(content)
-    cidrs.apply()
-    assert len(written) == 1
+    written.cidrs.apply()
+    assert len(written.held) == 1
+    written.join(1, "10.244.1.0/24")
+    written.cidrs.apply()
+    assert written.held[1:] == [sorted([*written.held[0], parse_cidr("10.244.1.0/24")])]
     path.write_text("masqLinkLocal: true\n")
-    cidrs.apply()
-    assert written[1:] == [(OTHER, LINK_LOCAL_IPV6)]
+    written.cidrs.apply()
+    assert written.held[2:] == [sorted([OTHER, LINK_LOCAL_IPV6, parse_cidr("10.244.1.0/24")])]
+
+
+def test_where_it_could_not_be_read_since_the_start_nothing_goes(tmp_path: Path) -> None:
+    """What an agent before this one wrote is in force yet."""
+    path = tmp_path / "config"
+    path.write_text("nonsense")
+    written = with_file(path)
+    written.held.append([ONE])
+    written.cidrs.apply()
+    assert written.held[1:] == [sorted([ONE, OTHER])]
+    path.write_text("nonMasqueradeCIDRs: []")
+    written.cidrs.apply()
+    assert written.held[2:] == [sorted([OTHER, LINK_LOCAL_IPV4, LINK_LOCAL_IPV6])]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    os.mkfifo(path)
+    written = with_file(path)
+    written.cidrs.apply()
+    assert written.held == [[OTHER]]
+
+
+def test_the_target_of_a_link_may_be_another_one(tmp_path: Path) -> None:
+    """As Kubernetes changes a ConfigMap that is mounted."""
+    path = tmp_path / "config"
+    for number, cidr in enumerate((ONE, OTHER)):
+        (tmp_path / f"..{number}").mkdir()
+        (tmp_path / f"..{number}" / "config").write_text(f"nonMasqueradeCIDRs: ['{cidr}']\n")
+    path.symlink_to("..data/config")
+    written = with_file(path)
+    for number, cidr in enumerate((ONE, OTHER)):
+        (tmp_path / "..new").symlink_to(f"..{number}")
+        (tmp_path / "..new").rename(tmp_path / "..data")
+        written.cidrs.apply()
+        assert written.held[number] == sorted({cidr, OTHER, LINK_LOCAL_IPV4, LINK_LOCAL_IPV6})
 
 
 def test_without_it_only_the_routed_are_exempt() -> None:
-    written: list[Sequence[Cidr]] = []
-    settings = replace(SETTINGS, native_routing_cidrs=(str(ONE),))
-    ExemptCidrs(settings, written.append, lambda: State().nodes).apply()
-    assert written == [[ONE]]
+    written = Written(replace(SETTINGS, native_routing_cidrs=(str(ONE),)))
+    written.cidrs.apply()
+    assert written.held == [[ONE]]
 
 
 def test_pods_are_exempt_whichever_node_they_are_on() -> None:
     """Also those that this node has not heard of yet, and those of nodes that come later."""
-    written: list[Sequence[Cidr]] = []
-    state = State()
-    cidrs = ExemptCidrs(SETTINGS, lambda cidrs: written.append(sorted(cidrs)), lambda: state.nodes)
-    cidrs.apply()
+    written = Written(SETTINGS)
+    written.cidrs.apply()
     for number, pods in ((1, ["10.244.1.0/24", "fd00:1::/64"]), (2, ["10.244.2.0/24"])):
-        event = pb.Event(node_joined=pb.NodeJoined(node=pb.Node(name=f"n{number}", ip=number, pod_cidrs=pods)))
-        fold_record(state, number, event.SerializeToString())
-        cidrs.apply()
-        cidrs.apply()
+        written.join(number, *pods)
+        written.cidrs.apply()
+        written.cidrs.apply()
     one = [parse_cidr("10.244.1.0/24"), parse_cidr("fd00:1::/64")]
-    assert written == [[], one, sorted([*one, parse_cidr("10.244.2.0/24")])]
+    assert written.held == [[], one, sorted([*one, parse_cidr("10.244.2.0/24")])]
+
+
+def test_pods_stay_exempt_until_the_log_is_caught_up_with() -> None:
+    written = Written(SETTINGS)
+    written.held.append([ONE])
+    written.in_sync = False
+    written.cidrs.apply()
+    assert written.held[-1] == [ONE]
+    written.in_sync = True
+    written.cidrs.apply()
+    assert written.held[-1] == []
