@@ -13,7 +13,7 @@ from kilim.agent.bpf.connections import Collected, addresses_of, collect_expired
 from kilim.agent.bpf.maps import Maps
 from kilim.agent.core.gc_interval import MOST_S, START_S, next_interval_s
 from kilim.agent.threads import in_thread
-from kilim.model.address import format_ip
+from kilim.model.address import Cidr, format_ip
 
 log = structlog.get_logger(__name__)
 
@@ -45,11 +45,11 @@ class Connections:
         except OSError as error:
             log.warning("connections of removed endpoints stay until they expire", reason=str(error))
 
-    async def addresses(self) -> set[int]:
-        """All that connections have at their ends; none where they cannot be read."""
+    async def addresses(self, cidrs: Collection[Cidr]) -> set[int]:
+        """All in `cidrs` that connections have at their ends; none where they cannot be read."""
         try:
             async with self._alone:
-                return await in_thread(lambda: addresses_of(self._maps))
+                return await in_thread(lambda: addresses_of(self._maps, cidrs))
         except OSError as error:
             log.warning("connections cannot be read", reason=str(error))
             return set()

@@ -22,7 +22,7 @@ from kilim.agent.enforcement import Enforcement
 from kilim.agent.inventory import Inventory
 from kilim.agent.servers import ControlPlaneAway, Refused
 from kilim.agent.tables import Kernel
-from kilim.model.address import format_ip, is_ipv6
+from kilim.model.address import Cidr, format_ip, is_ipv6
 from kilim.model.nouns import Endpoint
 from kilim.v1 import controlplane_pb2 as pb
 
@@ -49,7 +49,7 @@ class Programs(Protocol):
 
 
 class ConnectionTable(Protocol):
-    async def addresses(self) -> set[int]: ...
+    async def addresses(self, cidrs: Collection[Cidr]) -> set[int]: ...
     async def forget(self, ips: Collection[int]) -> None: ...
 
 
@@ -94,9 +94,8 @@ class Pods:
         for link in await self._links.read():
             self._inventory.remember(link)
         await self._links.route_again(self._inventory.links(), self._inventory.node.ips)
-        held, cidrs = {ip for link in self._inventory.links() for ip in link.ips}, self._inventory.pools().cidrs
-        of_pods = {ip for ip in await self._connections.addresses() if any(cidr.contains_ip(ip) for cidr in cidrs)}
-        self._inventory.departed |= of_pods - held
+        held = {ip for link in self._inventory.links() for ip in link.ips}
+        self._inventory.departed |= await self._connections.addresses(self._inventory.pools().cidrs) - held
 
     def attach_restored(self) -> None:
         """Our programs in place of those of the agent before. After the tables are written."""

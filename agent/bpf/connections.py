@@ -5,7 +5,7 @@ a mapping of masquerade is written after its connection, so mappings are read fi
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from kilim.agent.bpf.addresses import ADDRESS, ips_of, mapped_rows
 from kilim.agent.bpf.layout import CT_KEY, TICK_SHIFT
 from kilim.agent.bpf.maps import Maps, Rows
+from kilim.model.address import Cidr, host_length, mapped
 from kilim.model.tables import INGRESS
 
 _CLOCK_MONOTONIC_COARSE = 6  # what the programs go by; Python has no name for it (linux/time.h)
@@ -54,11 +55,12 @@ def remove_connections(maps: Maps, ips: Collection[int] | None = None) -> int:
     return maps["ct"].delete(keys)
 
 
-def addresses_of(maps: Maps) -> set[int]:
-    """Of both ends of all connections."""
+def addresses_of(maps: Maps, cidrs: Iterable[Cidr]) -> set[int]:
+    """Of both ends of all connections, those in one of `cidrs`: the others may be as many as the connections."""
     keys, _ = maps["ct"].read()
-    ends = np.unique(np.concatenate([_octets(keys["ip_lo"]), _octets(keys["ip_hi"])]))
-    return set(ips_of(ends.view(ADDRESS)))
+    ends = np.concatenate([_octets(keys["ip_lo"]), _octets(keys["ip_hi"])])
+    found = [np.unique(ends[_are_in(ends, cidr)]) for cidr in cidrs]
+    return {ip for each in found for ip in ips_of(each.view(ADDRESS))}
 
 
 def connection_keys(mappings: Rows, ends: Rows) -> Rows:
@@ -89,6 +91,16 @@ def _have_no_connection(maps: Maps, keys: Rows) -> npt.NDArray[np.bool_]:
 
 def _between(keys: Rows, wanted: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
     return np.isin(_octets(keys["ip_lo"]), wanted) | np.isin(_octets(keys["ip_hi"]), wanted)
+
+
+def _are_in(addresses: npt.NDArray[np.bytes_], cidr: Cidr) -> npt.NDArray[np.bool_]:
+    octets = addresses.view(np.uint8).reshape(-1, ADDRESS.itemsize)
+    prefix = np.frombuffer(mapped(cidr.ip), np.uint8)
+    whole, rest = divmod(cidr.prefix_len + ADDRESS.itemsize * 8 - host_length(cidr.ip), 8)
+    inside: npt.NDArray[np.bool_] = (octets[:, :whole] == prefix[:whole]).all(axis=1)
+    if rest:
+        inside &= octets[:, whole] >> (8 - rest) == prefix[whole] >> (8 - rest)
+    return inside
 
 
 def _less(one: Rows, other: Rows) -> npt.NDArray[np.bool_]:

@@ -7,8 +7,11 @@ import pytest
 
 from kilim.agent.bpf.connections import addresses_of, collect_expired, connection_keys, remove_connections
 from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
-from tests.kernel.frames import REMOTE, WORLD, A, B, tcp, udp
+from kilim.model.address import format_ip, parse_cidr
+from tests.kernel.frames import FAMILY, REMOTE, WORLD, A, B, tcp, udp
 from tests.kernel.rig import Rig
+
+EVERYWHERE = (parse_cidr("0.0.0.0/0"), parse_cidr("8000::/1"), parse_cidr("::/1"))
 
 pytestmark = pytest.mark.usefixtures("family")
 
@@ -62,14 +65,23 @@ def test_what_has_expired_goes_with_its_mapping(nat: Rig) -> None:
 
 def test_those_of_an_address_go_and_no_others(nat: Rig) -> None:
     maps = nat.datapath.maps
-    assert addresses_of(maps) == {A.ip, B.ip, WORLD.ip, REMOTE.ip}
+    assert addresses_of(maps, EVERYWHERE) == {A.ip, B.ip, WORLD.ip, REMOTE.ip}
     assert remove_connections(maps, [B.ip]) == 2
-    assert addresses_of(maps) == {A.ip, WORLD.ip, REMOTE.ip}
+    assert addresses_of(maps, EVERYWHERE) == {A.ip, WORLD.ip, REMOTE.ip}
     mappings, ends = maps["snat"].read()
     assert len(mappings) == 4 and len(maps["ct"].look_up(connection_keys(mappings, ends))[0]) == 4
     assert remove_connections(maps, [B.ip]) == 0
     assert remove_connections(maps, [A.ip, REMOTE.ip]) == 3
-    assert addresses_of(maps) == set() and not len(maps["snat"].read()[0])
+    assert addresses_of(maps, EVERYWHERE) == set() and not len(maps["snat"].read()[0])
+
+
+@pytest.mark.parametrize("more", range(9))
+def test_addresses_are_those_of_the_prefixes(nat: Rig, more: int) -> None:
+    longest = 128 if FAMILY.is_ipv6 else 32
+    cidrs = [parse_cidr(f"{format_ip(ip)}/{longest - more}") for ip in (A.ip, WORLD.ip)]
+    expected = {ip for ip in (A.ip, B.ip, WORLD.ip, REMOTE.ip) if any(cidr.contains_ip(ip) for cidr in cidrs)}
+    assert addresses_of(nat.datapath.maps, cidrs) == expected >= {A.ip, WORLD.ip}
+    assert addresses_of(nat.datapath.maps, []) == set()
 
 
 def test_all_go(nat: Rig) -> None:

@@ -64,7 +64,7 @@ class Node:
         endpoint = self.enforcement.replica.own_endpoints[f"default/{pod}"]
         return LocalLink(link_name(f"c-{pod}", "eth0"), 7, "default", pod, f"c-{pod}", 1, endpoint.ips)
 
-    async def addresses(self) -> set[int]:
+    async def addresses(self, cidrs: object) -> set[int]:
         return set()
 
     async def forget(self, ips: Collection[int]) -> None: ...
