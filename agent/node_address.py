@@ -56,18 +56,25 @@ def _with_ips(settings: Settings, ips: tuple[int, ...]) -> Settings:
 
 
 class AddressWatch:
-    """`held`: what the datapath was opened with. `given`: the addresses were, and are not to be looked for. `tell`
-    takes what is wrong with them, empty: nothing. `moved` is set when the agent has to start anew with what there is
-    now."""
+    """`held`: what the datapath was opened with. `given`: the addresses were, and are not to be looked for. `check`
+    raises NoUnderlay where it could not be opened with something else. `tell` takes what is wrong, empty: nothing.
+    `moved` is set when the agent has to start anew with what there is now."""
 
     def __init__(
-        self, session: NetlinkSession, held: Uplink, devices: tuple[str, ...], given: bool, tell: Callable[[str], None]
+        self,
+        session: NetlinkSession,
+        held: Uplink,
+        devices: tuple[str, ...],
+        given: bool,
+        tell: Callable[[str], None],
+        check: Callable[[Uplink], object] = lambda _: None,
     ) -> None:
         self._session = session
         self._held = held
         self._devices = devices
         self._given = given
         self._tell = tell
+        self._check = check
         self.moved = asyncio.Event()
 
     async def follow(self) -> None:
@@ -86,6 +93,7 @@ class AddressWatch:
         ips = self._held.ips if self._given else ()
         try:
             seen = await find_uplink(self._session, ips, self._devices, self._held.ips)
+            self._check(seen)
         except (NoUnderlay, OSError) as error:
             self._tell(str(error))
             return None

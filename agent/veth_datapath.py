@@ -26,7 +26,7 @@ from kilim.agent.flows import Flows
 from kilim.agent.health.health import Health
 from kilim.agent.inventory import Inventory, NodeFacts
 from kilim.agent.ip_masq import ExemptCidrs
-from kilim.agent.netlink.node import NodeDevices, apply_node_devices, remove_tunnel
+from kilim.agent.netlink.node import NodeDevices, apply_node_devices, mtu_of, remove_tunnel
 from kilim.agent.netlink.session import NetlinkSession
 from kilim.agent.netlink.veth import PodLinks
 from kilim.agent.node_address import AddressWatch
@@ -101,7 +101,14 @@ class VethDatapath:
             lambda cidrs, alone: write_exempt_cidrs(bpf.maps["ipmasq"], cidrs, alone),
             lambda: (self._enforcement.replica.state.nodes, self._enforcement.in_sync),
         )
-        self._watch = AddressWatch(session, devices.underlay, settings.devices, given, self._tell_address)
+        self._watch = AddressWatch(
+            session,
+            devices.underlay,
+            settings.devices,
+            given,
+            self._tell_address,
+            lambda underlay: mtu_of(underlay, settings.routing_mode == "tunnel", settings.mtu),
+        )
         self.moved = self._watch.moved
         self.health: Health | None = None
         self.connections = Connections(bpf.maps, settings.conntrack_gc_interval_s, settings.conntrack_gc_max_interval_s)

@@ -33,6 +33,17 @@ def overlay_bytes(node_ips: Sequence[int]) -> int:
     return (40 if all(map(is_ipv6, node_ips)) else 20) + 8 + 8 + 14
 
 
+def mtu_of(underlay: Uplink, tunnel: bool, mtu: int) -> tuple[int, int]:
+    """The node's, and what the tunnel's headers take of it. `mtu` 0: the underlay's. Raises NoUnderlay."""
+    mtu = mtu or underlay.mtu
+    header = overlay_bytes(underlay.ips) if tunnel else 0
+    if any(map(is_ipv6, underlay.ips)) and mtu - header < _IPV6_MTU_MIN:
+        raise NoUnderlay(
+            f"the underlay's MTU of {mtu} leaves {mtu - header} bytes to pods, and IPv6 needs {_IPV6_MTU_MIN}"
+        )
+    return mtu, header
+
+
 async def apply_node_devices(
     session: NetlinkSession, node_ips: Sequence[int], tunnel_port: int, mtu: int, devices: Sequence[str] = ()
 ) -> NodeDevices:
@@ -50,12 +61,7 @@ async def apply_node_devices(
 
 def _apply(ipr: Any, node_ips: Sequence[int], tunnel_port: int, mtu: int, devices: Sequence[str]) -> NodeDevices:
     underlay = look_for_uplink(ipr, node_ips, devices)
-    mtu = mtu or underlay.mtu
-    header = overlay_bytes(node_ips) if tunnel_port else 0
-    if any(map(is_ipv6, node_ips)) and mtu - header < _IPV6_MTU_MIN:
-        raise NoUnderlay(
-            f"the underlay's MTU of {mtu} leaves {mtu - header} bytes to pods, and IPv6 needs {_IPV6_MTU_MIN}"
-        )
+    mtu, header = mtu_of(underlay, bool(tunnel_port), mtu)
     tunnel = _apply_tunnel(ipr, node_ips, tunnel_port, mtu - header) if tunnel_port else 0
     return NodeDevices(underlay, tunnel, mtu, header)
 

@@ -58,6 +58,15 @@ def test_nothing_of_before_stays_open(cluster: Cluster) -> None:
     wait_for("one connection alone", lambda: connections(cluster) == 1)
 
 
+def test_an_mtu_that_pods_cannot_live_with_ends_no_agent(cluster: Cluster) -> None:
+    """It goes on with the one before, and says why."""
+    wait_for("the agent to be in sync", cluster.is_in_sync)
+    set_mtu(cluster, 1300)
+    wait_for("it to be told", lambda: any("leaves 1250 bytes to pods" in each for each in cluster.status().errors))
+    start_anew(cluster, 1400)
+    wait_for("it to be well", lambda: cluster.is_in_sync() and not cluster.status().errors)
+
+
 def test_calls_of_runtimes_under_way_are_told_to_come_again(cluster: Cluster) -> None:
     """While no replica answers each of them takes seconds, so there is always one."""
     wait_for("the agent to be in sync", cluster.is_in_sync)
