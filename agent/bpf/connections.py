@@ -1,11 +1,11 @@
 """Rows of the connection table `ct` and of `snat` that are of no use any more, found by whole arrays.
 
-Easy to get wrong: a map is read while programs write it, so what looked useless is looked up again before it goes; and
-a mapping of masquerade is written after its connection, so mappings are read first.
+Easy to get wrong: a map is read while programs write it, so what looked useless is looked up again right before it
+goes, a few at a time; and a mapping of masquerade is written after its connection, so mappings are read first.
 """
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from kilim.agent.bpf.maps import Maps, Rows
 from kilim.model.address import Cidr, host_length, mapped
 from kilim.model.tables import INGRESS
 
+_AT_ONCE = 1024
 _CLOCK_MONOTONIC_COARSE = 6  # what the programs go by; Python has no name for it (linux/time.h)
 
 
@@ -37,9 +38,10 @@ def collect_expired(maps: Maps) -> Collected:
     """Expired connections go, and mappings without a connection. Blocking: about a second for a million rows."""
     mappings, ends = maps["snat"].read()
     keys, entries = maps["ct"].read()
-    deleted = _delete_expired(maps, keys[entries["expires"] <= now_ticks()])
-    unused = _have_no_connection(maps, connection_keys(mappings, ends))
-    return Collected(len(keys) - deleted, deleted, maps["snat"].delete(mappings[unused]))
+    expired = keys[entries["expires"] <= now_ticks()]
+    deleted = sum(_delete_expired(maps, expired[part]) for part in _parts(len(expired)))
+    unused = sum(_delete_unused(maps, mappings[part], ends[part]) for part in _parts(len(mappings)))
+    return Collected(len(keys) - deleted, deleted, unused)
 
 
 def remove_connections(maps: Maps, ips: Collection[int] | None = None) -> int:
@@ -84,9 +86,14 @@ def _delete_expired(maps: Maps, keys: Rows) -> int:
     return maps["ct"].delete(keys[entries["expires"] <= now_ticks()])
 
 
-def _have_no_connection(maps: Maps, keys: Rows) -> npt.NDArray[np.bool_]:
+def _delete_unused(maps: Maps, mappings: Rows, ends: Rows) -> int:
+    keys = connection_keys(mappings, ends)
     held, _ = maps["ct"].look_up(keys)
-    return ~np.isin(_octets(keys), _octets(held))
+    return maps["snat"].delete(mappings[~np.isin(_octets(keys), _octets(held))])
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE))
 
 
 def _between(keys: Rows, wanted: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from kilim.agent.bpf import layout
 from kilim.agent.bpf.connections import addresses_of, collect_expired, connection_keys, remove_connections
 from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
+from kilim.agent.bpf.maps import Map, Rows
 from kilim.model.address import format_ip, parse_cidr
 from tests.kernel.frames import FAMILY, REMOTE, WORLD, A, B, tcp, udp
 from tests.kernel.rig import Rig
@@ -61,6 +64,32 @@ def test_what_has_expired_goes_with_its_mapping(nat: Rig) -> None:
     expire(nat, 40000)
     assert collect_expired(maps) == (0, 4, 4)
     assert collect_expired(maps) == (0, 0, 0)
+
+
+class Reviving:
+    """The table of connections, and packets: whenever some entries are deleted, the others live again."""
+
+    def __init__(self, ct: Map) -> None:
+        self._ct = ct
+        self.read, self.look_up = ct.read, ct.look_up
+
+    def delete(self, keys: Rows) -> int:
+        deleted = self._ct.delete(keys)
+        others, entries = self._ct.read()
+        entries["expires"] = 0xFFFFFFFF
+        self._ct.update(others, entries)
+        return deleted
+
+
+def test_what_lives_again_while_others_go_stays(nat: Rig) -> None:
+    maps, count = nat.datapath.maps, 3500
+    remove_connections(maps)
+    keys = np.zeros(count, layout.CT_KEY)
+    keys["port_lo"], keys["protocol"] = np.arange(count), 17
+    maps["ct"].update(keys, np.zeros(count, layout.CT_ENTRY))
+    found = collect_expired({"ct": Reviving(maps["ct"]), "snat": maps["snat"]})  # type: ignore[arg-type]
+    assert 0 < found.deleted < count / 2
+    assert len(maps["ct"].read()[0]) == found.alive == count - found.deleted
 
 
 def test_those_of_an_address_go_and_no_others(nat: Rig) -> None:
