@@ -18,6 +18,7 @@ from kilim.agent.drop_messages import drop_message, named_messages
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.flows import Counted, Flows, lost_records, named_counts
 from kilim.agent.health.health import Health
+from kilim.agent.threads import in_thread
 from kilim.agent.uplink import Subscription
 from kilim.model.address import parse_ip
 from kilim.v1 import agent_pb2 as pb
@@ -25,7 +26,8 @@ from kilim.v1 import agent_pb2_grpc
 
 _DROPS_MAX = 30_000  # of one answer, so that it fits into a client's default limit of 4 MiB
 _NAMED_MAX = 2_000  # policy is asked for each
-_KERNEL = (*DESIRED, "ct", "nat", "frag")
+_OF_TRAFFIC = ("ct", "nat", "frag")  # as long as packets make them, and read without anything of the loop's
+_KERNEL = (*DESIRED, *_OF_TRAFFIC)
 _SERVICE = pb.DESCRIPTOR.services_by_name["Agent"].full_name
 
 
@@ -51,6 +53,11 @@ class AgentApi(agent_pb2_grpc.AgentServicer):
         self._counters = counters
         self._health = health
         self._connections = connections
+        self._alone = asyncio.Lock()
+
+    async def end(self) -> None:
+        """The kernel's tables may be closed then: nothing is under way in them any more, and nothing begins."""
+        await self._alone.acquire()
 
     async def Status(self, request: pb.AgentStatusRequest, context: Any) -> pb.AgentStatusResponse:
         enforcement, counted = self._enforcement, list(self._counters())
@@ -78,11 +85,12 @@ class AgentApi(agent_pb2_grpc.AgentServicer):
         if request.table not in known:
             rule = f"table: must be one of {', '.join(known)}, not {request.table!r}"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, rule)
-        if request.kernel:
-            columns, rows = self._kernel.dump(request.table, request.raw)
-        else:
-            columns, rows = dump_desired(self._enforcement.replica.tables, request.table)
-        return pb.DumpTableResponse(columns=columns, rows=[pb.DumpTableResponse.Row(cells=row) for row in rows])
+        if not request.kernel:
+            return _dump_response(*dump_desired(self._enforcement.replica.tables, request.table))
+        if request.table not in _OF_TRAFFIC:
+            return _dump_response(*self._kernel.dump(request.table, request.raw))
+        async with self._alone:
+            return await in_thread(lambda: _dump_response(*self._kernel.dump(request.table, request.raw)))
 
     async def ListDrops(self, request: pb.ListDropsRequest, context: Any) -> pb.ListDropsResponse:
         since = self._flows.audits_since if request.audits else self._flows.drops_since
@@ -111,6 +119,10 @@ class AgentApi(agent_pb2_grpc.AgentServicer):
         return await self._health.answer(request)
 
 
+def _dump_response(columns: list[str], rows: list[list[str]]) -> pb.DumpTableResponse:
+    return pb.DumpTableResponse(columns=columns, rows=[pb.DumpTableResponse.Row(cells=row) for row in rows])
+
+
 async def serve_api(path: Path, api: AgentApi) -> None:
     """Until cancelled. The socket is for root only."""
     await asyncio.to_thread(_make_way, path)
@@ -132,6 +144,7 @@ async def serve_api(path: Path, api: AgentApi) -> None:
         await asyncio.get_running_loop().create_future()
     finally:
         await server.stop(0.2)
+        await api.end()
 
 
 def _make_way(path: Path) -> None:

@@ -5,6 +5,7 @@ Easy to get wrong: nothing is detached or unpinned at the end; enforcement goes 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from math import ceil
@@ -40,6 +41,7 @@ log = structlog.get_logger(__name__)
 _STALE_EVERY_S = 10.0
 _SWEEP_S = 0.1
 _DEPARTED_S = 5.0  # who is given such an address does not wait for this
+_SHARE = 20  # of the time that it takes, until the next
 
 
 @asynccontextmanager
@@ -200,9 +202,12 @@ class VethDatapath:
             log.warning("the tunnel device of an agent before this one stays", reason=str(error))
 
     async def _clear_departed(self) -> None:
+        wait_s = _DEPARTED_S
         while True:
-            await asyncio.sleep(_DEPARTED_S)
+            await asyncio.sleep(wait_s)
+            started_s = time.monotonic()
             await self._pods.clear_departed()
+            wait_s = max(_DEPARTED_S, _SHARE * (time.monotonic() - started_s))
 
     async def _remove_stale(self) -> None:
         await self._enforcement.synced.wait()

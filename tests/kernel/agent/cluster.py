@@ -153,10 +153,11 @@ class Cluster:
         except grpc.RpcError:
             return False
 
-    def table(self, name: str, kernel: bool = True) -> list[list[str]]:
-        with grpc.insecure_channel(f"unix:{self.run_dir / 'agent.sock'}") as channel:
+    def table(self, name: str, kernel: bool = True, timeout_s: float = 2) -> list[list[str]]:
+        options = [("grpc.max_receive_message_length", -1)]
+        with grpc.insecure_channel(f"unix:{self.run_dir / 'agent.sock'}", options) as channel:
             stub = agent_pb2_grpc.AgentStub(channel)
-            answer = stub.DumpTable(agent_pb2.DumpTableRequest(table=name, kernel=kernel), timeout=2)
+            answer = stub.DumpTable(agent_pb2.DumpTableRequest(table=name, kernel=kernel), timeout=timeout_s)
             return [list(row.cells) for row in answer.rows]
 
     def apply(self, manifest: dict[str, Any]) -> None:

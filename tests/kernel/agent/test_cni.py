@@ -1,17 +1,23 @@
 """Pods through the real plugin: every command of the specification, and what happens when something is away. Dual stack
 throughout; what each family does alone is in test_families.py."""
 
+import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from kilim.agent.bpf import layout
+from kilim.agent.bpf.maps import Map
+from kilim.agent.bpf.pins import find_pin
 from kilim.agent.netlink.session import open_netlink
 from kilim.lab.netns import in_netns
 from tests.kernel.agent.cluster import IPV4, IPV6, Cluster, wait_for
@@ -210,3 +216,22 @@ def test_the_node_has_its_devices(cluster: Cluster) -> None:
 def test_the_sockets_are_for_root_only(cluster: Cluster) -> None:
     for name in ("cni.sock", "agent.sock"):
         assert (cluster.run_dir / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_agent_goes_on_while_it_lists_connections(cluster: Cluster) -> None:
+    ct = Map.open(find_pin(cluster.bpf_root / "maps", "ct"))
+    keys, entries = np.zeros(60_000, layout.CT_KEY), np.zeros(60_000, layout.CT_ENTRY)
+    keys["port_lo"], keys["protocol"], entries["expires"] = np.arange(60_000), 17, 0xFFFFFFFF
+    try:
+        ct.update(keys, entries)
+        with ThreadPoolExecutor(1) as other:
+            listing = other.submit(cluster.table, "ct", timeout_s=60.0)
+            answered = 0
+            while not listing.done():
+                cluster.status()
+                answered += 1
+            assert len(listing.result()) >= 60_000
+        assert answered > 5, "once before and once after would be no wonder"
+    finally:
+        ct.delete(keys)
+        os.close(ct.fd)

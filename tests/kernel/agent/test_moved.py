@@ -14,7 +14,7 @@ from kilim.lab.netns import in_netns
 from tests.kernel.agent.cluster import Cluster, wait_for
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(name_prefix: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster(name_prefix, tmp_path_factory.mktemp("agent"))
     try:
