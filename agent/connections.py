@@ -31,7 +31,8 @@ class Connections:
         self.alive = 0
 
     async def flush(self, ips: Collection[int] | None = None) -> int:
-        """Those of these addresses, or all; how many. Raises OSError."""
+        """Those of these addresses, or all; how many. What masquerade has for them stays for when they go on. Raises
+        OSError."""
         async with self._alone:
             removed = await in_thread(lambda: remove_connections(self._maps, ips))
         log.info("connections removed", count=removed, ips=[format_ip(ip) for ip in ips or ()] or "all")
@@ -41,7 +42,7 @@ class Connections:
         """Of endpoints that are gone. A table that cannot be read is said, and lives on."""
         try:
             async with self._alone:
-                await in_thread(lambda: remove_connections(self._maps, ips))
+                await in_thread(lambda: remove_connections(self._maps, ips, with_mappings=True))
         except OSError as error:
             log.warning("connections of removed endpoints stay until they expire", reason=str(error))
 

@@ -62,10 +62,10 @@ _groups = {word: _add(word, name, what) for word, (name, what) in TABLES.items()
 @click.option("--ip", "ips", multiple=True, help="Only those with this address at either end; may be given often.")
 @socket_options
 def flush(node: str | None, agent_socket: str | None, ips: tuple[str, ...]) -> None:
-    """Forget connections, with what masquerade knows of them.
+    """Forget connections.
 
-    A connection that policy allows goes on: its next packet is judged as the first one. One that was masqueraded may
-    get another port of the node, and then breaks.
+    A connection that policy allows goes on: its next packet is judged as the first one. One that is masqueraded keeps
+    its port of the node.
     """
     request = pb.FlushConnectionsRequest(ips=ips)
     socket = socket_of(node, agent_socket)

@@ -44,17 +44,15 @@ def collect_expired(maps: Maps) -> Collected:
     return Collected(len(keys) - deleted, deleted, unused)
 
 
-def remove_connections(maps: Maps, ips: Collection[int] | None = None) -> int:
-    """Those with one of these addresses at either end, or all; with their mappings. How many there were."""
-    mappings, ends = maps["snat"].read()
+def remove_connections(maps: Maps, ips: Collection[int] | None = None, *, with_mappings: bool = False) -> int:
+    """Those with one of these addresses at either end, or all; how many there were. Without its mapping, if that is to
+    go too, a packet from outside is the node's, which resets the connection."""
+    wanted = None if ips is None else _octets(mapped_rows(ips))
+    if with_mappings:
+        mappings, ends = maps["snat"].read()
+        maps["snat"].delete(mappings[_between(connection_keys(mappings, ends), wanted)])
     keys, _ = maps["ct"].read()
-    if ips is not None:
-        wanted = _octets(mapped_rows(ips))
-        translated = connection_keys(mappings, ends)
-        mappings = mappings[_between(translated, wanted)]
-        keys = keys[_between(keys, wanted)]
-    maps["snat"].delete(mappings)
-    return maps["ct"].delete(keys)
+    return maps["ct"].delete(keys[_between(keys, wanted)])
 
 
 def addresses_of(maps: Maps, cidrs: Iterable[Cidr]) -> set[int]:
@@ -96,7 +94,9 @@ def _parts(count: int) -> Iterator[slice]:
     return (slice(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE))
 
 
-def _between(keys: Rows, wanted: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
+def _between(keys: Rows, wanted: npt.NDArray[np.bytes_] | None) -> npt.NDArray[np.bool_]:
+    if wanted is None:
+        return np.ones(len(keys), np.bool_)
     return np.isin(_octets(keys["ip_lo"]), wanted) | np.isin(_octets(keys["ip_hi"]), wanted)
 
 

@@ -11,8 +11,8 @@ from kilim.agent.bpf.connections import addresses_of, collect_expired, connectio
 from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
 from kilim.agent.bpf.maps import Map, Rows
 from kilim.model.address import format_ip, parse_cidr
-from tests.kernel.frames import FAMILY, REMOTE, WORLD, A, B, tcp, udp
-from tests.kernel.rig import Rig
+from tests.kernel.frames import ACK, FAMILY, NODE, REMOTE, WORLD, A, B, tcp, udp
+from tests.kernel.rig import EGRESS, REDIRECT, Rig
 
 EVERYWHERE = (parse_cidr("0.0.0.0/0"), parse_cidr("8000::/1"), parse_cidr("::/1"))
 
@@ -83,7 +83,7 @@ class Reviving:
 
 def test_what_lives_again_while_others_go_stays(nat: Rig) -> None:
     maps, count = nat.datapath.maps, 3500
-    remove_connections(maps)
+    remove_connections(maps, with_mappings=True)
     keys = np.zeros(count, layout.CT_KEY)
     keys["port_lo"], keys["protocol"] = np.arange(count), 17
     maps["ct"].update(keys, np.zeros(count, layout.CT_ENTRY))
@@ -95,12 +95,12 @@ def test_what_lives_again_while_others_go_stays(nat: Rig) -> None:
 def test_those_of_an_address_go_and_no_others(nat: Rig) -> None:
     maps = nat.datapath.maps
     assert addresses_of(maps, EVERYWHERE) == {A.ip, B.ip, WORLD.ip, REMOTE.ip}
-    assert remove_connections(maps, [B.ip]) == 2
+    assert remove_connections(maps, [B.ip], with_mappings=True) == 2
     assert addresses_of(maps, EVERYWHERE) == {A.ip, WORLD.ip, REMOTE.ip}
     mappings, ends = maps["snat"].read()
     assert len(mappings) == 4 and len(maps["ct"].look_up(connection_keys(mappings, ends))[0]) == 4
-    assert remove_connections(maps, [B.ip]) == 0
-    assert remove_connections(maps, [A.ip, REMOTE.ip]) == 3
+    assert remove_connections(maps, [B.ip], with_mappings=True) == 0
+    assert remove_connections(maps, [A.ip, REMOTE.ip], with_mappings=True) == 3
     assert addresses_of(maps, EVERYWHERE) == set() and not len(maps["snat"].read()[0])
 
 
@@ -114,5 +114,16 @@ def test_addresses_are_those_of_the_prefixes(nat: Rig, more: int) -> None:
 
 
 def test_all_go(nat: Rig) -> None:
-    assert remove_connections(nat.datapath.maps) == 5
+    assert remove_connections(nat.datapath.maps, with_mappings=True) == 5
     assert not nat.connections() and not len(nat.datapath.maps["snat"].read()[0])
+
+
+def test_a_masqueraded_connection_that_is_forgotten_goes_on_from_outside(nat: Rig) -> None:
+    """Else the node would take the packet for its own, and reset the connection."""
+    maps = nat.datapath.maps
+    mappings, ends = maps["snat"].read()
+    (port,) = ends["port"][(mappings["direction"] == EGRESS) & (mappings["protocol"] == 6)].tolist()
+    assert remove_connections(maps) == 5
+    assert nat.from_wire(tcp(WORLD, NODE, ACK, 80, port)).verdict == REDIRECT
+    assert nat.out(tcp(A, WORLD, ACK)).passed
+    assert len(maps["snat"].read()[0]) == len(mappings)
