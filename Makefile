@@ -28,13 +28,13 @@ lab-down: setup  ## remove the cluster of `make lab` and every trace of it
 test: preflight setup    ## all suites, by tox
 	@$(SUDO) $(BIN)/tox
 
-policy-cases: preflight setup    ## all policy cases and truth tables; PART=cases|cases-ipv6|picked|picked-ipv6|truth|truth-ipv6|truth-packets
+policy-cases: preflight setup    ## all policy cases and truth tables; PART=cases|cases-ipv6|picked|picked-ipv6|truth|truth-ipv6|truth-packets|truth-packets-ipv6
 	@$(SUDO) $(BIN)/python -m tests.policy_cases $(PART)
 
 faults-nightly: preflight setup  ## hours of faults: SEEDS=1,2,3 (default: ten of the day), ROUNDS=60 of each
 	@$(SUDO) env KILIM_FAULT_SEEDS=$(or $(SEEDS),$(shell date +%y%m%d | sed 's/.*/&0,&1,&2,&3,&4,&5,&6,&7,&8,&9/')) \
 		KILIM_FAULT_ROUNDS=$(or $(ROUNDS),60) KILIM_CHURN_SECONDS=$(or $(KILIM_CHURN_SECONDS),30) \
-		KILIM_RESTARTS=$(or $(KILIM_RESTARTS),100) $(BIN)/tox -e faults
+		KILIM_RESTARTS=$(or $(KILIM_RESTARTS),120) $(BIN)/tox -e faults
 
 check: setup     ## lint, format, types, import contracts, generated code, shape of the house
 	@deploy/dev/check.sh

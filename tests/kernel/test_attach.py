@@ -15,10 +15,10 @@ import pytest
 from kilim.agent.bpf import attach, clsact, syscall, tc
 from kilim.agent.bpf.datapath import Datapath, Settings, load_objects, remove_all
 from kilim.agent.bpf.hooks import AttachMode, Hooks
-from kilim.model.address import format_ip
+from kilim.model.address import format_ip, is_ipv6
 from kilim.model.tables import ALLOW, PolicyRows, TablesDelta
 from tests.kernel.rig import EGRESS, row
-from tests.kernel.wire import Namespace, Node, Pod, Wire
+from tests.kernel.wire import Namespace, Node, Pod, Wire, both
 
 GAP_S = 0.0005
 
@@ -26,14 +26,15 @@ GAP_S = 0.0005
 class Stream:
     """Numbered datagrams from one pod to another, until closed; `missing` and `doubled` say what became of them."""
 
-    def __init__(self, source: Pod, destination: Pod, port: int) -> None:
-        open_socket = partial(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+    def __init__(self, source: Pod, destination: Pod, ip: int, port: int) -> None:
+        family = socket.AF_INET6 if is_ipv6(ip) else socket.AF_INET
+        open_socket = partial(socket.socket, family, socket.SOCK_DGRAM)
         self._receiver = destination.namespace.run(open_socket)
         self._sender = source.namespace.run(open_socket)
         self._receiver.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
-        self._receiver.bind((format_ip(destination.end.ip), port))
+        self._receiver.bind((format_ip(ip), port))
         self._receiver.settimeout(0.3)
-        self._sender.connect((format_ip(destination.end.ip), port))
+        self._sender.connect((format_ip(ip), port))
         self._ended = threading.Event()
         self.sent = 0
         self.received: list[int] = []
@@ -66,7 +67,8 @@ class Stream:
 
 @contextmanager
 def streams(*ends: tuple[Pod, Pod]) -> Iterator[list[Stream]]:
-    running = [Stream(*pair, 7100 + number) for number, pair in enumerate(ends)]
+    """Over both families."""
+    running = [Stream(*pair, ip, 7100 + number) for number, pair in enumerate(ends) for ip in both(pair[1].end)]
     try:
         yield running
     finally:
@@ -123,9 +125,9 @@ def test_change_of_mode_loses_doubles_and_admits_nothing(
             _switch(wire, mode)
             assert _attached(wire.nodes[0]) == ((ALL, set()) if mode == "tcx" else (set(), ALL))
             assert wire.datapaths[0].attach_mode == mode
-    denied, *others = running
-    assert denied.sent > 100 and not denied.received
-    for stream in others:
+    for denied in running[:2]:
+        assert denied.sent > 100 and not denied.received
+    for stream in running[2:]:
         assert stream.sent > 100 and sorted(stream.received) == list(range(stream.sent))
 
 

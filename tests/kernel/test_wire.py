@@ -16,7 +16,7 @@ from kilim.model.address import format_ip
 from kilim.model.tables import ALLOW, PolicyRows, TablesDelta
 from tests.kernel.frames import FAMILY
 from tests.kernel.rig import EGRESS, INGRESS, row
-from tests.kernel.wire import Namespace, Node, Pod, Wire
+from tests.kernel.wire import Namespace, Node, Pod, Wire, both
 
 PORT = 7000
 DATA = bytes(range(256)) * 1024
@@ -49,6 +49,11 @@ def transfer(source: Namespace, destination: Namespace, ip: int) -> None:
             client.settimeout(5)
             _send_and_check(client, server)
             _send_and_check(server, client)
+
+
+def transfer_over_both(source: Pod, destination: Pod) -> None:
+    for ip in both(destination.end):
+        transfer(source.namespace, destination.namespace, ip)
 
 
 def _send_and_check(sender: socket.socket, receiver: socket.socket) -> None:
@@ -171,13 +176,13 @@ def test_maps_of_another_shape_fill_while_the_programs_before_go_on_over_theirs(
     monkeypatch.setattr(objects, "pin_names", other_names)
     wire.datapaths[0] = after = node.load()
     assert set(after.moved_rows) == together and after.tables.read_rows() == held
-    transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
+    transfer_over_both(wire.a, wire.c)
     gone = {"policy": {wire.b.end.identity: None}, "subjects": {wire.b.end.identity: None}}
     after.tables.write(TablesDelta(**gone), 21, {})
     after.begin_takeover()
     for _ in range(2):
-        transfer(wire.a.namespace, wire.c.namespace, wire.c.end.ip)
-        assert refused(wire.a.namespace, wire.b.namespace, wire.b.end.ip)
+        transfer_over_both(wire.a, wire.c)
+        assert all(refused(wire.a.namespace, wire.b.namespace, ip) for ip in both(wire.b.end))
         node.attach(after)
     after.end_takeover()
     del held.subjects[wire.b.end.identity]
@@ -198,8 +203,8 @@ def test_link_of_a_device_that_is_gone_is_made_anew(wire: Wire) -> None:
     node.attach(datapath)
     new = node.links(datapath)["lxc1-from"]
     assert new.ifindex == pod.ifindex != old.ifindex
-    datapath.tables.write(TablesDelta(), 30, {pod.end.ip: pod.ifindex})
-    transfer(pod.namespace, wire.c.namespace, wire.c.end.ip)
+    datapath.tables.write(TablesDelta(), 30, dict.fromkeys(both(pod.end), pod.ifindex))
+    transfer_over_both(pod, wire.c)
 
 
 def test_links_of_devices_that_are_gone_can_be_cleared(wire: Wire) -> None:

@@ -140,6 +140,7 @@ class Node:
     namespace: Namespace
     root: Path
     outer: str = "IPv4"
+    settings: dict[str, Any] = field(default_factory=dict)  # of the programs, besides those that make the node
     underlay: int = 0
     tunnel: int = 0
     pods: list[Pod] = field(default_factory=list)
@@ -170,8 +171,8 @@ class Node:
         ipr.link("set", index=self.tunnel, state="up")
 
     def load(self, attach: AttachMode = "auto") -> Datapath:
-        sizes = {"ct_max_entries": 4096, "events_bytes": 1 << 18}
-        settings = Settings(self.ipv4, self.underlay, self.tunnel, PORT, node_ipv6=self.ipv6, attach=attach, **sizes)
+        more = {"ct_max_entries": 4096, "events_bytes": 1 << 18, **self.settings}
+        settings = Settings(self.ipv4, self.underlay, self.tunnel, PORT, node_ipv6=self.ipv6, attach=attach, **more)
         return load_objects(settings, self.root)
 
     def attach(self, datapath: Datapath) -> None:
@@ -222,11 +223,11 @@ def _set_up_pod(end: End, mtu: int, ipr: Any) -> None:
 class Wire:
     """node1: a, b; node2: c. Nothing is enforced. All are dual stack; `outer`: the family of the tunnel."""
 
-    def __init__(self, root: Path, attach: AttachMode = "auto", outer: str = "IPv4") -> None:
+    def __init__(self, root: Path, attach: AttachMode = "auto", outer: str = "IPv4", **settings: Any) -> None:
         self.nodes = [
             Node(
                 *(parse_ip(f"192.168.7.{number}"), parse_ip(f"fd00:7::{number}"), Namespace()),
-                *(root.with_name(f"{root.name}-{number}"), outer),
+                *(root.with_name(f"{root.name}-{number}"), outer, settings),
             )
             for number in (1, 2)
         ]

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import socket
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -47,9 +48,13 @@ def add_others() -> None:
         ipr.link("add", ifname="lxc0123456789a", kind="veth", peer={"ifname": "other"})
         ipr.link("add", ifname="vx", kind="vxlan", vxlan_collect_metadata=1, vxlan_port=4789)
         for protocol, number in ((ROUTE_PROTOCOL, 1), (OTHER_PROTOCOL, 2)):
-            for table in (254, 77):
-                ipr.route("add", dst=f"203.0.113.{number}/32", oif=1, proto=protocol, table=table)
-            ipr.rule("add", priority=100 + number, table=77, protocol=protocol)
+            for family, prefix in (
+                (socket.AF_INET, f"203.0.113.{number}/32"),
+                (socket.AF_INET6, f"2001:db8::{number}/128"),
+            ):
+                for table in (254, 77):
+                    ipr.route("add", dst=prefix, oif=1, proto=protocol, table=table)
+                ipr.rule("add", family=family, priority=100 + number, table=77, protocol=protocol)
 
 
 def present(lab: Lab) -> tuple[set[str], list[int], list[int], set[str]]:
@@ -58,9 +63,13 @@ def present(lab: Lab) -> tuple[set[str], list[int], list[int], set[str]]:
     def look() -> tuple[set[str], list[int], list[int], set[str]]:
         with open_netlink() as ipr:
             links = {link.get_attr("IFLA_IFNAME") for link in ipr.get_links()}
-            routes = [route["proto"] for route in ipr.get_routes() if route["proto"] > OTHER_PROTOCOL - 10]
-            rules = [rule.get_attr("FRA_PROTOCOL") for rule in ipr.get_rules() if rule.get_attr("FRA_PROTOCOL") > 100]
-            neighbours = {each.get_attr("NDA_DST") for each in ipr.get_neighbours() if each["state"] & 0x80}
+            families = (socket.AF_INET, socket.AF_INET6)
+            all_routes = [route for family in families for route in ipr.get_routes(family=family)]
+            routes = [route["proto"] for route in all_routes if route["proto"] > OTHER_PROTOCOL - 10]
+            all_rules = [rule.get_attr("FRA_PROTOCOL") for family in families for rule in ipr.get_rules(family=family)]
+            rules = [protocol for protocol in all_rules if protocol > 100]
+            known = [each for family in families for each in ipr.get_neighbours(family=family)]
+            neighbours = {each.get_attr("NDA_DST") for each in known if each["state"] & 0x80}
         return links, sorted(routes), rules, neighbours
 
     return in_netns(lab.netns(NODE), look)
@@ -113,7 +122,7 @@ def test_every_trace_goes_and_nothing_else_and_the_node_can_begin_anew(lab: Lab)
     links, routes, rules, neighbours = present(lab)
     assert not {name for name in links if name.startswith(("lxc", "kilim"))} - {"lxc0123456789a"}
     assert {"lxc0123456789a", "vx", "lo"} <= links and not neighbours
-    assert routes == [OTHER_PROTOCOL] * 2 and rules == [OTHER_PROTOCOL]
+    assert routes == [OTHER_PROTOCOL] * 4 and rules == [OTHER_PROTOCOL] * 2
     assert not pins.exists() and not Path(agent_socket(lab, NODE)).exists()
     assert [path.name for path in (run_dir / "state").iterdir()] == ["mine"]
     assert not attached_programs(lab), "programs at the underlay"

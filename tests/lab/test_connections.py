@@ -16,7 +16,7 @@ from kilim.lab.client import ControlPlane
 from kilim.lab.cluster import ClusterSpec, bring_up, take_down
 from kilim.lab.commands import agent_socket, replica_targets
 from kilim.lab.topology import Lab, default_node_plans
-from tests.lab.test_membership import talks
+from tests.lab.test_membership import Talk, talks
 
 KILIM = Path(sys.executable).parent / "kilim"
 PATIENCE_S = 20.0
@@ -69,6 +69,13 @@ async def until(lab: Lab, look: Callable[[list[dict[str, Any]]], bool]) -> None:
             pass
 
 
+async def answered(talk: Talk, count: int) -> None:
+    while True:
+        if talk.answers >= count:
+            return
+        await asyncio.sleep(0.005)
+
+
 ISOLATED = [
     {
         "apiVersion": "networking.k8s.io/v1",
@@ -93,11 +100,11 @@ async def test_flushed_connections_go_on_where_policy_has_them(lab: Lab) -> None
                 before = talk.answers
                 assert "connections removed" in await bpf_ct(lab, "flush")
                 async with asyncio.timeout(PATIENCE_S):
-                    while talk.answers < before + 5:
-                        await connections(lab)
-            (row,) = [each for each in about(await connections(lab), client["ips"][0]) if each["protocol"] == 6]
-            assert row["source"].startswith(client["ips"][0])
-            assert await bpf_ct(lab, "flush", "--ip", "198.51.100.77") == "0 connections removed\n"
+                    await answered(talk, before + 5)
+            for ip, nobody in zip(client["ips"], ("198.51.100.77", "2001:db8::77"), strict=True):
+                (row,) = [each for each in about(await connections(lab), ip) if each["protocol"] == 6]
+                assert row["source"].strip("[").startswith(ip)
+                assert await bpf_ct(lab, "flush", "--ip", nobody) == "0 connections removed\n"
 
 
 async def test_expired_ones_are_collected(lab: Lab) -> None:
@@ -105,11 +112,11 @@ async def test_expired_ones_are_collected(lab: Lab) -> None:
         answer = await api.probe(lab.name, "shop/client", "shop/server", 80, "UDP")
         assert answer["got"] == "allow"
         async with asyncio.timeout(PATIENCE_S):
-            while await raw_rows(lab, server["ips"][0]):
+            while await raw_rows(lab, server["ips"]):
                 pass
 
 
-async def raw_rows(lab: Lab, ip: str) -> int:
+async def raw_rows(lab: Lab, ips: list[str]) -> int:
     """Expired ones among them."""
     from kilim.cli.agent_socket import ask
     from kilim.v1 import agent_pb2 as pb
@@ -117,14 +124,14 @@ async def raw_rows(lab: Lab, ip: str) -> int:
     request = pb.DumpTableRequest(table="ct", kernel=True, raw=True)
     socket = str(agent_socket(lab, "node1"))
     answer = await asyncio.to_thread(ask, socket, lambda stub, timeout: stub.DumpTable(request, timeout=timeout))
-    return sum(any(ip in cell for cell in row.cells) for row in answer.rows)
+    return sum(any(ip in cell for cell in row.cells for ip in ips) for row in answer.rows)
 
 
 async def test_the_next_pod_with_an_address_has_none_of_the_one_before(lab: Lab) -> None:
     async with two_pods(lab) as (server, _):
         assert (await api.probe(lab.name, "shop/client", "shop/server", 80))["got"] == "allow"
-        ip = server["ips"][0]
-        assert await raw_rows(lab, ip)
+        ips = server["ips"]
+        assert all([await raw_rows(lab, [ip]) for ip in ips])
         await api.remove_pod(lab.name, "shop/server")
-        again = await api.add_pod(lab.name, "shop/server", "node1", ip=ip, labels={"app": "server"})
-        assert again["ips"][0] == ip and not await raw_rows(lab, ip)
+        again = await api.add_pod(lab.name, "shop/server", "node1", ip=ips[0], labels={"app": "server"})
+        assert again["ips"][0] == ips[0] and not await raw_rows(lab, ips)

@@ -15,15 +15,17 @@ from kilim.lab.netns import open_socket
 from kilim.lab.probe import Question, ask_all
 from kilim.lab.process import pid_of, start_process, wait_until
 from kilim.lab.serving import serve, stop_serving, workloads_socket
-from kilim.lab.topology import External, Lab, Port, default_node_plans
+from kilim.lab.topology import External, Lab, Node, Port, default_node_plans
+from kilim.model.protocols import PROTOCOL_NUMBERS, of_family
 
+OUTSIDE = External("web", "198.51.100.10", ipv6="2001:db8::10")
 PORTS = tuple(Port(port, protocol) for port in (80, 81) for protocol in ("TCP", "UDP", "SCTP"))
 
 
 @pytest.fixture
 async def lab(name_prefix: str) -> AsyncIterator[Lab]:
     cluster.check_machine()
-    spec = cluster.ClusterSpec(f"{name_prefix}-f", default_node_plans(3), 1, 1, (External("web", "198.51.100.10"),))
+    spec = cluster.ClusterSpec(f"{name_prefix}-f", default_node_plans(3), 1, 1, (OUTSIDE,))
     try:
         lab = cluster.lay_out(spec)
         start_process(lab.name, commands.workloads_process(lab))
@@ -35,32 +37,38 @@ async def lab(name_prefix: str) -> AsyncIterator[Lab]:
         cluster.take_down(spec.name)
 
 
-def question(lab: Lab, source: str, ip: str, port: int, protocol: str, answerer: str | None = None) -> Question:
-    return Question(Target(lab.netns(source), ip, port, protocol, answerer), None)
+def question(
+    lab: Lab, source: str, node: Node, port: int, protocol: str, answerer: str | None = None
+) -> list[Question]:
+    """Over each family."""
+    ports = {ip: of_family(PROTOCOL_NUMBERS[protocol], port, ":" in ip)[1] for ip in node.ips}
+    return [Question(Target(lab.netns(source), ip, ports[ip], protocol, answerer), None) for ip in node.ips]
 
 
-async def got(*questions: Question) -> list[str]:
-    return [verdict.got for verdict in await ask_all(questions, [])]
+async def got(*asked: list[Question]) -> list[str]:
+    """Of both families, which must agree."""
+    verdicts = iter(await ask_all([each for families in asked for each in families], []))
+    return ["/".join(sorted({next(verdicts).got for _ in families})) for families in asked]
 
 
 async def test_every_protocol_reaches_the_right_one_and_is_told_from_a_wrong_one(lab: Lab) -> None:
     asked = [
-        question(lab, a.name, b.ip, port.port, port.protocol, f"x/{b.name}")
+        question(lab, a.name, b, port.port, port.protocol, f"x/{b.name}")
         for a in lab.nodes
         for b in lab.nodes
         for port in PORTS
     ]
     assert await got(*asked) == ["allow"] * len(asked)
     node1, node2, _ = lab.nodes
-    assert await got(question(lab, "node1", node2.ip, 8, "ICMP")) == ["allow"]
-    assert await got(question(lab, "ext-web", node1.ip, 80, "TCP", "x/node1")) == ["allow"]
-    assert await got(question(lab, "node1", node2.ip, 80, "TCP", "x/other")) == ["error"]
-    assert await got(question(lab, "node1", node2.ip, 99, "TCP")) == ["error"], "nobody listens: a reset, not a drop"
+    assert await got(question(lab, "node1", node2, 8, "ICMP")) == ["allow"]
+    assert await got(question(lab, "ext-web", node1, 80, "TCP", "x/node1")) == ["allow"]
+    assert await got(question(lab, "node1", node2, 80, "TCP", "x/other")) == ["error"]
+    assert await got(question(lab, "node1", node2, 99, "TCP")) == ["error"], "nobody listens: a reset, not a drop"
 
 
 async def test_cut_cables_and_pairs(lab: Lab) -> None:
     node1, node2, node3 = lab.nodes
-    near = question(lab, "node1", node2.ip, 80, "UDP"), question(lab, "node3", node2.ip, 80, "UDP")
+    near = question(lab, "node1", node2, 80, "UDP"), question(lab, "node3", node2, 80, "UDP")
     faults.partition(lab, "node1", "node2")
     assert await got(*near) == ["deny", "allow"]
     faults.heal(lab)
@@ -73,24 +81,26 @@ async def test_cut_cables_and_pairs(lab: Lab) -> None:
 
 async def test_the_workload_server_keeps_connections_and_survives_its_own_death(lab: Lab) -> None:
     node1 = lab.nodes[0]
-    reader, writer = await connect(lab, "node2", node1.ip)
-    for text in (b"one", b"two"):
-        writer.write(text)
-        assert await reader.read(100) == b"x/node1 " + text
-    writer.write(b"GET / HTTP/1.1\r\n\r\n")
-    assert (await reader.read(200)).endswith(b"\r\n\r\nx/node1\n")
-    writer.close()
+    for ip in node1.ips:
+        reader, writer = await connect(lab, "node2", ip)
+        for text in (b"one", b"two"):
+            writer.write(text)
+            assert await reader.read(100) == b"x/node1 " + text
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await reader.read(200)).endswith(b"\r\n\r\nx/node1\n")
+        writer.close()
     workloads_socket(lab).unlink()
     faults.kill(lab, "workloads")
     faults.restart(lab, "workloads")
     await wait_until("workloads", workloads_socket(lab).exists, 10)
-    assert await got(question(lab, "node2", node1.ip, 81, "UDP", "x/node1")) == ["allow"]
+    assert await got(question(lab, "node2", node1, 81, "UDP", "x/node1")) == ["allow"]
     await stop_serving(lab, "x/node1")
-    assert await got(question(lab, "node2", node1.ip, 80, "TCP")) == ["error"]
+    assert await got(question(lab, "node2", node1, 80, "TCP")) == ["error"]
 
 
 async def connect(lab: Lab, source: str, ip: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    opened = open_socket(lab.netns(source), socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    opened = open_socket(lab.netns(source), family, socket.SOCK_STREAM)
     await asyncio.get_running_loop().sock_connect(opened, (ip, 80))
     return await asyncio.open_connection(sock=opened)
 
@@ -143,4 +153,4 @@ async def test_labs_side_by_side_do_not_touch_one_another(lab: Lab, neighbour: L
     relay = pid_of(lab.name, "relay")
     cluster.take_down(neighbour.name)
     assert pids_in(lab_cgroup(lab.name) / "relay") == [relay]
-    assert await got(question(lab, "node1", lab.nodes[1].ip, 80, "TCP")) == ["allow"]
+    assert await got(question(lab, "node1", lab.nodes[1], 80, "TCP")) == ["allow"]

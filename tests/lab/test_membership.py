@@ -4,7 +4,8 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import ip_network
 from typing import Any
 
 from kilim.lab import api
@@ -19,21 +20,35 @@ PATIENCE_S = 2.0  # a packet that is lost comes again after 0.2 s, then 0.4 s
 
 
 class Talk:
-    """One connection over which a byte goes to and fro; `longest_s` is the longest wait for an answer."""
+    """Connections of a client, one over each family, over each of which a byte goes to and fro; `answers`: of the one
+    with the fewest, `longest_s`: the longest wait for one."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        self.answers, self.longest_s = 0, 0.0
+    def __init__(self, ends: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> None:
+        self._ends, self._answers = ends, [0] * len(ends)
+        self.longest_s = 0.0
+
+    @property
+    def answers(self) -> int:
+        return min(self._answers)
 
     async def run(self) -> None:
+        await asyncio.gather(*map(self._ask, range(len(self._ends))))
+
+    async def _ask(self, number: int) -> None:
+        reader, writer = self._ends[number]
         while True:
             asked_s = time.monotonic()
-            self._writer.write(b"?")
+            writer.write(b"?")
             async with asyncio.timeout(PATIENCE_S):
-                assert await self._reader.readexactly(1) == b"!"
-            self.answers += 1
+                assert await reader.readexactly(1) == b"!"
+            self._answers[number] += 1
             self.longest_s = max(self.longest_s, time.monotonic() - asked_s)
             await asyncio.sleep(0.002)
+
+    async def close(self) -> None:
+        for _, writer in self._ends:
+            writer.close()
+            await writer.wait_closed()
 
 
 @asynccontextmanager
@@ -48,15 +63,14 @@ async def talks(server: dict[str, Any], clients: list[dict[str, Any]]) -> AsyncI
             writer.write(b"!")
         writer.close()
 
-    listening = open_socket(NETNS_DIR / server["netns"], socket.AF_INET, socket.SOCK_STREAM)
-    listening.bind((server["ips"][0], PORT))
-    async with await asyncio.start_server(answer, sock=listening):
-        opened = []
+    async with AsyncExitStack() as opened:
+        for ip in server["ips"]:
+            listening = opened_in(server, ip)
+            listening.bind((ip, PORT))
+            await opened.enter_async_context(await asyncio.start_server(answer, sock=listening))
+        found = []
         for client in clients:
-            handle = open_socket(NETNS_DIR / client["netns"], socket.AF_INET, socket.SOCK_STREAM)
-            await asyncio.get_running_loop().sock_connect(handle, (server["ips"][0], PORT))
-            opened.append(await asyncio.open_connection(sock=handle))
-        found = [Talk(*streams) for streams in opened]
+            found.append(Talk([await connected(client, ip) for ip in server["ips"]]))
         tasks = [asyncio.create_task(talk.run()) for talk in found]
         try:
             yield found
@@ -66,15 +80,29 @@ async def talks(server: dict[str, Any], clients: list[dict[str, Any]]) -> AsyncI
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for _, writer in opened:
-                writer.close()
-                await writer.wait_closed()
+            for talk in found:
+                await talk.close()
             await asyncio.wait([task for task in answering if task is not None], timeout=PATIENCE_S)
 
 
-def policy(*excepts: str) -> dict[str, Any]:
-    """All pods of `shop` may speak to whom the block has, and to nobody else."""
-    peers = [{"ipBlock": {"cidr": "10.244.0.0/16", "except": list(excepts)}}]
+def opened_in(pod: dict[str, Any], ip: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    return open_socket(NETNS_DIR / pod["netns"], family, socket.SOCK_STREAM)
+
+
+async def connected(pod: dict[str, Any], ip: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    handle = opened_in(pod, ip)
+    await asyncio.get_running_loop().sock_connect(handle, (ip, PORT))
+    return await asyncio.open_connection(sock=handle)
+
+
+POOLS = ("10.244.0.0/16", "fd00:10:244::/48")
+ELSEWHERE = ("10.244.9.0/24", "fd00:10:244:9::/64")
+
+
+def policy(family: int, *excepts: str) -> dict[str, Any]:
+    """All pods of `shop` may speak to whom the block of that family has, and to nobody else."""
+    peers = [{"ipBlock": {"cidr": POOLS[family], "except": list(excepts)}}]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -97,19 +125,22 @@ async def test_connections_outlive_policies_that_allow_them(name_prefix: str) ->
             for pod, node in (("server", "node1"), ("near", "node1"), ("far", "node2"), ("outsider", "node2"))
         }
         async with talks(pods["server"], [pods["near"], pods["far"]]) as found:
-            await come_and_go(lab, pods["outsider"]["ips"][0])
+            await come_and_go(lab, pods["outsider"]["ips"])
         assert all(talk.answers > 30 for talk in found)
         assert all(talk.longest_s < PATIENCE_S for talk in found)
     finally:
         api.down(name)
 
 
-async def come_and_go(lab: Lab, outsider: str) -> None:
+async def come_and_go(lab: Lab, outsider: list[str]) -> None:
+    """Blocks of one family after those of the other; a pod that one has is in it with all its addresses."""
     async with ControlPlane(replica_targets(lab)) as plane:
         for number in range(10):
-            for body in (policy(), policy(f"{outsider}/32"), policy(f"{outsider}/32", "10.244.9.0/24")):
-                await plane.wait(await plane.apply([("policy", body)]))
-            if not number:
+            family = number % 2
+            out = str(ip_network(outsider[family]))
+            for excepts in ((), (out,), (out, ELSEWHERE[family])):
+                await plane.wait(await plane.apply([("policy", policy(family, *excepts))]))
+            if number < 2:
                 assert (await api.probe(lab.name, "shop/outsider", "shop/server", 80))["got"] == "deny"
                 assert (await api.probe(lab.name, "shop/far", "shop/server", 80))["got"] == "allow"
             await plane.wait(await plane.delete("NetworkPolicy", "shop", "block", "policy"))

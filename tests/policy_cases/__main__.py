@@ -16,7 +16,7 @@ from tests.truth.tables import truth_tables
 
 Value = dict[str, Any]
 SHOWN = 5  # wrong probes of a step that are printed
-PARTS = ("cases", "cases-ipv6", "picked", "picked-ipv6", "truth", "truth-ipv6", "truth-packets")
+PARTS = ("cases", "cases-ipv6", "picked", "picked-ipv6", "truth", "truth-ipv6", "truth-packets", "truth-packets-ipv6")
 
 
 def written(folder: Path, scenarios: Iterable[tuple[str, Value]]) -> dict[str, str]:
@@ -81,6 +81,9 @@ async def main(parts: Iterable[str]) -> int:
                 right &= await play("truth tables by tables", truth_tables(), model=True)
             case "truth-packets":
                 right &= await play("truth tables as packets", truth_tables(), model=False)
+            case "truth-packets-ipv6":
+                tables = ((name, in_ipv6(document)) for name, document in truth_tables())
+                right &= await play("truth tables in IPv6 as packets", tables, model=False)
             case other:
                 print(f"{other}: must be one of {', '.join(PARTS)}", file=sys.stderr)
                 return 2

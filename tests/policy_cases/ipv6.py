@@ -1,5 +1,6 @@
 """A scenario of IPv4 as one of IPv6: a.b.c.d becomes 2001:db8::a.b.c.d and a prefix 96 bits longer, so that what
-contained what still does; 0.0.0.0/0 and ::/0 change places. Its verdicts must be the same.
+contained what still does, and what is on the lab's underlay keeps its number there; 0.0.0.0/0 and ::/0 change places.
+Its verdicts must be the same.
 
 Easy to get wrong: types of ICMP are other ones, and so are the entities that say a family.
 """
@@ -7,6 +8,8 @@ Easy to get wrong: types of ICMP are other ones, and so are the entities that sa
 import ipaddress
 import re
 from typing import Any
+
+from kilim.lab.topology import UNDERLAY, UNDERLAY_IPV6
 
 _IPV4 = re.compile(r"(?<![\d.:])(\d{1,3}(?:\.\d{1,3}){3})(?:/(\d{1,2}))?(?![\d.])")
 _BASE = int(ipaddress.IPv6Address("2001:db8::"))
@@ -30,9 +33,12 @@ def in_ipv6(value: Any) -> Any:
 def _mapped(found: re.Match[str]) -> str:
     address, length = found.groups()
     try:
-        ip = int(ipaddress.IPv4Address(address))
+        ip = ipaddress.IPv4Address(address)
     except ValueError:
         return found[0]
     if length == "0":
         return "::/0"
-    return str(ipaddress.IPv6Address(_BASE | ip)) + (f"/{96 + int(length)}" if length else "")
+    as_ipv6 = (
+        UNDERLAY_IPV6[int(ip) & int(UNDERLAY.hostmask)] if ip in UNDERLAY else ipaddress.IPv6Address(_BASE | int(ip))
+    )
+    return f"{as_ipv6}/{96 + int(length)}" if length else str(as_ipv6)

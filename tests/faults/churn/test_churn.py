@@ -14,7 +14,8 @@ import pytest
 from kilim.lab.demo.traffic import Traffic, traffic_between
 from kilim.lab.pods import running_pods
 from kilim.lab.scenario import Probe
-from tests.faults.churn.variants import NODES, POLICY, VARIANTS, Variant, pod_object
+from kilim.lab.topology import IP_FAMILIES
+from tests.faults.churn.variants import NODES, POLICY, VARIANTS, Ips, Variant, pod_object
 from tests.faults.cluster.stage import Stage, until
 from tests.faults.storm.probes import NAMESPACE, POLICY_DROPS, PORT, ROLES, Probed, Prober, ip_of, probe_wrongs
 
@@ -28,7 +29,7 @@ POLICIES = ("NetworkPolicy", "CiliumNetworkPolicy", "ClusterNetworkPolicy")
 async def test_what_all_versions_agree_on_holds_all_the_time(
     stage: Stage, variant: Variant, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ips = {pod.pod.name: pod.ip for pod in running_pods(stage.lab) if pod.pod.namespace == NAMESPACE}
+    ips = {pod.pod.name: pod.ips for pod in running_pods(stage.lab) if pod.pod.namespace == NAMESPACE}
     await begin_anew(stage, variant, ips)
     drops_before = await policy_drops(stage)
     prober = Prober(running_pods(stage.lab), RATE)
@@ -58,7 +59,7 @@ def check_enough(turns: int, probed: Probed, flows: list[Traffic]) -> None:
     assert all(flow.stream.done >= LEAST_TURNS for flow in flows)
 
 
-async def begin_anew(stage: Stage, variant: Variant, ips: dict[str, str]) -> None:
+async def begin_anew(stage: Stage, variant: Variant, ips: Ips) -> None:
     """Nothing of the variants before; this one's first version is enforced."""
     first = stage.replicas[0]
     for kind in POLICIES:
@@ -70,7 +71,7 @@ async def begin_anew(stage: Stage, variant: Variant, ips: dict[str, str]) -> Non
     await enforced(stage, seq)
 
 
-async def change(stage: Stage, variant: Variant, ips: dict[str, str]) -> int:
+async def change(stage: Stage, variant: Variant, ips: Ips) -> int:
     """Each change as soon as the one before is acknowledged; asked of the replicas by turns. How many there were."""
     began, number = time.monotonic(), 0
     while number < LEAST_TURNS or time.monotonic() - began < SECONDS:
@@ -85,14 +86,15 @@ async def change(stage: Stage, variant: Variant, ips: dict[str, str]) -> int:
 
 @asynccontextmanager
 async def streams(
-    stage: Stage, each: int = 1, pause_s: float = 0.02, ip_family: str = ""
+    stage: Stage, each: int = 1, pause_s: float = 0.02, ip_families: tuple[str, ...] = IP_FAMILIES
 ) -> AsyncIterator[list[Traffic]]:
-    """Long connections from each client to each server, so many, that carry data all the time."""
-    places = {key: (Path(pod.netns), ip_of(pod, ip_family)) for key, pod in stage.pods().items()}
+    """Long connections from each client to each server, so many over each family, that carry data all the time."""
     flows = []
-    for source, target in [*product(NODES, NODES)] * each:
-        ends = f"{NAMESPACE}/client-{source}", f"{NAMESPACE}/server-{target}"
-        flows.append(Traffic(traffic_between(places, Probe(*ends, PORT, "TCP", "allow", {})), (), (), pause_s))
+    for family in ip_families:
+        places = {key: (Path(pod.netns), ip_of(pod, family)) for key, pod in stage.pods().items()}
+        for source, target in [*product(NODES, NODES)] * each:
+            ends = f"{NAMESPACE}/client-{source}", f"{NAMESPACE}/server-{target}"
+            flows.append(Traffic(traffic_between(places, Probe(*ends, PORT, "TCP", "allow", {})), (), (), pause_s))
     try:
         for flow in flows:
             await flow.start()

@@ -6,6 +6,7 @@ client ─▶ server   allowed by all versions        stranger ─▶ server   d
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_network
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,7 @@ from kilim.lab.manifests import namespace_manifest
 from tests.faults.storm.probes import NAMESPACE, PORT, ROLES, probe_policy
 
 Value = dict[str, Any]
-Ips = dict[str, str]  # by pod
+Ips = dict[str, tuple[str, ...]]  # of each family, by pod
 
 NODES = ("node1", "node2")
 SERVER = {"matchLabels": {"app": "server"}}
@@ -72,23 +73,28 @@ def _ports(ports: list[Value] | None) -> Value:
 
 
 def ip_blocks(number: int, ips: Ips) -> list[Value]:
-    """Clients are peers by their labels, by their addresses, or by not being strangers."""
-    clients = [f"{ip}/32" for name, ip in sorted(ips.items()) if name.startswith("client")]
-    strangers = [f"{ip}/32" for name, ip in sorted(ips.items()) if name.startswith("stranger")]
-    pods = ip_range(ips)
+    """Clients are peers by their labels, by their addresses, or by not being strangers. By the addresses of either
+    family: a pod that a block has is its peer with all its addresses."""
+    family = number // 3 % 2
+    clients, strangers = (_blocks(role, family, ips) for role in ("client", "stranger"))
     peers: list[Value] = [
         [{"podSelector": app("client")}],
         [{"ipBlock": {"cidr": cidr}} for cidr in clients],
-        [{"ipBlock": {"cidr": pods, "except": strangers}}],
+        [{"ipBlock": {"cidr": ip_range(family, ips), "except": strangers}}],
     ][number % 3]  # type: ignore[assignment]
     rule = {"ports": [{"port": PORT}]}
     return [network_policy("probes", SERVER, ingress=[{"from": peers, **rule}], egress=[{"to": peers, **rule}])]
 
 
-def ip_range(ips: Ips) -> str:
-    """The /8 that all pods are in."""
-    (first,) = {ip.partition(".")[0] for ip in ips.values()}
-    return f"{first}.0.0.0/8"
+def _blocks(role: str, family: int, ips: Ips) -> list[str]:
+    """Of the addresses of all pods of that role."""
+    return [str(ip_network(ips[name][family])) for name in sorted(ips) if name.startswith(role)]
+
+
+def ip_range(family: int, ips: Ips) -> str:
+    """What all pods are in."""
+    (found,) = {ip_network(f"{each[family]}/{(8, 48)[family]}", strict=False) for each in ips.values()}
+    return str(found)
 
 
 def denies(number: int, ips: Ips) -> list[Value]:

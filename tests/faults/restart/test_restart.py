@@ -9,7 +9,7 @@ import asyncio
 import os
 import random
 from collections.abc import Sequence
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 from kilim.agent.bpf.pins import read_pins
 from kilim.lab.names import pin_dir
 from kilim.lab.pods import running_pods
+from kilim.lab.topology import IP_FAMILIES
 from tests.faults.churn.test_churn import enforced, policy_drops, streams
 from tests.faults.churn.variants import NODES
 from tests.faults.cluster.stage import Stage
@@ -25,45 +26,46 @@ from tests.faults.restart.conftest import MODES
 from tests.faults.restart.versions import environment
 from tests.faults.storm.probes import Probed, Prober, probe_policy
 
-RESTARTS = int(os.environ.get("KILIM_RESTARTS", "0"))  # of agents; and a fifth of it as upgrades. 0: a few in each mode
+RESTARTS = int(os.environ.get("KILIM_RESTARTS", "0"))  # of agents in each mode, every sixth an upgrade. 0: a few in one
+UPGRADES = RESTARTS // 12 * 2
 RATE = float(os.environ.get("KILIM_FAULT_PROBES", "1000"))
-STREAMS_OF_EACH = 13  # over four pairs of pods
+STREAMS = 50  # or a few more
 TURNS = (("node1",), ("node2",), NODES)
 MIDWAY_S = 1.0
 LEAST_PROBES = 300
 
 
-def over(routing_mode: str, ip_family: str) -> pytest.MarkDecorator:
-    """Where only a few restarts are made; else over all there are."""
-    ways = [*product(MODES, ("IPv4", "IPv6"))] if RESTARTS else [(routing_mode, ip_family)]
+def over(routing_mode: str) -> pytest.MarkDecorator:
+    """Both families at once where only a few restarts are made; else each way by itself."""
+    ways = [*product(MODES, IP_FAMILIES)] if RESTARTS else [(routing_mode, "")]
     return pytest.mark.parametrize(("routing_mode", "ip_family"), ways, indirect=["routing_mode"], scope="session")
 
 
 Versions = dict[str, Path | None]
 
 
-@over("tunnel", "IPv6")
+@over("tunnel")
 async def test_restarts_and_rebuilt_programs_lose_no_packet(
     stage: Stage, versions: Versions, ip_family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await begin(stage)
     async with Load(stage, ip_family) as load:
-        starts = await restart(stage, [None], RESTARTS or 2)
-        upgrades = await restart(stage, [versions["rebuilt"], None], RESTARTS // 10 or 1)
+        starts = await restart(stage, [None], RESTARTS - UPGRADES or 2)
+        upgrades = await restart(stage, [versions["rebuilt"], None], UPGRADES or 2)
     load.tell(capsys, f"{starts} restarts, {upgrades} upgrades to rebuilt programs")
     load.check()
     assert load.drops == load.probed.denied_syns
     assert [pair for pair in load.probed.pairs if pair[4]] == [], "packets of allowed connections were lost"
 
 
-@over("native", "IPv4")
+@over("native")
 async def test_another_layout_of_connections_cuts_none_and_opens_none(
     stage: Stage, versions: Versions, ip_family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await begin(stage)
     layouts = set()
     async with Load(stage, ip_family) as load:
-        upgrades = await restart(stage, [versions["wider connections"], None], RESTARTS // 10 or 1, layouts)
+        upgrades = await restart(stage, [versions["wider connections"], None], UPGRADES or 2, layouts)
     load.tell(capsys, f"{upgrades} upgrades to another layout of connections and back")
     load.check()
     assert len(layouts) == 2, "it was always the same layout"
@@ -82,7 +84,8 @@ class Load:
     def __init__(self, stage: Stage, ip_family: str) -> None:
         self._stage = stage
         self._prober = Prober(running_pods(stage.lab), RATE, ip_family=ip_family)
-        self._streams = streams(stage, STREAMS_OF_EACH, 0.2, ip_family)
+        families = (ip_family,) if ip_family else IP_FAMILIES
+        self._streams = streams(stage, -(-STREAMS // len(NODES) ** 2 // len(families)), 0.2, families)
 
     async def __aenter__(self) -> "Load":
         self._drops_before = await policy_drops(self._stage)
@@ -111,27 +114,35 @@ class Load:
 
 
 async def restart(stage: Stage, versions: list[Path | None], count: int, layouts: set[str] | None = None) -> int:
-    """So many starts of agents or a few more, each time of the next version; how many it were. Some are killed again
+    """So many starts of agents, each time of the next version, back to this one in the end. Some are killed again
     before they are there: a start, too, is to be able to end anywhere. `layouts`: gets the pins of connections."""
-    chance, starts, turn = random.Random(count), 0, 0
-    while starts < count or turn % len(versions):
-        nodes, version = TURNS[turn // len(versions) % len(TURNS)], versions[turn % len(versions)]
-        with environment(**{"PYTHONPATH": str(version)} if version else {}):
-            starts += await start_again(stage, nodes)
-            if chance.random() < 0.3:
-                await asyncio.sleep(chance.uniform(0, MIDWAY_S))  # a moment within the start, whichever it is
-                starts += await start_again(stage, nodes)
-        turn += 1
-        await enforced(stage, (await stage.replicas[0].status()).seq)
-        for node in nodes:
-            pins = read_pins(pin_dir(stage.lab.name) / node / "maps", "ct")
-            assert len(pins) == 1, "maps of another layout are left over"
-            if layouts is not None:
-                layouts.add(pins[0].name)
-    return starts
+    chance, left = random.Random(count), count
+    for nodes in cycle(TURNS):
+        twice = chance.random() < 0.3
+        if (cost := len(versions) * len(nodes) * (1 + twice)) > left:
+            nodes, twice, cost = nodes[:1], False, len(versions)
+        for version in versions:
+            await start_as(stage, nodes, version, chance.uniform(0, MIDWAY_S) if twice else None)
+            for node in nodes:
+                pins = read_pins(pin_dir(stage.lab.name) / node / "maps", "ct")
+                assert len(pins) == 1, "maps of another layout are left over"
+                if layouts is not None:
+                    layouts.add(pins[0].name)
+        if (left := left - cost) <= 0:
+            break
+    return count - left
 
 
-async def start_again(stage: Stage, nodes: Sequence[str]) -> int:
+async def start_as(stage: Stage, nodes: Sequence[str], version: Path | None, again_s: float | None) -> None:
+    """`again_s`: once more after that long, a moment within the start, whichever it is."""
+    with environment(**{"PYTHONPATH": str(version)} if version else {}):
+        await start_again(stage, nodes)
+        if again_s is not None:
+            await asyncio.sleep(again_s)
+            await start_again(stage, nodes)
+    await enforced(stage, (await stage.replicas[0].status()).seq)
+
+
+async def start_again(stage: Stage, nodes: Sequence[str]) -> None:
     stage.kill(*nodes)
     await stage.restart(*nodes)
-    return len(nodes)
