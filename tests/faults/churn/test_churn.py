@@ -2,6 +2,7 @@
 deny never opens. Not one packet: a dropped SYN would be sent again and shows, and policy drops exactly what is denied.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Set
@@ -99,11 +100,9 @@ async def streams(
         for flow in flows:
             await flow.start()
         yield flows
-        for flow in flows:
-            await flow.stop()
+        await asyncio.gather(*(flow.stop() for flow in flows))
     finally:
-        for flow in flows:
-            await flow.abandon()
+        await asyncio.gather(*(flow.abandon() for flow in flows))
 
 
 async def policy_drops(stage: Stage) -> int:
