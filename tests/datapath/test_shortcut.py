@@ -1,5 +1,5 @@
-"""The short way through the tunnel: what needs no row any more, and who does not get it. That packets fare on it as on the
-long one, the checks and the fuzzer say."""
+"""The short way through the tunnel: what needs no row any more, and who does not get it. That packets fare on it as on
+the long one, the checks and the fuzzer say."""
 
 from typing import NamedTuple
 
