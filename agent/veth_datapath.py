@@ -183,10 +183,13 @@ class VethDatapath:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
+            tables = self._bpf.tables
             try:
-                if due := self._bpf.tables.retired:
+                unsettled, due = tables.unsettled, tables.retired
+                if unsettled or due:
                     await asyncio.to_thread(wait_for_programs)
-                    self._bpf.tables.sweep(due)
+                    tables.settle(unsettled)
+                    tables.sweep(due)
             except OSError as error:
                 log.warning("retired rows of policy could not be deleted", reason=error.strerror or str(error))
 

@@ -137,10 +137,6 @@ class KernelTables:
             due = self.retired
             if due:
                 syscall.wait_for_programs()
-        if due:
-            self._epochs[
-                "subjects"
-            ].advance()  # where a processor reads out of order, what was found before the wait may be old
         gone = 0
         for each in due:
             if not any(other is each for other in self._retired):
@@ -149,6 +145,16 @@ class KernelTables:
             # only now: what an error keeps in the map is tried again
             self._retired = [other for other in self._retired if other is not each]
         return gone
+
+    @property
+    def unsettled(self) -> dict[Epoch, int]:
+        """What `settle` takes after the next `wait_for_programs`: changes that programs may have seen out of order."""
+        return {each: each.value for each in self._epochs.values() if not each.settled}
+
+    def settle(self, due: Mapping[Epoch, int]) -> None:
+        """Raises OSError; what is left is `unsettled` yet."""
+        for each, seen in due.items():
+            each.settle(seen)
 
     def advance_epochs(self) -> None:
         """Connections look at all rows again: programs of before may have noted what theirs came to. Raises OSError."""

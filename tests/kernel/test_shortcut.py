@@ -71,6 +71,35 @@ def test_no_order_of_changes_brings_an_epoch_back(open_pair: Rig, times: int) ->
         assert open_pair.out(tcp(A, B, ACK)).reason == DENY_RULE, f"after {each + 1} changes"
 
 
+def test_a_change_is_said_again_once_all_programs_have_seen_it(open_pair: Rig) -> None:
+    """One may have read the number of the change, and the rows of before it."""
+    tables = open_pair.tables
+    for delta in (
+        TablesDelta(endpoints={0x7F000009: EndpointValue(9, 9)}),
+        TablesDelta(subjects={701: 0}),
+        TablesDelta(ipcache={(0x7F000009, 32): (9, 0)}),
+    ):
+        tables.settle(tables.unsettled)
+        assert not tables.unsettled
+        for frame in (tcp(A, B, ACK), tcp(B, A, ACK, 80, 40000)):
+            assert open_pair.out(frame).passed
+        open_pair.write(delta, {A.ip: 1, B.ip: 1, 0x7F000009: 9})
+        (number,) = tables.unsettled
+        before = number.value
+        tables.settle(tables.unsettled)
+        assert number.value != before and not tables.unsettled
+
+
+def test_what_changes_while_programs_are_waited_for_waits_for_the_next(open_pair: Rig) -> None:
+    tables = open_pair.tables
+    due = tables.unsettled
+    open_pair.write(TablesDelta(subjects={701: 0}))
+    tables.settle(due)
+    assert len(tables.unsettled) == 1
+    tables.settle(tables.unsettled)
+    assert not tables.unsettled
+
+
 @pytest.mark.parametrize("turn", ["egress", "ingress"])
 def test_a_verdict_that_turns_counts_from_the_next_packet_on(open_pair: Rig, turn: str) -> None:
     end, rows = (A, {row(EGRESS, B.identity): DENY}) if turn == "egress" else (B, {row(INGRESS, A.identity): DENY})

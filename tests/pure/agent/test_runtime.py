@@ -41,7 +41,7 @@ async def until(done: asyncio.Event, work: Callable[[], Any]) -> None:
 async def test_a_sweep_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(veth_datapath, "_SWEEP_S", 0.001)
     datapath, sweep = VethDatapath.__new__(VethDatapath), Failing(3)
-    tables = SimpleNamespace(retired=("rows",), sweep=lambda due: sweep())
+    tables = SimpleNamespace(retired=("rows",), sweep=lambda due: sweep(), unsettled={}, settle=lambda due: None)
     datapath._bpf = SimpleNamespace(tables=tables)  # type: ignore[assignment]
     await until(sweep.done, datapath._sweep)
     assert sweep.calls >= 3
