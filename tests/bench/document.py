@@ -34,7 +34,10 @@ Figure = dict[str, Any]
 
 
 def _read(name: str) -> list[Figure]:
-    figures: list[Figure] = json.loads((RESULTS / f"{name}.json").read_text())
+    try:
+        figures: list[Figure] = json.loads((RESULTS / f"{name}.json").read_text())
+    except FileNotFoundError as missing:
+        sys.exit(f"document: {missing.filename} is missing: make bench NAME={name}")
     return figures
 
 
@@ -83,8 +86,8 @@ def _aims(figures: list[Figure]) -> str:
             ]
         )
     said = (
-        "Kilim's time over that of raw, or of an empty table; beside it what a program that only redirects comes to over "
-        "raw, in either family."
+        "Kilim's time over that of raw, or of an empty table; beside it what a program that only redirects comes to "
+        "over raw, in either family."
     )
     return f"{said}\n\n{_table(('', 'at most', 'IPv4', 'IPv6', 'reached', 'redirect alone'), rows)}"
 
