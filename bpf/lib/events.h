@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What user space is told: counters for every packet, a record for each new connection, each drop, and for each
+/* What user space is told beside counters: a record for each new connection, each drop, and for each
  * connection that begins to pass by audit mode alone (of what belongs to none, as other ICMP, for each packet). */
 #pragma once
 
@@ -7,23 +7,10 @@
 #include <bpf/bpf_helpers.h>
 
 #include "addr.h"
+#include "counters.h"
 #include "packet.h"
 #include "reasons.h"
 #include "settings.h"
-
-struct metric_value {
-	__u64 packets;
-	__u64 bytes;
-};
-
-/* key: reason and direction. value: packets and bytes on this CPU.
- * written by: every program. read by: the agent. full: cannot be. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 512);
-	__type(key, __u32); /* reason * 2 + direction; the kernel wants an integer here */
-	__type(value, struct metric_value);
-} metrics SEC(".maps");
 
 #define EVENT_CONNECTION 1
 #define EVENT_DROP	 2
@@ -66,17 +53,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct event);
 } event_draft SEC(".maps");
-
-static __always_inline void count(__u32 reason, __u32 direction, __u64 bytes)
-{
-	__u32 key = reason * 2 + (direction & 1);
-	struct metric_value *value = bpf_map_lookup_elem(&metrics, &key);
-
-	if (value) {
-		value->packets++;
-		value->bytes += bytes;
-	}
-}
 
 #define RECORD_BYTES (sizeof(struct event) + 8) /* with its header in the ring, linux/bpf.h */
 

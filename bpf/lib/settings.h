@@ -35,6 +35,9 @@ const volatile __u32 ct_life_syn = 60;
 const volatile __u32 ct_life_closing = 10;
 const volatile __u32 ct_life_other = 60;
 
+/* Which programs between sockets these are (socket.h). */
+const volatile __u32 sockops_version = 0;
+
 /* 1: write a record for each new connection (drops are always recorded). */
 const volatile __u32 record_connections = 1;
 /* The reader is woken when this much waits in the ring; below it the reader's own timer must do. */
