@@ -58,6 +58,12 @@ class Registry(Protocol):
     async def remove_endpoint(self, request: pb.RemoveEndpointRequest) -> pb.RemoveEndpointResponse: ...
 
 
+class Namespaces(Protocol):
+    def add(self, ips: Collection[int], netns: str) -> None: ...
+    def remove(self, ips: Collection[int]) -> None: ...
+    def keep(self, ips: Collection[int]) -> None: ...
+
+
 class Pods:
     """`connected`: whether the control plane can be reached as far as we know."""
 
@@ -71,6 +77,7 @@ class Pods:
         kernel: Kernel,
         connections: ConnectionTable,
         connected: Callable[[], bool],
+        namespaces: Namespaces,
         enforce_deadline_s: float = 5.0,
         sync_deadline_s: float = 2.0,
     ) -> None:
@@ -83,6 +90,7 @@ class Pods:
         self._connections = connections
         self._clearing = asyncio.Lock()
         self._connected = connected
+        self._namespaces = namespaces
         self._enforce_deadline_s = enforce_deadline_s
         self._sync_deadline_s = sync_deadline_s
 
@@ -96,6 +104,7 @@ class Pods:
         await self._links.route_again(self._inventory.links(), self._inventory.node.ips)
         held = {ip for link in self._inventory.links() for ip in link.ips}
         self._inventory.departed |= await self._connections.addresses(self._inventory.pools().cidrs) - held
+        self._namespaces.keep(held)
 
     def attach_restored(self) -> None:
         """Our programs in place of those of the agent before. After the tables are written."""
@@ -183,7 +192,7 @@ class Pods:
         for gone in [each for each in self._inventory.links() if each.name not in links and each.key not in busy]:
             log.info("a pod's link is gone without DEL", pod=gone.key, link=gone.name)
             self._programs.detach_endpoint(gone.name)
-            self._inventory.forget(gone)
+            self._forget(gone)
         if self._inventory.is_quiet():  # no pin is being put in the place of one whose device is gone
             self._programs.detach_gone()
         if not self._enforcement.in_sync:
@@ -228,6 +237,7 @@ class Pods:
             raise CniError(spec.INVALID_ENVIRONMENT, f"CNI_NETNS: there is no {wanted.netns}") from None
         had_rows = not self._not_enforced(wanted.ips)  # of the link that was there before, maybe another one
         self._inventory.remember(link)
+        self._namespaces.add(wanted.ips, wanted.netns)
         # Attaching waits for the kernel's grace periods, some 10 ms each.
         attaching = asyncio.ensure_future(asyncio.to_thread(self._programs.attach_endpoint, link.ifindex, link.name))
         registering = asyncio.ensure_future(self._register(request, wanted))
@@ -309,7 +319,11 @@ class Pods:
         self._programs.detach_endpoint(name)
         for link in self._inventory.links():
             if link.name == name:
-                self._inventory.forget(link)
+                self._forget(link)
+
+    def _forget(self, link: LocalLink) -> None:
+        self._namespaces.remove(link.ips)
+        self._inventory.forget(link)
 
 
 def _text_of(ips: tuple[int, ...], *, ipv6: bool) -> str:

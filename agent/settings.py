@@ -48,6 +48,8 @@ class Settings:
     tunnel_port: int = 8472
     mtu: int = 0
     datapath_mode: Literal["veth", "memory"] = "veth"  # memory: no kernel, no pods; for runs with many agents
+    sockops_enable: bool = False
+    cgroup_root: Path | None = None  # None: where cgroup v2 is mounted
     datapath_attach: Literal["auto", "tcx", "clsact"] = "auto"  # auto: tcx where the kernel has it
     enable_health_checking: bool = True  # with datapath_mode veth
     enable_endpoint_health_checking: bool = True

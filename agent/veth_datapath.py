@@ -32,6 +32,7 @@ from kilim.agent.netlink.session import NetlinkSession
 from kilim.agent.netlink.veth import PodLinks
 from kilim.agent.node_address import AddressWatch
 from kilim.agent.node_routes import NodeRoutes
+from kilim.agent.pod_namespaces import PodNamespaces
 from kilim.agent.pods import Pods
 from kilim.agent.settings import Settings
 from kilim.model.address import is_ipv6
@@ -69,6 +70,7 @@ async def open_veth(settings: Settings, given: bool = True) -> AsyncIterator["Ve
                 masquerade_ipv4=settings.enable_ipv4_masquerade,
                 masquerade_ipv6=settings.enable_ipv6_masquerade,
                 masquerade_exempts=settings.enable_ipv4_masquerade or settings.enable_ipv6_masquerade,
+                sockops=settings.sockops_enable,
                 attach=settings.datapath_attach,
             ),
             settings.bpf_root,
@@ -131,7 +133,15 @@ class VethDatapath:
         inventory = Inventory(facts, lambda: enforcement.replica, self.ifindex_of)
         links, tables = PodLinks(self._session), self._bpf.tables
         self._pods = Pods(
-            inventory, links, self._bpf, neighbours.calls, enforcement, tables, self.connections, neighbours.connected
+            inventory,
+            links,
+            self._bpf,
+            neighbours.calls,
+            enforcement,
+            tables,
+            self.connections,
+            neighbours.connected,
+            PodNamespaces(self._bpf.sockops),
         )
         if settings.enable_health_checking:
             self.health = Health(settings, enforcement, inventory, self._pods)
@@ -145,15 +155,26 @@ class VethDatapath:
         underlay = self._devices.underlay
         self._bpf.attach_netdevs(underlay.ifindex, underlay.others)
         self._pods.attach_restored()
+        self._attach_sockops()
         self._bpf.end_takeover()
         return {
             "pods": len(self.ifindex_of),
             "underlay": self._devices.underlay.name,
             "routing_mode": self._settings.routing_mode,
             "attached_by": self._bpf.attach_mode,
+            **({"sockops": True} if self._settings.sockops_enable else {}),
             **({"moved_rows": dict(self._bpf.moved_rows)} if self._bpf.moved_rows else {}),
             **({"maps_anew": list(self._bpf.maps_anew)} if self._bpf.maps_anew else {}),
         }
+
+    def _attach_sockops(self) -> None:
+        """Nothing depends on it."""
+        try:
+            self._bpf.attach_sockops(self._settings.cgroup_root)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._enforcement.note("sockops", f"connections within the node are not accelerated: {reason}")
+            log.error("connections within the node are not accelerated", reason=reason)
 
     def work(self) -> dict[str, Coroutine[Any, Any, None]]:
         health = self.health.work() if self.health is not None else {}

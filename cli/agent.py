@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from kilim.cli.agent_options import connection_options, masquerade_options, native_routing_cidrs
+from kilim.cli.agent_options import connection_options, masquerade_options, native_routing_cidrs, sockops_options
 from kilim.cli.command import Command
 from kilim.cli.duration import DURATION
 from kilim.cli.failure import BadUsage, Failure
@@ -85,6 +85,7 @@ class ToRun(click.Option):
 )  # fmt: skip
 @masquerade_options
 @connection_options
+@sockops_options
 @click.option(
     "--devices",
     type=Several(click.STRING),

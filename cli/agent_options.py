@@ -8,7 +8,7 @@ import click
 
 from kilim.cli.duration import Duration
 from kilim.cli.failure import BadUsage
-from kilim.cli.flag_types import IpCidr
+from kilim.cli.flag_types import DIRECTORY, IpCidr
 
 F = TypeVar("F", bound=Callable[..., Any])
 MOST_LIFE_S = 8760 * 3600.0
@@ -23,6 +23,12 @@ def masquerade_options(function: F) -> F:
 
 def connection_options(function: F) -> F:
     for option in reversed(_CONNECTIONS):
+        function = option(function)
+    return function
+
+
+def sockops_options(function: F) -> F:
+    for option in reversed(_SOCKOPS):
         function = option(function)
     return function
 
@@ -114,5 +120,16 @@ _MASQUERADE = (
     click.option(
         "--ip-masq-agent-config-path", type=FILE, default="/etc/config/ip-masq-agent", show_default=True,
         help="That file, YAML or JSON; if it is missing, private and reserved blocks are meant.",
+    ),
+)  # fmt: skip
+
+_SOCKOPS = (
+    click.option(
+        "--sockops-enable", is_flag=True,
+        help="What pods of this node write to one another over TCP goes from socket to socket. See docs/sockops.md.",
+    ),
+    click.option(
+        "--cgroup-root", type=DIRECTORY,
+        help="With it: the cgroup v2 directory that all pods are below. [default: where cgroup v2 is mounted]",
     ),
 )  # fmt: skip

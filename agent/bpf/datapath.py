@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kilim.agent.bpf import bpffs, syscall
+from kilim.agent.bpf import bpffs, sockops, syscall
 from kilim.agent.bpf.counters import Counted, read_counters
 from kilim.agent.bpf.hooks import AttachMode, Hooks, remove_hooks
 from kilim.agent.bpf.maps import Maps
@@ -33,7 +33,11 @@ class Datapath:
         self._programs = programs
         self._migration = migration
         self._hooks = Hooks(attach_mode, bpf_root / "links", self.program_fd("to_endpoint"))
+        self._root = bpf_root
         self.maps = Maps(programs.pins)
+        self.sockops: sockops.Sockops | None = None
+        if programs.sockops_version:
+            self.sockops = sockops.Sockops(programs.fds, self.maps, programs.pins, programs.sockops_version, bpf_root)
         self.tables = KernelTables(self.maps)
         self.events = RingReader(syscall.open_pinned(programs.pins["events"]))
         self._metrics_fd = syscall.open_pinned(programs.pins["metrics"])
@@ -103,6 +107,14 @@ class Datapath:
             if link.startswith(NETDEV_LINK_PREFIX) and link not in wanted:
                 self._hooks.detach_from([link], held.ifindex)
 
+    def attach_sockops(self, cgroup_root: Path | None) -> None:
+        """If they are loaded; otherwise what is attached by an agent before this one goes. None: where cgroup v2 is
+        mounted. Raises OSError."""
+        if self.sockops is not None:
+            self.sockops.attach(cgroup_root)
+        else:
+            sockops.remove(self._root)
+
     def links(self) -> dict[str, syscall.LinkInfo]:
         """All that is attached by name, also by an agent before this one; ifindex 0: the device is gone."""
         return self._hooks.read()
@@ -134,5 +146,6 @@ def remove_all(bpf_root: str | Path) -> None:
     """Detach everything and remove every pin: the node is left without our datapath. Idempotent. Filters are removed
     from the devices of the calling thread's network namespace."""
     root = Path(bpf_root)
+    sockops.remove(root)
     remove_hooks(root / "links")
     shutil.rmtree(root, ignore_errors=True)

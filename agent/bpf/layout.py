@@ -97,6 +97,9 @@ NAT_KEY = np.dtype(
 )
 NAT_VALUE = np.dtype([("ip", ADDR), ("port", ">u2"), ("endpoint_id", "=u2")])
 IPMASQ_VALUE = np.dtype([("exempt", "=u4")])
+SOCKET_KEY = np.dtype([("local", ADDR), ("remote", ADDR), ("local_port", ">u2"), ("remote_port", ">u2")])
+NETNS_KEY = np.dtype([("ip", ADDR)])
+NETNS_VALUE = np.dtype([("cookie", "=u8")])
 METRIC_VALUE = np.dtype([("packets", "=u8"), ("bytes", "=u8")])
 
 # What a prefix is longer in the kernel than it is written (bpf/lib/ipcache.h), an IPv4 one by both (bpf/lib/addr.h).
@@ -125,6 +128,9 @@ STRUCTS: dict[str, np.dtype[Any]] = {
     "nat_key": NAT_KEY,
     "nat_value": NAT_VALUE,
     "ipmasq_value": IPMASQ_VALUE,
+    "socket_key": SOCKET_KEY,
+    "netns_key": NETNS_KEY,
+    "netns_value": NETNS_VALUE,
     "metric_value": METRIC_VALUE,
     "event": EVENT,
 }
@@ -139,7 +145,11 @@ MAP_ROWS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "fragments": (FRAGMENT_KEY, FRAGMENT_VALUE),
     "snat": (NAT_KEY, NAT_VALUE),
     "ipmasq": (IPCACHE_KEY, IPMASQ_VALUE),
+    "pod_netns": (NETNS_KEY, NETNS_VALUE),
+    "sockops_force": (np.dtype("=u4"), np.dtype("=u4")),
 }
+
+SOCKOPS_MAPS = frozenset({"pod_netns", "sockops_force"})  # there only with same-node acceleration
 
 
 class LayoutMismatch(Exception):

@@ -147,7 +147,8 @@ class Maps:
     """The maps of a node that the driver of the tables uses, opened from their pins by name."""
 
     def __init__(self, pins: Mapping[str, Path]) -> None:
-        self._maps: Mapping[str, Map] = MappingProxyType({name: Map.open(pins[name]) for name in layout.MAP_ROWS})
+        wanted = [name for name in layout.MAP_ROWS if name in pins or name not in layout.SOCKOPS_MAPS]
+        self._maps: Mapping[str, Map] = MappingProxyType({name: Map.open(pins[name]) for name in wanted})
 
     def __getitem__(self, name: str) -> Map:
         return self._maps[name]

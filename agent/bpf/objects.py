@@ -1,11 +1,11 @@
-"""Loading the four programs of the datapath over one set of pinned maps."""
+"""Loading the programs of the datapath over one set of pinned maps."""
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from kilim.agent.bpf import layout
+from kilim.agent.bpf import layout, sockops
 from kilim.agent.bpf.hooks import AttachMode
 from kilim.agent.bpf.libbpf import LoadError, ObjectFile
 from kilim.agent.bpf.migrate import Migration
@@ -38,6 +38,8 @@ class Settings:
     ct_life_other_s: int = 60
     record_connections: bool = True
     wakeup_bytes: int = 65536
+    sockops: bool = False  # whether those between sockets are loaded too
+    sockops_version: int = 0  # which, see agent/bpf/sockops.py; load_programs sets it
     attach: AttachMode = "auto"  # not the programs' concern; auto: tcx where the kernel has it
 
     def rodata(self) -> dict[str, bytes]:
@@ -54,6 +56,7 @@ class Settings:
             "ct_life_syn": to_ticks(self.ct_life_syn_s),
             "ct_life_closing": to_ticks(self.ct_life_closing_s),
             "ct_life_other": to_ticks(self.ct_life_other_s),
+            "sockops_version": self.sockops_version,
             "record_connections": int(self.record_connections),
             "wakeup_bytes": self.wakeup_bytes,
         }
@@ -69,6 +72,7 @@ class LoadedPrograms:
     fds: dict[str, int]
     processed_instructions: dict[str, int]
     pins: dict[str, Path]  # of maps, by name
+    sockops_version: int = 0  # 0: they are not loaded
 
 
 def to_ticks(seconds: int) -> int:
@@ -110,23 +114,30 @@ def load_program(program: str, settings: Settings, maps: Path, *, verbose: bool 
             if verbose:
                 raise
             return load_program(program, settings, maps, verbose=True)
-        return LoadedPrograms(fds, {program: opened.processed_instructions()}, pins)
+        return LoadedPrograms(fds, {program: opened.processed_instructions()}, pins, settings.sockops_version)
 
 
 def load_programs(settings: Settings, maps: Path) -> tuple[LoadedPrograms, Migration]:
     """All objects; maps that are pinned in `maps` are used again, or their content goes to new ones where their layout
     is another. Nothing is attached yet."""
     migration = Migration(maps)
-    for program in PROGRAMS:
+    names: dict[str, str] = {}
+    programs = (*PROGRAMS, sockops.OBJECT) if settings.sockops else PROGRAMS
+    for program in programs:
         with closing(ObjectFile(object_path(program))) as opened:
-            migration.create(opened, _name_pins(opened, settings))
+            names = _name_pins(opened, settings)
+            migration.create(opened, names)
     migration.copy()
     all_programs = LoadedPrograms({}, {}, {})
-    for program in PROGRAMS:
+    for program in programs:
+        if program == sockops.OBJECT:
+            version = sockops.version_of(all_programs.pins, names.values())
+            settings = replace(settings, sockops_version=version)
         loaded = load_program(program, settings, maps)
         all_programs = LoadedPrograms(
             all_programs.fds | loaded.fds,
             all_programs.processed_instructions | loaded.processed_instructions,
             all_programs.pins | loaded.pins,
+            loaded.sockops_version,
         )
     return all_programs, migration

@@ -29,6 +29,8 @@ LINK_DETACH = 34
 
 _NOEXIST = 1
 
+CGROUP_SOCK_OPS = 3
+SK_MSG_VERDICT = 7
 TCX_INGRESS = 46
 TCX_EGRESS = 47
 
@@ -176,6 +178,11 @@ def open_pinned(path: Path) -> int:
 def create_tcx_link(prog_fd: int, ifindex: int, attach_type: int) -> int:
     """`ifindex` is one of the calling thread's network namespace."""
     return bpf(LINK_CREATE, struct.pack("<IIIIIIQ", prog_fd, ifindex, attach_type, 0, 0, 0, 0))
+
+
+def create_link(prog_fd: int, target_fd: int, attach_type: int) -> int:
+    """To a cgroup or a map, by its descriptor."""
+    return bpf(LINK_CREATE, struct.pack("<IIII", prog_fd, target_fd, attach_type, 0))
 
 
 def supports_tcx(prog_fd: int) -> bool:

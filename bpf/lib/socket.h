@@ -22,8 +22,8 @@ struct socket_key {
 	__be16 remote_port;
 };
 
-/* key: above. value: the socket. written by: note_socket. read by: redirect_message. full: the connection goes by the veth
- * pair. */
+/* key: above. value: the socket. written by: note_socket. read by: redirect_message. full: the connection goes by the
+ * veth pair. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);
 	__uint(max_entries, 65535);
@@ -31,11 +31,21 @@ struct {
 	__type(value, __u64);
 } sockets SEC(".maps");
 
+/* key: above. value: the number that the kernel knows that socket by.
+ * written by: note_socket. read by: redirect_message of the other end. full: the least recently used goes, and what is
+ * written to that socket goes by the veth pair. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct socket_key);
+	__type(value, __u64);
+} numbers SEC(".maps");
+
 struct stream {
-	__u32 by_veth; /* 1: all that is written from here on goes by the veth pair */
+	struct socket_key key;
 };
 
-/* key: a socket. value: what becomes of what is written to it. written by, read by: redirect_message. full: goes by the
+/* key: a socket. value: its key in `sockets`. written by: note_socket. read by: redirect_message. full: goes by the
  * veth pair. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -53,8 +63,8 @@ struct netns_value {
 };
 
 /* key: address of a pod of this node. value: its network namespace.
- * written by: the agent. read by: note_socket, redirect_message. full: the agent's write fails; connections of that pod go
- * by the veth pair. */
+ * written by: the agent. read by: note_socket, redirect_message. full: the agent's write fails; connections of that pod
+ * go by the veth pair. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -170,8 +170,8 @@ class Node:
         self.tunnel = _index(ipr, "vx")
         ipr.link("set", index=self.tunnel, state="up")
 
-    def load(self, attach: AttachMode = "auto") -> Datapath:
-        more = {"ct_max_entries": 4096, "events_bytes": 1 << 18, **self.settings}
+    def load(self, attach: AttachMode = "auto", **more: Any) -> Datapath:
+        more = {"ct_max_entries": 4096, "events_bytes": 1 << 18, **self.settings, **more}
         settings = Settings(self.ipv4, self.underlay, self.tunnel, PORT, node_ipv6=self.ipv6, attach=attach, **more)
         return load_objects(settings, self.root)
 
@@ -245,7 +245,7 @@ class Wire:
         for ip, bits, gateway in zip(both(self.a.end), (24, 120), (first.ipv4, first.ipv6), strict=True):
             pods, by = f"{format_ip(without_host_bits(ip, bits))}/{bits}", format_ip(gateway)
             second.namespace.netlink(lambda ipr, dst=pods, to=by: ipr.route("add", dst=dst, gateway=to))
-        self.datapaths = [node.load(attach) for node in self.nodes]
+        self.datapaths = [node.load(attach, **settings) for node in self.nodes]
         for node, datapath in zip(self.nodes, self.datapaths, strict=True):
             node.attach(datapath)
             ifindexes = {ip: pod.ifindex for pod in node.pods for ip in both(pod.end)}

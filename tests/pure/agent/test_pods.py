@@ -10,6 +10,7 @@ from kilim.agent.core.link import LocalLink, PodLink, link_name
 from kilim.agent.enforcement import Enforcement
 from kilim.agent.inbox import Inbox
 from kilim.agent.inventory import Inventory, NodeFacts
+from kilim.agent.pod_namespaces import PodNamespaces
 from kilim.agent.pods import Pods
 from kilim.agent.replica import Replica
 from kilim.model.tables import Tables
@@ -58,7 +59,9 @@ class Node:
         self.enforcement.in_sync = True
         facts = NodeFacts(NODE, (1,), 1500, 1450, ())
         self.inventory = Inventory(facts, lambda: self.enforcement.replica, {})
-        self.pods = Pods(self.inventory, self, self, self, self.enforcement, Rows(), self, lambda: True)
+        self.pods = Pods(
+            self.inventory, self, self, self, self.enforcement, Rows(), self, lambda: True, PodNamespaces(None)
+        )
 
     def link(self, pod: str) -> LocalLink:
         endpoint = self.enforcement.replica.own_endpoints[f"default/{pod}"]
