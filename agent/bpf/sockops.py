@@ -15,6 +15,7 @@ import numpy as np
 import structlog
 
 from kilim.agent.bpf import rows, syscall
+from kilim.agent.bpf.layout import SOCKET_KEY
 from kilim.agent.bpf.maps import Maps
 from kilim.agent.bpf.pins import read_pins
 
@@ -100,6 +101,14 @@ class Sockops:
         finally:
             os.close(fd)
         return pin
+
+    def count(self) -> int:
+        """Sockets that are held."""
+        fd = syscall.open_pinned(self._pins["sockets"])
+        try:
+            return syscall.count_keys(fd, SOCKET_KEY)
+        finally:
+            os.close(fd)
 
     def write_namespace(self, ips: Iterable[int], cookie: int) -> None:
         """Sockets with these addresses are a pod's in this network namespace. Raises OSError."""

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 _SYSCALL_NUMBER = {"x86_64": 321, "aarch64": 280}[platform.machine()]
@@ -15,6 +16,7 @@ _MEMBARRIER, _MEMBARRIER_GLOBAL = {"x86_64": 324, "aarch64": 283}[platform.machi
 
 MAP_LOOKUP_ELEM = 1
 MAP_UPDATE_ELEM = 2
+MAP_GET_NEXT_KEY = 4
 OBJ_PIN = 6
 OBJ_GET = 7
 PROG_TEST_RUN = 10
@@ -119,6 +121,18 @@ def lookup_elems(fd: int, keys: Array, values: Array) -> list[int]:
         key += keys.itemsize
         value += values.itemsize
     return found
+
+
+def count_keys(fd: int, key_dtype: Any) -> int:
+    """Of a map that takes no batches."""
+    before, after = np.zeros(1, key_dtype), np.zeros(1, key_dtype)
+    address, count = 0, 0
+    while True:
+        try:
+            bpf(MAP_GET_NEXT_KEY, struct.pack("<IxxxxQQQ", fd, address, _address(after), 0))
+        except FileNotFoundError:
+            return count
+        before[:], address, count = after, _address(before), count + 1
 
 
 def add_elems(fd: int, keys: Array, values: Array) -> int:
