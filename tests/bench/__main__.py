@@ -11,6 +11,7 @@ NAMES = (
     "test_run",
     "conntrack",
     "map_memory",
+    "sockops",
     "append",
     "fanout",
     "rebuild",

@@ -1,9 +1,11 @@
 /* Latency load between two pods: one transaction at a time, both ends pinned to
  * one CPU, percentiles as JSON.
  *
- *   netload tcp|udp HOST PORT CPU SECONDS            serves echo at this
- * address; ends by itself netload rr|crr|udp_rr HOST PORT CPU SECONDS      rr:
- * one byte there and back; crr: connect, one rr, reset
+ *   netload tcp|udp|sink HOST PORT CPU SECONDS   serves at this address: echo, or
+ *                                                a byte for each MiB; ends by itself
+ *   netload rr|crr|udp_rr|bulk HOST PORT CPU SECONDS
+ * rr: one byte there and back; crr: connect, one rr, reset; bulk: a MiB there, a
+ * byte back
  *
  * HOST: an address of either family.
  */
@@ -22,6 +24,8 @@
 #include <unistd.h>
 
 #define MAX_SAMPLES 4000000
+#define MIB	    (1 << 20)
+#define PIECE	    65536
 
 static uint32_t *samples;
 static size_t count;
@@ -158,6 +162,46 @@ static void run_crr(int64_t end)
 	}
 }
 
+static void run_bulk(int64_t end)
+{
+	static char piece[PIECE];
+	int fd = dial(SOCK_STREAM);
+
+	for (int64_t start = now_ns(); start < end; start = now_ns()) {
+		for (int sent = 0; sent < MIB; sent += PIECE)
+			if (write(fd, piece, PIECE) != PIECE)
+				die("write");
+		if (read(fd, piece, 1) != 1)
+			die("read");
+		record(now_ns() - start);
+	}
+	close(fd);
+}
+
+static void serve_sink(int fd, int64_t end)
+{
+	static char piece[PIECE];
+
+	if (listen(fd, 128))
+		die("listen");
+	set_timeout(fd, 1);
+	while (now_ns() < end) {
+		int conn = accept(fd, NULL, NULL);
+		long got = 0, more;
+
+		if (conn < 0)
+			continue;
+		set_timeout(conn, 1);
+		while ((more = read(conn, piece, PIECE)) > 0)
+			if ((got += more) >= MIB) {
+				got -= MIB;
+				if (write(conn, piece, 1) != 1)
+					break;
+			}
+		close(conn);
+	}
+}
+
 static void serve_tcp(int fd, int64_t end)
 {
 	if (listen(fd, 128))
@@ -190,17 +234,20 @@ static void serve_udp(int fd, int64_t end)
 	}
 }
 
-static void serve(int type, int64_t end)
+static void serve(const char *mode, int64_t end)
 {
+	int type = strcmp(mode, "udp") ? SOCK_STREAM : SOCK_DGRAM;
 	int fd = socket(host.ss_family, type, 0), one = 1;
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (fd < 0 || bind(fd, (struct sockaddr *)&host, host_len))
 		die("bind");
-	if (type == SOCK_STREAM)
-		serve_tcp(fd, end);
-	else
+	if (type == SOCK_DGRAM)
 		serve_udp(fd, end);
+	else if (!strcmp(mode, "sink"))
+		serve_sink(fd, end);
+	else
+		serve_tcp(fd, end);
 }
 
 static void load(const char *mode, int64_t end)
@@ -210,6 +257,8 @@ static void load(const char *mode, int64_t end)
 		die("malloc");
 	if (!strcmp(mode, "crr"))
 		run_crr(end);
+	else if (!strcmp(mode, "bulk"))
+		run_bulk(end);
 	else
 		run_rr(strcmp(mode, "rr") ? SOCK_DGRAM : SOCK_STREAM, end);
 }
@@ -220,14 +269,14 @@ int main(int argc, char **argv)
 	int64_t end;
 
 	if (argc != 6 || !parse_host(argv[2], atoi(argv[3]))) {
-		fprintf(stderr, "usage: netload tcp|udp|rr|crr|udp_rr HOST PORT CPU SECONDS\n");
+		fprintf(stderr, "usage: netload tcp|udp|sink|rr|crr|udp_rr|bulk HOST PORT CPU SECONDS\n");
 		return 2;
 	}
 	pin(atoi(argv[4]));
 	seconds = atof(argv[5]);
 	end = now_ns() + (int64_t)(seconds * 1e9);
-	if (!strcmp(argv[1], "tcp") || !strcmp(argv[1], "udp")) {
-		serve(strcmp(argv[1], "udp") ? SOCK_STREAM : SOCK_DGRAM, end);
+	if (!strcmp(argv[1], "tcp") || !strcmp(argv[1], "udp") || !strcmp(argv[1], "sink")) {
+		serve(argv[1], end);
 		return 0;
 	}
 	load(argv[1], end);

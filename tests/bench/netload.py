@@ -11,6 +11,7 @@ SOURCE = Path(__file__).with_name("netload.c")
 BINARY = Path("build/bench/netload")
 ROUND_S = 0.6
 _SERVER_GRACE_S = 1.5
+_TESTS = {"tcp_rr": ("tcp", "rr"), "tcp_crr": ("tcp", "crr"), "udp_rr": ("udp", "udp_rr"), "tcp_mib": ("sink", "bulk")}
 
 
 class BenchError(Exception):
@@ -39,11 +40,13 @@ def _inside(netns: Path, *arguments: str) -> list[str]:
 
 
 def p50_us(test: str, client: Path, server: Path, server_ip: str, port: int, seconds: float = ROUND_S) -> float:
-    """Median transaction in µs of one round. `test`: tcp_rr, tcp_crr or udp_rr."""
-    kind = "udp" if test == "udp_rr" else "tcp"
-    mode = {"tcp_rr": "rr", "tcp_crr": "crr", "udp_rr": "udp_rr"}[test]
+    """Median transaction in µs of one round. `test`: of `_TESTS`; tcp_mib is a MiB there and a byte back."""
+    serve, mode = _TESTS[test]
+    kind = "udp" if serve == "udp" else "tcp"
     where = (server_ip, str(port), str(bench_cpu()))
-    serving = subprocess.Popen(_inside(server, kind, *where, str(seconds + _SERVER_GRACE_S)), stdout=subprocess.DEVNULL)
+    serving = subprocess.Popen(
+        _inside(server, serve, *where, str(seconds + _SERVER_GRACE_S)), stdout=subprocess.DEVNULL
+    )
     try:
         _wait_listening(server, kind + "6" * (":" in server_ip), port)
         done = subprocess.run(_inside(client, mode, *where, str(seconds)), capture_output=True, text=True)

@@ -11,9 +11,12 @@ from kilim.agent.bpf import syscall
 from kilim.agent.bpf.bpffs import ensure_bpffs
 from kilim.agent.bpf.datapath import Settings, remove_all
 from kilim.agent.bpf.objects import PROGRAMS, load_program
+from kilim.agent.bpf.sockops import OBJECT
 from kilim.model.address import parse_ip
 
 TOLERANCE = 1.05  # another patch level of clang or kernel moves some instructions
+
+OBJECTS = (*PROGRAMS, OBJECT)
 
 _RECORD = Path(__file__).with_name("instructions.json")
 _IPV4, _IPV6 = parse_ip("192.168.60.1"), parse_ip("fd00:60::1")
@@ -40,11 +43,10 @@ def measure(program: str, root: Path) -> dict[str, int]:
     ensure_bpffs(root)
     price = {"verified": 0, "loaded": 0}
     for settings in COMBINATIONS:
-        loaded = load_program(program, settings, root / "maps")
-        info = syscall.prog_info(loaded.fds[program])
-        assert info.name == program
+        loaded = load_program(program, replace(settings, sockops_version=1), root / "maps")
+        instructions = sum(syscall.prog_info(fd).instructions for fd in loaded.fds.values())
         price["verified"] = max(price["verified"], loaded.processed_instructions[program])
-        price["loaded"] = max(price["loaded"], info.instructions)
+        price["loaded"] = max(price["loaded"], instructions)
         for fd in loaded.fds.values():
             os.close(fd)
     return price
@@ -58,7 +60,7 @@ def recorded_prices() -> dict[str, dict[str, int]]:
 def main() -> None:
     root = Path("/sys/fs/bpf/kilim-instructions")
     try:
-        prices = {program: measure(program, root) for program in PROGRAMS}
+        prices = {program: measure(program, root) for program in OBJECTS}
     finally:
         remove_all(root)
     _RECORD.write_text(json.dumps(prices, indent=2) + "\n")

@@ -7,12 +7,12 @@ import pytest
 from kilim.agent.bpf import syscall
 from kilim.agent.bpf.datapath import Settings, load_objects
 from kilim.agent.bpf.libbpf import LoadError, ObjectFile
-from kilim.agent.bpf.objects import PROGRAMS, object_path
+from kilim.agent.bpf.objects import object_path
 from kilim.model.tables import TablesDelta
-from tests.kernel.instructions import TOLERANCE, measure, recorded_prices
+from tests.kernel.instructions import OBJECTS, TOLERANCE, measure, recorded_prices
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", OBJECTS)
 def test_every_combination_of_settings_is_accepted_at_the_recorded_price(bpf_root: Path, program: str) -> None:
     price, recorded = measure(program, bpf_root), recorded_prices()[program]
     for what, limit in recorded.items():
