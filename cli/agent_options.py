@@ -126,7 +126,7 @@ _MASQUERADE = (
 _SOCKOPS = (
     click.option(
         "--sockops-enable", is_flag=True,
-        help="What pods of this node write to one another over TCP goes from socket to socket. See docs/sockops.md.",
+        help="What pods of this node write to one another over TCP goes from socket to socket. See docs/operations.md.",
     ),
     click.option(
         "--cgroup-root", type=DIRECTORY,

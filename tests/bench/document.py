@@ -17,7 +17,7 @@ from tests.bench.__main__ import main as measure
 from tests.bench.measure import RESULTS
 
 DOCUMENT = Path("docs/performance.md")
-BENCHES = ("datapath", "test_run", "conntrack", "map_memory")
+BENCHES = ("datapath", "test_run", "conntrack", "map_memory", "sockops")
 _BEGIN, _END = "<!-- figures: make performance -->\n", "<!-- end of figures -->\n"
 _FAMILIES = ("ipv4", "ipv6")
 _AIMS = {
@@ -113,6 +113,14 @@ def _connections() -> str:
     return _table(("", "µs", "empty table µs", "ratio"), rows)
 
 
+def _accelerated() -> str:
+    rows = []
+    for each in _read("sockops"):
+        name = each["metric"].removesuffix("_p50_us")
+        rows.append([f"`{name}`", f"{each['value']:.2f}", f"{each['rival_value']:.2f}", _ratio(each)])
+    return _table(("", "µs", "without µs", "ratio"), rows)
+
+
 def _memory() -> str:
     cases = ("defaults", "100000_endpoints")
     kib = {each["metric"]: each["value"] for each in _read("map_memory")}
@@ -139,6 +147,7 @@ def write(load: float) -> None:
         ("A packet through one program", _programs()),
         ("A new connection beside many", _connections()),
         ("Memory of a node's maps", _memory()),
+        ("Same-node acceleration", _accelerated()),
     )
     figures = "".join(f"\n### {title}\n\n{table}" for title, table in sections)
     DOCUMENT.write_text(f"{before}{_BEGIN}\n{_machine(load)}{figures}\n{_END}{after}")

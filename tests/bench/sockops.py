@@ -1,6 +1,5 @@
-"""Same-node acceleration (--sockops-enable) beside the same node without it, between two pods with policy on: p50 of a byte
-there and back, of a MiB there and a byte back, and of a connection with one byte there and back, which it makes dearer.
-Metrics are `<test>_<family>_p50_us`. KILIM_BENCH_ROUNDS makes it shorter.
+"""Same-node acceleration (--sockops-enable) beside a node without it, between two pods with policy on: p50 of a byte
+there and back, of a MiB there and a byte back, and of connect, a byte there and back, reset. Metrics are `<test>_<family>_p50_us`. KILIM_BENCH_ROUNDS makes it shorter.
 """
 
 import asyncio

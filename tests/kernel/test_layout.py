@@ -10,8 +10,12 @@ from kilim.agent.bpf import layout
 from kilim.agent.bpf.btf import Btf
 from kilim.agent.bpf.libbpf import ObjectFile
 from kilim.agent.bpf.objects import PROGRAMS, Settings, object_path
+from kilim.agent.bpf.sockops import OBJECT
 from kilim.agent.records import EVENT, REASON_NAMES
 from kilim.controlplane.decide.limits import Limits
+
+OBJECTS = (*PROGRAMS, OBJECT)
+OF_SOCKETS = ("socket_key", "netns_key", "netns_value")
 
 
 def btf_of(program: str) -> Btf:
@@ -19,14 +23,14 @@ def btf_of(program: str) -> Btf:
         return opened.btf()
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", OBJECTS)
 def test_every_object_agrees(program: str) -> None:
     layout.check_layout(btf_of(program))
 
 
 @pytest.mark.parametrize("name", layout.STRUCTS)
 def test_every_struct_is_in_an_object(name: str) -> None:
-    size, _ = btf_of("from_endpoint").struct(name)
+    size, _ = btf_of(OBJECT if name in OF_SOCKETS else "from_endpoint").struct(name)
     assert size == layout.STRUCTS[name].itemsize
 
 
@@ -53,7 +57,7 @@ def test_a_difference_is_named(struct: str, dtype: np.dtype[Any], says: str) -> 
 
 def test_settings_are_those_of_every_object() -> None:
     expected = {name: len(value) for name, value in Settings(node_ip=0).rodata().items()}
-    for program in PROGRAMS:
+    for program in OBJECTS:
         variables = btf_of(program).variables(".rodata")
         assert {name: variable.size for name, variable in variables.items()} == expected
 

@@ -1,7 +1,6 @@
 """Agents with --sockops-enable: what pods of a node write to one another passes no device, for as long as policy has it
 so, whatever becomes of the agent."""
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from kilim.lab.commands import replica_targets
 from kilim.lab.names import NETNS_DIR
 from kilim.lab.netns import in_netns, open_socket
 from kilim.lab.topology import Lab, default_node_plans
+from tests.lab.test_address import until
 
 PORT, WRITES = 7200, 300
 PATIENCE_S = 20.0
@@ -94,9 +94,7 @@ async def test_what_is_written_passes_no_device_and_is_policys(world: World) -> 
         write_and_read(*ends)
     api.restart(world.lab.name, "node1")
     async with ControlPlane(replica_targets(world.lab)) as plane:
-        async with asyncio.timeout(PATIENCE_S):
-            while not (await plane.status()).nodes[0].up:
-                await asyncio.sleep(0.05)
+        await until(plane, lambda status: status.nodes[0].up)
         await plane.wait(await plane.apply([("test", DENY)]), PATIENCE_S)
         for client, server in connections:
             client.sendall(b"too late")
