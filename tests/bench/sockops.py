@@ -1,5 +1,6 @@
 """Same-node acceleration (--sockops-enable) beside a node without it, between two pods with policy on: p50 of a byte
-there and back, of a MiB there and a byte back, and of connect, a byte there and back, reset. Metrics are `<test>_<family>_p50_us`. KILIM_BENCH_ROUNDS makes it shorter.
+there and back, of a MiB there and a byte back, and of connect, a byte there and back, reset. Metrics are
+`<test>_<family>_p50_us`. KILIM_BENCH_ROUNDS makes it shorter.
 """
 
 import asyncio

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -245,7 +245,7 @@ class Wire:
         for ip, bits, gateway in zip(both(self.a.end), (24, 120), (first.ipv4, first.ipv6), strict=True):
             pods, by = f"{format_ip(without_host_bits(ip, bits))}/{bits}", format_ip(gateway)
             second.namespace.netlink(lambda ipr, dst=pods, to=by: ipr.route("add", dst=dst, gateway=to))
-        self.datapaths = [node.load(attach, **settings) for node in self.nodes]
+        self.datapaths = [node.load(attach) for node in self.nodes]
         for node, datapath in zip(self.nodes, self.datapaths, strict=True):
             node.attach(datapath)
             ifindexes = {ip: pod.ifindex for pod in node.pods for ip in both(pod.end)}
