@@ -5,7 +5,7 @@ done before another one has stayed for some looks; nor while a family is missing
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import structlog
@@ -21,22 +21,37 @@ log = structlog.get_logger(__name__)
 _LOOK_S = 1.0
 _LOOKS = 3
 _DAD_S, _DAD_STEP_S = 5.0, 0.1
+_FAMILY_S = 10.0
 
 
-async def resolve_addresses(settings: Settings, *, again: bool = False) -> Settings:
-    """With the node's addresses. `again`: waits for one as long as it takes. Raises NoUnderlay, OSError."""
+async def resolve_addresses(settings: Settings, held: Collection[int] | None = None) -> Settings:
+    """With the node's addresses. `held`: those of before, of an agent that starts anew: it waits for some as long as it
+    takes, and a while for each family that it had. Raises NoUnderlay, OSError."""
     session, backoff = NetlinkSession(), Backoff(0.5, 5.0)
+    patient_until_s = asyncio.get_running_loop().time() + _FAMILY_S
     try:
         while True:
             try:
-                return _with_ips(settings, (await _find(session, settings)).ips)
+                found = await _find(session, settings)
+                lost = lost_families(held or (), found)
+                if not lost or asyncio.get_running_loop().time() > patient_until_s:
+                    return _with_ips(settings, found.ips)
+                reason = lost
             except NoUnderlay as error:
-                if not again:
+                if held is None:
                     raise
-                log.warning("the node has no address", node=settings.node_name, reason=str(error))
+                reason = str(error)
+            log.warning("the node has not all its addresses", node=settings.node_name, reason=reason)
             await asyncio.sleep(backoff.next_s())
     finally:
         await session.close()
+
+
+def lost_families(held: Collection[int], found: Uplink) -> str:
+    """Of which there were addresses and are none, in words; empty: none."""
+    lost = set(map(is_ipv6, held)) - set(map(is_ipv6, found.ips))
+    families = " and ".join("IPv6" if each else "IPv4" for each in sorted(lost))
+    return f"{found.name} has no {families} address any more" if lost else ""
 
 
 async def _find(session: NetlinkSession, settings: Settings) -> Uplink:
@@ -97,7 +112,6 @@ class AddressWatch:
         except (NoUnderlay, OSError) as error:
             self._tell(str(error))
             return None
-        lost = {is_ipv6(ip) for ip in self._held.ips} - {is_ipv6(ip) for ip in seen.ips}
-        families = " and ".join("IPv6" if each else "IPv4" for each in sorted(lost))
-        self._tell(f"{seen.name} has no {families} address any more" if lost else "")
+        lost = lost_families(self._held.ips, seen)
+        self._tell(lost)
         return None if lost else seen

@@ -9,7 +9,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -74,23 +74,23 @@ async def serve(settings: Settings, stop: asyncio.Event, when_synced: Callable[[
     """An agent until `stop` is set; any number of them in one loop where the datapath is in memory. `when_synced` is
     called when it has caught up with the log for the first time."""
     with hold_node(settings.run_dir):
-        again = False
+        held: Sequence[int] | None = None
         while not stop.is_set():
-            async with _open_datapath(settings, again) as (resolved, datapath):
+            async with _open_datapath(settings, held) as (resolved, datapath):
                 agent = Agent(resolved, datapath)
                 await agent.start()
                 await agent.run(stop, when_synced)
-            again = True
+            held = resolved.node_ips
 
 
 @asynccontextmanager
-async def _open_datapath(settings: Settings, again: bool) -> AsyncIterator[tuple[Settings, Datapath]]:
-    """`again`: the underlay has changed, and may not be ready yet."""
+async def _open_datapath(settings: Settings, held: Sequence[int] | None) -> AsyncIterator[tuple[Settings, Datapath]]:
+    """`held`: the node's addresses until now, where the underlay has changed, which may not be ready yet."""
     if settings.datapath_mode == "memory":
         async with open_memory() as in_memory:
             yield settings, in_memory
         return
-    resolved = await resolve_addresses(settings, again=again)
+    resolved = await resolve_addresses(settings, held)
     async with open_veth(resolved, given=bool(settings.node_ips)) as veth:
         yield resolved, veth
 

@@ -151,6 +151,30 @@ def test_a_family_that_goes_is_told_and_waited_for(node: Path, goes: int, monkey
     assert told[-1] == ""
 
 
+@pytest.mark.parametrize("late", [IPV4, IPV6])
+def test_who_starts_anew_waits_for_each_family_that_it_had(node: Path, late: int) -> None:
+    in_netns(node, lambda: _have("wire0", *({IPV4, IPV6} - {late})))
+    settings = Settings("n1", "", (), devices=("wire0",))
+
+    async def resolve(session: NetlinkSession) -> Settings:
+        resolving = asyncio.create_task(node_address.resolve_addresses(settings, (IPV4, IPV6)))
+        await asyncio.wait([resolving], timeout=0.2)
+        early = resolving.done()
+        await asyncio.to_thread(_have, "wire0", late)
+        assert not early
+        return await resolving
+
+    assert run(node, resolve).node_ips == (IPV4, IPV6)
+
+
+def test_who_starts_anew_goes_on_with_what_there_is(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_address, "_FAMILY_S", 0.01)
+    in_netns(node, lambda: _have("wire0", IPV4))
+    settings = Settings("n1", "", (), devices=("wire0",))
+    found = run(node, lambda _: node_address.resolve_addresses(settings, (IPV4, IPV6)))
+    assert found.node_ips == (IPV4,)
+
+
 def test_ipv6_needs_room_for_its_packets(node: Path) -> None:
     in_netns(node, lambda: _have("wire0", IPV4, IPV6))
     assert devices(node, IPV4, IPV6, mtu=1330).mtu == 1330
