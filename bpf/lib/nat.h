@@ -38,7 +38,7 @@ struct {
 	__type(value, struct nat_value);
 } snat SEC(".maps");
 
-#define NAT_TRIES 32
+#define NAT_TRIES 128
 #define NOT_NAT	  -1 /* no drop reason: nothing to translate */
 
 /* Both rows of a mapping, and what is at hand while it is found or applied. */
@@ -156,19 +156,30 @@ __noinline int port_state(struct __sk_buff *skb, struct mapping *m)
 	return is_live(m, held) ? PORT_TAKEN : PORT_STALE;
 }
 
+/* Which of the range is tried at turn `i`: of a short one each once, of others any, as ports that are tried side by
+ * side come to be taken side by side. */
+static __always_inline __u32 nat_place(const struct mapping *m, __u32 i)
+{
+	__u32 place = m->hash + i;
+
+	if (m->count > NAT_TRIES) {
+		place = m->hash + i * 0x9e3779b1;
+		place = (place ^ place >> 15) * 0x85ebca6b;
+		place ^= place >> 13;
+	}
+	return place % m->count;
+}
+
 /* Takes the first port of the wanted state, with the row of the way back. Two CPUs that take a stale one at the same
  * moment may both get it, which is why it is the last that is tried. */
 __noinline int nat_take_port(struct __sk_buff *skb, struct mapping *m, int wanted)
 {
-	__u32 place;
-
 	if (!m || !m->count)
 		return false;
-	place = m->hash % m->count;
 	for (int i = 0; i < NAT_TRIES; i++) {
 		if (i >= m->count)
 			break;
-		m->in.dst_port = bpf_htons(m->first + (place + i) % m->count);
+		m->in.dst_port = bpf_htons(m->first + nat_place(m, i));
 		if (port_state(skb, m) != wanted)
 			continue;
 		if (wanted == PORT_OURS)

@@ -19,7 +19,7 @@ from tests.datapath.model.packet import REPLY, SCTP, Packet
 from tests.datapath.model.rewriting import CHECKSUM_AT, Part, change_address, change_port, mend
 from tests.datapath.model.state import EGRESS, INGRESS, Dropped, End, Mapped, MappingKey, Node, Outcome, Remote
 
-_TRIES = 32
+_TRIES = 128
 _FREE, _OURS, _STALE, _TAKEN = range(4)
 
 
@@ -103,7 +103,15 @@ def _ports(node: Node, p: Packet) -> list[int]:
     first, last = node.settings.masquerade_ports
     count = last - first + 1
     place = _hash(p)
-    return [first + (place + each) % count for each in range(min(_TRIES, count))]
+    if count <= _TRIES:
+        return [first + (place + each) % count for each in range(count)]
+    return [first + _mixed(place + each * 0x9E3779B1) % count for each in range(_TRIES)]
+
+
+def _mixed(value: int) -> int:
+    value &= 0xFFFFFFFF
+    value = (value ^ value >> 15) * 0x85EBCA6B & 0xFFFFFFFF
+    return value ^ value >> 13
 
 
 def _hash(p: Packet) -> int:
