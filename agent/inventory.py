@@ -14,9 +14,10 @@ from kilim.agent.cni.requests import PodRequest
 from kilim.agent.cni.spec import CniError
 from kilim.agent.core.ipam import AddressNotOurs, AddressPools, PoolExhausted
 from kilim.agent.core.link import LocalLink, PodLink, link_name
+from kilim.agent.core.pod_cidrs import readable
 from kilim.agent.core.reconcile import choose_endpoint_id, plan_leftovers
 from kilim.agent.replica import Replica
-from kilim.model.address import Cidr, format_ip, is_ipv6, parse_cidr
+from kilim.model.address import Cidr, format_ip, is_ipv6
 from kilim.model.nouns import Endpoint
 
 
@@ -94,7 +95,7 @@ class Inventory:
         """Of the families of which the node itself has an address."""
         node = self._replica().state.nodes.get(self.node.name)
         families = set(map(is_ipv6, self.node.ips))
-        cidrs: tuple[Cidr, ...] = tuple(map(parse_cidr, node.pod_cidrs if node else self.node.pod_cidrs))
+        cidrs: tuple[Cidr, ...] = tuple(readable(node.pod_cidrs if node else self.node.pod_cidrs))
         cidrs = tuple(cidr for cidr in cidrs if is_ipv6(cidr.ip) in families)
         if cidrs != self._pools.cidrs:
             self._pools = AddressPools(cidrs)

@@ -17,6 +17,7 @@ import structlog
 import yaml
 
 from kilim.agent.core.ip_masq import read_ip_masq
+from kilim.agent.core.pod_cidrs import readable
 from kilim.agent.settings import Settings
 from kilim.agent.threads import in_thread
 from kilim.model.address import Cidr, parse_cidr
@@ -110,7 +111,7 @@ class ExemptCidrs:
 
     def _pod_cidrs(self, nodes: Table[str, Node]) -> tuple[Cidr, ...]:
         if nodes.data != self._of_nodes:
-            self._of_pods = tuple(parse_cidr(text) for node in nodes.values() for text in node.pod_cidrs)
+            self._of_pods = tuple(cidr for node in nodes.values() for cidr in readable(node.pod_cidrs))
             self._of_nodes = dict(nodes.data)
         return self._of_pods
 

@@ -1,4 +1,4 @@
-"""Routes of the node's own stack to the pods of other nodes, kept as the log has the nodes.
+"""Routes of the node's own stack to the pods of other nodes, and to nobody in its own pod CIDRs, as the log has nodes.
 
 Easy to get wrong: the kernel takes routes away by itself, with a link that goes down or an address that goes. So they
 are looked at again from time to time, and soon after they could not be written.
@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import structlog
 
-from kilim.agent.core.node_routes import NodeRoute, plan_node_routes
-from kilim.agent.netlink.node_routes import apply_node_routes
+from kilim.agent.core.node_routes import NodeRoute, own_pod_cidrs, plan_node_routes
+from kilim.agent.netlink.node_routes import apply_node_routes, apply_own_cidrs
 from kilim.agent.netlink.session import NetlinkSession
 from kilim.agent.settings import Settings
 from kilim.model.nouns import Node
@@ -49,7 +49,7 @@ class NodeRoutes:
             began_s = time.monotonic()
             if applied != (nodes.data, in_sync) or began_s >= due_s:
                 applied = (dict(nodes.data), in_sync)
-                await self._apply(self._wanted(nodes), in_sync)
+                await self._apply(self._wanted(nodes), own_pod_cidrs(nodes.values(), self._settings.node_name), in_sync)
                 ended_s = time.monotonic()
                 due_s = ended_s + max(_AGAIN_S, _SHARE * (ended_s - began_s))
             await asyncio.sleep(_LOOK_S)
@@ -60,8 +60,9 @@ class NodeRoutes:
             return {}
         return plan_node_routes(nodes.values(), settings.node_name, settings.node_ips)
 
-    async def _apply(self, wanted: dict[str, NodeRoute], in_sync: bool) -> None:
+    async def _apply(self, wanted: dict[str, NodeRoute], own: list[str], in_sync: bool) -> None:
         try:
+            await apply_own_cidrs(self._session, own, in_sync)
             beyond = await apply_node_routes(self._session, wanted, self._underlay, in_sync)
         except OSError as error:
             self._tell("routes to other nodes' pods could not be written", reason=str(error))

@@ -1,9 +1,10 @@
-"""Where this node's own stack finds the pods of other nodes. PURE."""
+"""Where this node's own stack finds pods of other nodes, and that it finds nobody else in its own pod CIDRs. PURE."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from kilim.model.address import is_ipv6, parse_cidr
+from kilim.agent.core.pod_cidrs import readable
+from kilim.model.address import is_ipv6
 from kilim.model.nouns import Node
 
 
@@ -23,8 +24,14 @@ def plan_node_routes(nodes: Iterable[Node], own: str, own_ips: Iterable[int]) ->
         if node.name == own:
             continue
         gateways = {is_ipv6(ip): ip for ip in node.ips}
-        for cidr in map(parse_cidr, node.pod_cidrs):
+        for cidr in readable(node.pod_cidrs):
             family = is_ipv6(cidr.ip)
             if family in gateways and family in sources:
                 routes.setdefault(str(cidr), NodeRoute(gateways[family], sources[family]))
     return routes
+
+
+def own_pod_cidrs(nodes: Iterable[Node], own: str) -> list[str]:
+    """Of this node. What is for an address in them that no pod has is for nobody: it would go out by the default route,
+    come back from whoever routes the CIDR here, and go round until its time to live is over."""
+    return sorted(str(cidr) for node in nodes if node.name == own for cidr in readable(node.pod_cidrs))

@@ -5,7 +5,7 @@ Easy to get wrong: the pods' own host routes have our protocol number too; those
 
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from kilim.agent.core.node_routes import NodeRoute
@@ -13,6 +13,8 @@ from kilim.agent.netlink.library import NetlinkError
 from kilim.agent.netlink.session import GONE, ROUTE_PROTOCOL, NetlinkSession, tolerate
 from kilim.model.address import format_ip
 
+_UNREACHABLE = 7  # RTN_UNREACHABLE
+_LAST = 0xFFFF  # metric: after a route of somebody else to the same
 # What the kernel says to a gateway that is not a neighbour on the underlay.
 _NOT_ADJACENT = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
 
@@ -60,3 +62,24 @@ def _read(ipr: Any) -> dict[str, tuple[str, str, int]]:
                 cidr = f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
                 found[cidr] = (gateway, route.get_attr("RTA_PREFSRC"), route.get_attr("RTA_OIF"))
     return found
+
+
+async def apply_own_cidrs(session: NetlinkSession, cidrs: Collection[str], allow_delete: bool) -> None:
+    """That addresses in them are unreachable, but for those of pods, whose routes are longer. Idempotent."""
+    await session.run(lambda ipr: _apply_own(ipr, cidrs, allow_delete))
+
+
+def _apply_own(ipr: Any, cidrs: Collection[str], allow_delete: bool) -> None:
+    present = {
+        f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for route in ipr.get_routes(family=family, proto=ROUTE_PROTOCOL)
+        if route["proto"] == ROUTE_PROTOCOL and route["type"] == _UNREACHABLE
+    }
+    for cidr in set(cidrs) - present:
+        with tolerate(errno.EEXIST):
+            ipr.route("add", dst=cidr, type=_UNREACHABLE, proto=ROUTE_PROTOCOL, priority=_LAST)
+    if allow_delete:
+        for cidr in present - set(cidrs):
+            with tolerate(*GONE):
+                ipr.route("del", dst=cidr, type=_UNREACHABLE, proto=ROUTE_PROTOCOL, priority=_LAST)
