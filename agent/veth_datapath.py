@@ -18,6 +18,7 @@ from kilim.agent.bpf.datapath import Datapath as BpfDatapath
 from kilim.agent.bpf.datapath import Settings as BpfSettings
 from kilim.agent.bpf.datapath import load_objects
 from kilim.agent.bpf.ipmasq import write_exempt_cidrs
+from kilim.agent.bpf.node_addresses import write_node_addresses
 from kilim.agent.bpf.syscall import wait_for_programs
 from kilim.agent.cni.server import CniServer
 from kilim.agent.connections import Connections
@@ -31,6 +32,7 @@ from kilim.agent.netlink.node import NodeDevices, apply_node_devices, mtu_of, re
 from kilim.agent.netlink.session import NetlinkSession
 from kilim.agent.netlink.veth import PodLinks
 from kilim.agent.node_address import AddressWatch
+from kilim.agent.node_addresses import NodeAddresses
 from kilim.agent.node_routes import NodeRoutes
 from kilim.agent.pod_namespaces import PodNamespaces
 from kilim.agent.pods import Pods
@@ -114,6 +116,7 @@ class VethDatapath:
             lambda underlay: mtu_of(underlay, settings.routing_mode == "tunnel", settings.mtu),
         )
         self.moved = self._watch.moved
+        self._addresses = NodeAddresses(session, lambda ips: write_node_addresses(bpf.maps["node_addresses"], ips))
         self.health: Health | None = None
         self.connections = Connections(bpf.maps, settings.conntrack_gc_interval_s, settings.conntrack_gc_max_interval_s)
 
@@ -146,6 +149,7 @@ class VethDatapath:
         if settings.enable_health_checking:
             self.health = Health(settings, enforcement, inventory, self._pods)
         await self._pods.restore()
+        await self._addresses.apply()
 
     def attach(self) -> Mapping[str, object]:
         self._exempt.apply()
@@ -194,6 +198,7 @@ class VethDatapath:
             "departed endpoints": self._clear_departed(),
             "stale endpoints": self._remove_stale(),
             "node address": self._watch.follow(),
+            "addresses of the node": self._addresses.follow(),
             "node routes": routes.follow(),
             "former tunnel": self._remove_former_tunnel(),
         }

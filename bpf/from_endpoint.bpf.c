@@ -13,6 +13,7 @@
 #include "lib/masquerade.h"
 #include "lib/mtu.h"
 #include "lib/neighbor.h"
+#include "lib/node.h"
 #include "lib/shortcut.h"
 #include "lib/verdict.h"
 
@@ -59,7 +60,7 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct packet *p, c
 
 	if (unroutable(&p->dst))
 		return drop(skb, p, DROP_UNROUTABLE_IP);
-	if (!is_node_ip(&p->dst))
+	if (!is_own_ip(&p->dst))
 		remote = find_ipcache(&p->dst);
 	p->dst_identity = remote.identity;
 	if (forges_tunnel(p))

@@ -6,6 +6,7 @@
 #include "lib/identity.h"
 #include "lib/masquerade.h"
 #include "lib/neighbor.h"
+#include "lib/node.h"
 #include "lib/shortcut.h"
 #include "lib/verdict.h"
 
@@ -17,7 +18,7 @@ static __always_inline bool find_sender(struct packet *p)
 	struct ipcache_value remote;
 	struct endpoint_value local;
 
-	if (is_node_ip(&p->src) || find_endpoint(&p->src, &local))
+	if (is_own_ip(&p->src) || find_endpoint(&p->src, &local))
 		return false;
 	remote = find_ipcache(&p->src);
 	p->src_identity = remote.identity;

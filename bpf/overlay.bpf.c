@@ -4,6 +4,7 @@
 #include "lib/deliver.h"
 #include "lib/identity.h"
 #include "lib/neighbor.h"
+#include "lib/node.h"
 #include "lib/shortcut.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
@@ -28,7 +29,7 @@ static __always_inline bool vouched_for(const struct packet *p, __u32 identity, 
 		return false;
 	if (is_remote_node(sender.identity))
 		return false;
-	if (is_node_ip(&p->src) || find_endpoint(&p->src, &local))
+	if (is_own_ip(&p->src) || find_endpoint(&p->src, &local))
 		return false;
 	return is_remote_node(find_ipcache(from).identity);
 }

@@ -98,6 +98,7 @@ NAT_KEY = np.dtype(
 NAT_VALUE = np.dtype([("ip", ADDR), ("port", ">u2"), ("endpoint_id", "=u2")])
 IPMASQ_VALUE = np.dtype([("exempt", "=u4")])
 SOCKET_KEY = np.dtype([("local", ADDR), ("remote", ADDR), ("local_port", ">u2"), ("remote_port", ">u2")])
+NODE_ADDRESS = np.dtype([("ip", ADDR)])
 NETNS_KEY = np.dtype([("ip", ADDR)])
 NETNS_VALUE = np.dtype([("cookie", "=u8")])
 METRIC_VALUE = np.dtype([("packets", "=u8"), ("bytes", "=u8")])
@@ -129,6 +130,7 @@ STRUCTS: dict[str, np.dtype[Any]] = {
     "nat_value": NAT_VALUE,
     "ipmasq_value": IPMASQ_VALUE,
     "socket_key": SOCKET_KEY,
+    "node_address": NODE_ADDRESS,
     "netns_key": NETNS_KEY,
     "netns_value": NETNS_VALUE,
     "metric_value": METRIC_VALUE,
@@ -145,6 +147,7 @@ MAP_ROWS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "fragments": (FRAGMENT_KEY, FRAGMENT_VALUE),
     "snat": (NAT_KEY, NAT_VALUE),
     "ipmasq": (IPCACHE_KEY, IPMASQ_VALUE),
+    "node_addresses": (NODE_ADDRESS, np.dtype("=u4")),
     "pod_netns": (NETNS_KEY, NETNS_VALUE),
     "sockops_force": (np.dtype("=u4"), np.dtype("=u4")),
 }

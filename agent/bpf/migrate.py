@@ -25,7 +25,7 @@ from kilim.agent.bpf.libbpf import ObjectFile
 from kilim.agent.bpf.maps import Map, Rows
 from kilim.agent.bpf.pins import map_name, read_pins
 
-WRITTEN_BY_AGENT = frozenset({"ipcache", "endpoints", "subjects", "policy", "ipmasq"})
+WRITTEN_BY_AGENT = frozenset({"ipcache", "endpoints", "subjects", "policy", "ipmasq", "node_addresses"})
 
 _NEW = "new"  # beside the directory of the maps
 _ARRAYS, _PER_CPU = (2, 6), (5, 6, 10)

@@ -7,6 +7,7 @@ an address that the kernel still probes for doubles is not there yet.
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from kilim.agent.netlink.session import NetlinkSession, find_link
@@ -52,6 +53,22 @@ def look_for_uplink(ipr: Any, node_ips: Sequence[int], devices: Sequence[str], h
         link, ips = _link_with_any(ipr, named or list(_default_links(ipr)), held)
     others = tuple(each["index"] for each in named if each["index"] != link["index"])
     return Uplink(ips, str(link.get_attr("IFLA_IFNAME")), int(link["index"]), int(link.get_attr("IFLA_MTU")), others)
+
+
+async def read_own_addresses(session: NetlinkSession) -> frozenset[int]:
+    """All that devices of this node have, but loopback's and those of a link alone. Raises OSError."""
+    return await session.run(_own_addresses)
+
+
+def _own_addresses(ipr: Any) -> frozenset[int]:
+    found = set()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for address in ipr.get_addr(family=family):
+            text = str(address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS"))
+            ip = parse_ip(text)
+            if not ip_address(text).is_loopback and not (is_ipv6(ip) and ip_address(text).is_link_local):
+                found.add(ip)
+    return frozenset(found)
 
 
 def _named(ipr: Any, name: str) -> Any:

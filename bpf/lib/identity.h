@@ -4,13 +4,13 @@
 
 #include "endpoints.h"
 #include "ipcache.h"
-#include "settings.h"
+#include "node.h"
 
 static __always_inline __u32 identity_of(const struct addr *ip)
 {
 	struct endpoint_value endpoint;
 
-	if (is_node_ip(ip))
+	if (is_own_ip(ip))
 		return IDENTITY_HOST;
 	if (find_endpoint(ip, &endpoint))
 		return endpoint.identity;

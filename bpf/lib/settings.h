@@ -9,8 +9,8 @@
 
 #include "addr.h"
 
-/* This node's own addresses: as a destination they are the stack's, as a source they are identity `host`. Zeros: none
- * of that family. */
+/* The addresses that this node is known by: as a destination they are the stack's, as a source they are identity
+ * `host`. Zeros: none of that family. */
 const volatile struct addr node_ipv4 = {};
 const volatile struct addr node_ipv6 = {};
 /* Device towards the world and, where there is no tunnel, other nodes. 0: leave such packets to the stack. */

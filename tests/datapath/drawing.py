@@ -11,6 +11,7 @@ from tests.datapath.places import (
     CIDR,
     NEWCOMER,
     NODE,
+    NODE_LOCAL,
     OTHER_NODE,
     REMOTE,
     REMOTE_BY_IPV6,
@@ -22,7 +23,7 @@ from tests.datapath.places import (
     Place,
 )
 
-_PLACES = (A, B, NODE, OTHER_NODE, THIRD_NODE, REMOTE, REMOTE_BY_IPV6, WORLD, CIDR, STRANGER, NEWCOMER)
+_PLACES = (A, B, NODE, OTHER_NODE, THIRD_NODE, REMOTE, REMOTE_BY_IPV6, WORLD, CIDR, STRANGER, NEWCOMER, NODE_LOCAL)
 _IDENTITIES = (1, 2, 4, 6, 10, 1001, 1002, 1003, 1004, 1009, (1 << 24) + 1, (2 << 24) + 5)
 _PORTS = (0, 1, 53, 80, 81, 8472, 10001, 40000, 65535)
 _PROTOCOLS = (1, 6, 17, 58, 132)

@@ -45,11 +45,21 @@ REMOTE_BY_IPV6 = _place("10.244.3.2", "fd00:10:244:3::2", 1004)  # a pod of THIR
 WORLD = _place("198.51.100.7", "2001:db8::7", 2)
 CIDR = _place("203.0.113.9", "2001:db8:113::9", (1 << 24) + 1)
 STRANGER = _place("10.244.1.99", "fd00:10:244:1::99", 0)
+NODE_LOCAL = _place("169.254.20.10", "fd00:61::10", 1)  # on another device of this node
 NEWCOMER = _place("10.244.2.77", "fd00:10:244:2::77", 1009)  # of OTHER_NODE, without a row yet
 
 DEVICE_MTUS = {LO: 1400, TUNNEL: 1350}
 ROUTE_MTUS = {OTHER_NODE.ipv4: 1385, WORLD.ipv4: 1320, WORLD.ipv6: 1320}  # of the others the kernel tells none
-SETTINGS = Settings(NODE.ipv4, NODE.ipv6, LO, TUNNEL, TUNNEL_PORT, DEVICE_MTUS, ROUTE_MTUS)
+SETTINGS = Settings(
+    NODE.ipv4,
+    NODE.ipv6,
+    frozenset((NODE_LOCAL.ipv4, NODE_LOCAL.ipv6)),
+    LO,
+    TUNNEL,
+    TUNNEL_PORT,
+    DEVICE_MTUS,
+    ROUTE_MTUS,
+)
 
 
 MASQUERADING = replace(

@@ -7,6 +7,7 @@ from typing import Any
 
 from kilim.agent.bpf.datapath import Settings, load_objects, remove_all
 from kilim.agent.bpf.ipmasq import write_exempt_cidrs
+from kilim.agent.bpf.node_addresses import write_node_addresses
 from kilim.model.address import format_ip, host_length
 from tests.datapath.kernel import Kernel, compile_shim
 from tests.datapath.model import state
@@ -47,6 +48,7 @@ def loaded_kernel(name: str, scratch: Path, wanted: state.Settings = SETTINGS) -
         namespace.netlink(_set_up)
         datapath = load_objects(settings, root)
         write_exempt_cidrs(datapath.maps["ipmasq"], [(each.ip, each.prefix_len) for each in wanted.masquerade_exempts])
+        write_node_addresses(datapath.maps["node_addresses"], wanted.node_addresses)
         kernel = Kernel(datapath, compile_shim(scratch), namespace, wanted)
         yield kernel
         kernel.close()

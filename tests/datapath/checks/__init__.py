@@ -12,6 +12,7 @@ from tests.datapath.checks import (
     link,
     masquerade,
     mtu,
+    node,
     policy,
     protocols,
     sources,
@@ -20,7 +21,7 @@ from tests.datapath.checks import (
     ways,
 )
 
-MODULES = (protocols, truncation, headers, link, sources, ways, policy, connections, fragments, icmp, tunnel, mtu)
+MODULES = (protocols, truncation, headers, link, sources, ways, policy, connections, fragments, icmp, tunnel, mtu, node)
 
 
 MASQUERADING = (masquerade,)  # on a node that does

@@ -34,7 +34,7 @@ def _is_link_local(ip: int) -> bool:
 def ends_on_link(node: Node, ip: int) -> bool:
     """A link-local address, a group of the link, or the node's own end of it."""
     bits = mapped(ip)
-    return _is_link_local(ip) or (bits[0] == 0xFF and bits[1] & 15 == 2) or node.is_own(ip)
+    return _is_link_local(ip) or (bits[0] == 0xFF and bits[1] & 15 == 2) or node.is_known_by(ip)
 
 
 def refuse_foreign_link(p: Packet) -> None:

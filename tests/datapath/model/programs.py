@@ -193,7 +193,7 @@ def _from_netdev(node: Node, p: Packet, outcome: Outcome) -> None:
         _read_ip(p)
     except Dropped as dropped:
         wrong = dropped
-    to_node = node.settings.masquerade and node.is_own(p.dst)
+    to_node = node.settings.masquerade and node.is_known_by(p.dst)
     if to_node and (wrong or not _is_reply(node, p)):
         return
     outcome.frame = p.frame

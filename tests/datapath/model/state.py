@@ -63,6 +63,7 @@ class Remote(NamedTuple):
 class Settings:
     node_ipv4: int = 0
     node_ipv6: int = 0
+    node_addresses: frozenset[int] = frozenset()  # what else its devices have
     underlay_ifindex: int = 0
     tunnel_ifindex: int = 0
     tunnel_port: int = 0
@@ -228,5 +229,8 @@ class Node:
             connection.expires = 0
         self.fragments = {key: first._replace(expires=0) for key, first in self.fragments.items()}
 
-    def is_own(self, ip: int | None) -> bool:
+    def is_known_by(self, ip: int | None) -> bool:
         return bool(ip) and ip in (self.settings.node_ipv4, self.settings.node_ipv6)
+
+    def is_own(self, ip: int | None) -> bool:
+        return self.is_known_by(ip) or ip in self.settings.node_addresses
