@@ -4,7 +4,7 @@ world, which here reaches pods by routes. And on an underlay of jumbo frames pod
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,6 +38,7 @@ MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socke
 class World:
     lab: Lab
     overhead: int  # of the tunnel
+    pod_netns: str
 
 
 @pytest.fixture(scope="module", params=["tunnel", "native"])
@@ -49,10 +50,12 @@ async def world(request: pytest.FixtureRequest, name_prefix: str) -> AsyncIterat
     spec = ClusterSpec(name, default_node_plans(3), 1, 1, OUTSIDE, agent_options=options)
     try:
         lab = await bring_up(spec)
-        for pod, node in (("server", "node1"), ("far", "node2")):
+        pods = [
             await api.add_pod(name, f"shop/{pod}", node, labels={"app": pod}, ports=["80"])
+            for pod, node in (("server", "node1"), ("far", "node2"))
+        ]
         await apply(lab, *api_servers(lab))
-        yield World(lab, 0 if native else 50)
+        yield World(lab, 0 if native else 50, pods[0]["netns"])
     finally:
         take_down(name)
 
@@ -169,3 +172,50 @@ async def test_jumbo_frames(world: World) -> None:
             async with asyncio.timeout(10):
                 assert len(await loop.sock_recv(server, JUMBO)) == most
     assert {node.name: fragments(lab, node.name) for node in lab.nodes} == before
+
+
+NODE_LOCAL = {socket.AF_INET: "169.254.20.10", socket.AF_INET6: "fd00:61::10"}
+
+
+async def until_it_is(wanted: bool, look: Callable[[], Awaitable[bool]]) -> None:
+    """The agent looks once a second."""
+    async with asyncio.timeout(20):
+        while True:
+            if await look() is wanted:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def connects(world: World, family: int) -> bool:
+    handle = open_socket(NETNS_DIR / world.pod_netns, family, socket.SOCK_STREAM)
+    with handle:
+        try:
+            async with asyncio.timeout(1):
+                await asyncio.get_running_loop().sock_connect(handle, (NODE_LOCAL[family], PORT))
+        except (TimeoutError, OSError):
+            return False
+        return True
+
+
+async def test_what_listens_on_another_address_of_the_node_is_host(world: World) -> None:
+    """As a DNS cache on every node does. It comes while the agent runs."""
+
+    def switch(verb: str, ipr: Any) -> None:
+        for family, ip in NODE_LOCAL.items():
+            ipr.addr(verb, index=1, address=ip, prefixlen=32 if family == socket.AF_INET else 128)
+
+    netlink(world.lab, "node1", partial(switch, "add"))
+    listeners = []
+    try:
+        for family, ip in NODE_LOCAL.items():
+            listeners.append(open_socket(world.lab.netns("node1"), family, socket.SOCK_STREAM))
+            listeners[-1].bind((ip, PORT))
+            listeners[-1].listen()
+        for entity, reached in (("host", True), ("world", False), ("host", True)):
+            await apply(world.lab, allow({"fromEntities": ["world"]}, egress=({"toEntities": [entity]},)))
+            for family in NODE_LOCAL:
+                await until_it_is(reached, partial(connects, world, family))
+    finally:
+        for each in listeners:
+            each.close()
+        netlink(world.lab, "node1", partial(switch, "del"))

@@ -2,13 +2,13 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from kilim.agent import node_address, node_routes
+from kilim.agent import node_address, node_addresses, node_routes
 from kilim.agent.core.node_routes import NodeRoute
 from kilim.agent.netlink.leftovers import read_leftovers
 from kilim.agent.netlink.node import TUNNEL, NodeDevices, apply_node_devices
@@ -16,6 +16,7 @@ from kilim.agent.netlink.node_routes import apply_node_routes, apply_own_cidrs
 from kilim.agent.netlink.session import NetlinkSession, find_link, open_netlink
 from kilim.agent.netlink.uplink import NoUnderlay, Uplink, find_uplink
 from kilim.agent.node_address import AddressWatch
+from kilim.agent.node_addresses import NodeAddresses
 from kilim.agent.node_routes import NodeRoutes
 from kilim.agent.settings import Settings
 from kilim.lab.netns import create_netns, delete_netns, in_netns
@@ -267,6 +268,33 @@ def test_nobody_is_reached_in_the_nodes_own_cidrs_but_pods(node: Path) -> None:
     assert [ip for ip, reached in in_netns(node, ways).items() if not reached] == ["10.61.1.8"]
     leftovers = in_netns(node, lambda: [each.remove() or each.what for each in read_leftovers()])  # type: ignore[func-returns-value]
     assert "route 10.61.1.0/24" in leftovers and all(in_netns(node, ways).values())
+
+
+def test_addresses_of_all_devices_are_followed(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_addresses, "_LOOK_S", 0.02)
+    in_netns(node, lambda: _have("wire0", IPV4, IPV6))
+    cache = {parse_ip(ip) for ip in ("169.254.20.10", "fd00:61::10")}
+    written: list[set[int]] = []
+    fails = [True]
+
+    def write(ips: Collection[int]) -> None:
+        if fails.pop() if fails else False:
+            raise OSError(28, "the map is full")
+        written.append(set(ips))
+
+    async def follow(session: NetlinkSession) -> None:
+        following = asyncio.create_task(NodeAddresses(session, write).follow())
+        try:
+            await _until(lambda: written == [{IPV4, IPV6}])
+            await asyncio.to_thread(_have, "lo", *cache)
+            await _until(lambda: written[-1] == {IPV4, IPV6} | cache)
+            await session.run(lambda ipr: ipr.addr("del", index=1, address="169.254.20.10", prefixlen=24))
+            await _until(lambda: written[-1] == {IPV4, IPV6, parse_ip("fd00:61::10")})
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+
+    run(node, follow)
 
 
 def _has_way(ip: str) -> bool:
