@@ -5,11 +5,12 @@
  *
  *     handshake ──[veth, from_endpoint: policy, ct, record]──▶ established ──▶ both sockets in `sockets`
  *     write ─▶ admitted still, and room at the other end? ─▶ the other end's socket
- *                  └─▶ no: the veth pair, until all that went by it has been read
+ *                  └─▶ no: the veth pair, as all that this end writes from then on
  *
  * 1. Nothing is refused here: what policy takes back goes by the veth pair, where it is judged, dropped and recorded.
- * 2. A receiver reads what came from socket to socket first, so nothing may go that way while something of the same
- *    direction that went by the veth pair is unread.
+ * 2. A receiver reads what came from socket to socket first, and who waits for the rest of what came by the veth pair
+ *    (MSG_WAITALL) looks for nothing else. So after the first byte by the veth pair, or the end of what is sent
+ *    (shutdown), nothing of the same direction goes from socket to socket.
  * 3. Whether it is admitted the entry of the connection says, by epochs as in shortcut.h; in another one it is judged
  *    anew, here.
  * 4. The kernel holds nobody back who writes to another socket's queue: more than UNREAD_MAX, and it goes by the veth
@@ -40,24 +41,22 @@ struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	__u32 write_seq;
 	__u32 snd_una;
-	__u32 copied_seq;
 	__u64 bytes_acked;
 } __attribute__((preserve_access_index));
 
-/* The SYN counts as a byte. With TCP Fast Open (RFC 7413) there may be more, sent or still to be sent. */
-static __always_inline bool has_sent(const struct tcp_sock *own)
+/* By the veth pair, or is still to. A FIN counts as a byte. `acked`: before that. */
+static __always_inline bool has_sent(const struct tcp_sock *own, __u64 acked)
 {
-	return own->write_seq != own->snd_una || own->bytes_acked > 1;
+	return own->write_seq != own->snd_una || own->bytes_acked != acked;
 }
 
-/* Whether the other end has read all that ever went by the veth pair, and has room. It is a number that the kernel
- * knows the socket by, which may be gone by now: then what is read is nonsense, and there is none in `sockets`. */
-static __always_inline bool takes_more(const struct tcp_sock *own, __u64 peer)
+/* Whether the other end has room. It is a number that the kernel knows the socket by, which may be gone by now: then
+ * what is read is nonsense, and there is none in `sockets`. */
+static __always_inline bool takes_more(__u64 peer)
 {
 	__u32 unread = BPF_CORE_READ((struct sock *)peer, sk_backlog.rmem_alloc.counter);
-	__u32 read = BPF_CORE_READ((struct tcp_sock *)peer, copied_seq);
 
-	return read == own->write_seq && unread <= UNREAD_MAX;
+	return unread <= UNREAD_MAX;
 }
 
 SEC("sockops")
@@ -85,12 +84,14 @@ int note_socket(struct bpf_sock_ops *ops)
 	if (!is_pod(&key.local, bpf_get_netns_cookie(ops)) || !find_netns(&key.remote) || !sk)
 		return 1;
 	own = bpf_skc_to_tcp_sock(sk);
-	if (!own || has_sent(own))
+	/* The SYN counts as a byte. With TCP Fast Open (RFC 7413) there may be more, sent or still to be sent. */
+	if (!own || own->bytes_acked > 1 || has_sent(own, own->bytes_acked))
 		return 1;
 	stream = bpf_sk_storage_get(&streams, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!stream)
 		return 1;
 	stream->key = key;
+	stream->acked = own->bytes_acked;
 	number = (__u64)own;
 	bpf_map_update_elem(&numbers, &key, &number, BPF_ANY);
 	bpf_sock_hash_update(ops, &sockets, &key, BPF_ANY);
@@ -111,15 +112,14 @@ int redirect_message(struct sk_msg_md *msg)
 	stream = bpf_sk_storage_get(&streams, sk, NULL, 0);
 	own = bpf_skc_to_tcp_sock(sk);
 	/* What TLS in the kernel, for one, is given to write is not what it sends. */
-	if (!stream || !own || own->inet_conn.icsk_ulp_ops)
+	if (!stream || !own || own->inet_conn.icsk_ulp_ops || has_sent(own, stream->acked))
 		return SK_PASS;
 	peer.local = stream->key.remote;
 	peer.remote = stream->key.local;
 	peer.local_port = stream->key.remote_port;
 	peer.remote_port = stream->key.local_port;
 	number = bpf_map_lookup_elem(&numbers, &peer);
-	if (!number || !takes_more(own, *number) || !is_in_force() ||
-	    !is_admitted(&stream->key, bpf_get_netns_cookie(msg)))
+	if (!number || !takes_more(*number) || !is_in_force() || !is_admitted(&stream->key, bpf_get_netns_cookie(msg)))
 		return SK_PASS;
 	if (bpf_msg_redirect_hash(msg, &sockets, &peer, BPF_F_INGRESS) != SK_PASS)
 		return SK_PASS; /* the other end is gone */

@@ -43,10 +43,11 @@ struct {
 
 struct stream {
 	struct socket_key key;
+	__u64 acked; /* bytes, when it was established */
 };
 
-/* key: a socket. value: its key in `sockets`. written by: note_socket. read by: redirect_message. full: goes by the
- * veth pair. */
+/* key: a socket. value: above, its key in `sockets` first. written by: note_socket. read by: redirect_message. full:
+ * goes by the veth pair. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -126,15 +127,15 @@ static __always_inline bool consents_still(struct ct_verdict *verdict, __u32 sub
 }
 
 /* Whether both ends, pods of this node, consent in this epoch too. */
-static __always_inline bool is_admitted_anew(struct ct_entry *entry, const struct socket_key *key, __u64 cookie,
-					     bool initiator, __u32 epoch)
+static __always_inline bool is_admitted_anew(struct ct_entry *entry, const struct socket_key *key, bool initiator,
+					     __u32 epoch)
 {
 	__be16 port = initiator ? key->remote_port : key->local_port;
 	struct endpoint_value local, remote;
 	__u32 from, to;
 
-	if (!is_pod(&key->local, cookie) || !find_endpoint(&key->local, &local) ||
-	    !find_endpoint(&key->remote, &remote) || (local.flags | remote.flags) & ENDPOINT_AUDITED)
+	if (!find_endpoint(&key->local, &local) || !find_endpoint(&key->remote, &remote) ||
+	    (local.flags | remote.flags) & ENDPOINT_AUDITED)
 		return false;
 	from = initiator ? local.identity : remote.identity;
 	to = initiator ? remote.identity : local.identity;
@@ -146,7 +147,7 @@ static __always_inline bool is_admitted_anew(struct ct_entry *entry, const struc
 }
 
 /* Only what both ends have consented to as ends of this node. Keeps the connection alive. `cookie`: of the socket's
- * network namespace. */
+ * network namespace, which outlives its pod where somebody holds it: the entry may be of who has the address now. */
 static __always_inline bool is_admitted(const struct socket_key *key, __u64 cookie)
 {
 	__u32 epoch = current_epoch(EPOCH_NODE), now = clock_ticks();
@@ -156,12 +157,13 @@ static __always_inline bool is_admitted(const struct socket_key *key, __u64 cook
 
 	initiator = ct_key_of(&ends, &key->local, &key->remote, key->local_port, key->remote_port, IPPROTO_TCP);
 	entry = bpf_map_lookup_elem(&ct, &ends);
-	if (!entry || !epoch || entry->expires <= now || entry->audited || ct_closing(entry))
+	if (!is_pod(&key->local, cookie) || !entry || !epoch || entry->expires <= now || entry->audited ||
+	    ct_closing(entry))
 		return false;
 	initiator = initiator == entry->initiator;
 	if (!entry->verdicts[EGRESS].subject || !entry->verdicts[INGRESS].subject)
 		return false;
-	if (entry->epoch != epoch && !is_admitted_anew(entry, key, cookie, initiator, epoch))
+	if (entry->epoch != epoch && !is_admitted_anew(entry, key, initiator, epoch))
 		return false;
 	ct_touch(entry, IPPROTO_TCP, 0, !initiator, now);
 	return true;

@@ -1,11 +1,15 @@
 """Same-node acceleration: real sockets of pods on a node. What has gone from socket to socket is told by this, that the
 pods' devices are down meanwhile."""
 
+import fcntl
 import hashlib
 import os
 import random
 import socket
+import struct
+import termios
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -197,7 +201,9 @@ def test_a_verdict_that_turns_stops_it_and_one_that_turns_back_lets_it_go_on(fam
         ends.client.settimeout(5)
         ends.server.settimeout(5)
         assert ends.server.recv(100) == b"held back" and ends.client.recv(100) == b"this way too"
-        assert passes_directly(wire, ends), "all that went by the devices is read"
+        assert passes(ends.client, ends.server) and passes(ends.server, ends.client)
+        with Ends(wire, b) as later:
+            assert passes_directly(wire, later)
 
 
 def test_a_change_that_is_not_about_it_does_not_end_it(family: str, wire: Wire) -> None:
@@ -222,8 +228,19 @@ def test_who_does_not_read_is_not_written_to_without_end(family: str, wire: Wire
         while got < sent:
             got += len(ends.server.recv(MIB))
         ends.client.settimeout(2)
-        assert passes(ends.client, ends.server)  # the kernel asks nobody about the write after one it had no room for
-        assert passes_directly(wire, ends)
+        assert passes(ends.client, ends.server)
+        with devices_down(wire):
+            assert passes(ends.server, ends.client), "the other way has its own queue"
+
+
+def test_a_mib_waits_at_the_other_end_without_a_device(family: str, wire: Wire) -> None:
+    with Ends(wire, wire.b) as ends, devices_down(wire):
+        for _ in range(UNREAD_MAX // 65536):
+            ends.client.sendall(bytes(65536))
+        got = 0
+        while got < UNREAD_MAX:
+            got += len(ends.server.recv(MIB))
+        assert passes(ends.client, ends.server)
 
 
 class _Stream(threading.Thread):
@@ -277,7 +294,62 @@ def test_the_order_of_bytes_is_kept_whichever_way_they_go(family: str, wire: Wir
         for stream in streams:
             stream.join(30)
         assert [stream.digests[0] == stream.digests[1] for stream in streams] == [True, True]
+        assert passes(ends.client, ends.server) and passes(ends.server, ends.client)
+
+
+def _waits_in(of: socket.socket, request: int) -> int:
+    return int(struct.unpack("i", fcntl.ioctl(of, request, bytes(4)))[0])
+
+
+def test_who_waits_for_the_rest_of_what_came_by_a_device_gets_it(family: str, wire: Wire) -> None:
+    """The kernel lets that reader look for nothing that came from socket to socket."""
+    a, b = wire.a, wire.b
+    set_policy(wire, b, {row(INGRESS, a.end.identity): ALLOW}, 20)
+    with Ends(wire, b) as ends:
+        set_policy(wire, b, {row(INGRESS, a.end.identity): DENY}, 30)
+        ends.client.sendall(b"some")
+        set_policy(wire, b, {row(INGRESS, a.end.identity): ALLOW}, 40)
+        ends.server.settimeout(None)
+        ends.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("qq", 5, 0))
+        got: list[bytes] = []
+        reading = threading.Thread(target=lambda: got.append(ends.server.recv(12, socket.MSG_WAITALL)))
+        reading.start()
+        deadline = time.monotonic() + 4
+        while _waits_in(ends.client, termios.TIOCOUTQ) or _waits_in(ends.server, termios.FIONREAD):
+            assert time.monotonic() < deadline
+        ends.client.sendall(b"the rest")
+        reading.join()
+        assert got == [b"somethe rest"]
+
+
+def test_who_has_said_that_it_ends_writes_no_more(family: str, wire: Wire) -> None:
+    with Ends(wire, wire.b) as ends:
         assert passes_directly(wire, ends)
+        ends.client.shutdown(socket.SHUT_WR)
+        assert ends.server.recv(100) == b""
+        with pytest.raises(BrokenPipeError):
+            ends.client.send(b"too late")
+        with devices_down(wire):
+            assert passes(ends.server, ends.client), "the other end has not"
+
+
+def test_a_namespace_that_outlives_its_pod_writes_to_nobody_directly(family: str, wire: Wire) -> None:
+    sockops = wire.datapaths[0].sockops
+    assert sockops is not None
+    with Ends(wire, wire.b, timeout_s=0.3) as ends:
+        assert passes_directly(wire, ends)
+        sockops.write_namespace(both(wire.a.end), wire.c.namespace.run(_own_cookie))
+        with devices_down(wire):
+            assert passes(ends.server, ends.client) and not passes(ends.client, ends.server)
+
+
+def test_a_connection_that_was_forgotten_goes_by_the_devices(family: str, wire: Wire) -> None:
+    with Ends(wire, wire.b) as ends:
+        assert passes_directly(wire, ends)
+        connections = wire.datapaths[0].maps["ct"]
+        connections.delete(connections.read()[0])
+        assert passes(ends.client, ends.server) and passes(ends.server, ends.client)
+        assert len(connections.read()[0]) == 1, "judged and entered again"
 
 
 def test_its_end_is_tcps(family: str, wire: Wire) -> None:

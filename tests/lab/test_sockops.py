@@ -105,6 +105,11 @@ async def test_what_is_written_passes_no_device_and_is_policys(world: World) -> 
     for client, server in connections:
         server.settimeout(PATIENCE_S)
         assert server.recv(8, socket.MSG_WAITALL) == b"too late"
+        write_and_read(client, server)
+        client.close()
+        server.close()
+    for family in FAMILIES:
+        client, server = world.connect(family)
         before = world.packets()
         write_and_read(client, server)
         assert world.packets() - before < WRITES / 2, "directly again, over the agent's restart"
