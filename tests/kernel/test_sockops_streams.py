@@ -1,5 +1,4 @@
-"""What applications are promised of a stream, with same-node acceleration as without: its bytes in order, its end, and an
-end to what they may write."""
+"""What applications are promised of a stream, with same-node acceleration as without: its bytes in order and its end."""
 
 import fcntl
 import hashlib
