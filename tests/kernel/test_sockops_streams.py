@@ -1,4 +1,4 @@
-"""What applications are promised of a stream, with same-node acceleration as without: its bytes in order and its end."""
+"""What applications are promised of a stream, with acceleration as without: its bytes in order and its end."""
 
 import fcntl
 import hashlib
