@@ -13,16 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from kilim.agent.bpf.bpffs import unmount
+from kilim.agent.bpf.bpffs import sees_bpffs, unmount
 from kilim.agent.bpf.datapath import remove_all
 from kilim.agent.bpf.hooks import read_hooks
-from kilim.agent.lock import LOCK, hold_if_there
+from kilim.agent.lock import LOCK, hold_if_there, hold_namespace
 from kilim.agent.netlink.leftovers import read_leftovers
 from kilim.agent.netlink.library import NetlinkError
 
 _RUN_FILES = ("agent.sock", "cni.sock", LOCK)
 _STATE_FILES = ("snapshot", "snapshot.*", "commits.*")
 _BROKEN = "broken"
+_ENTER = "Enter the node by `nsenter --net=…`: `ip netns exec` mounts another /sys"
 
 
 class Cleanup(NamedTuple):
@@ -39,9 +40,11 @@ class _Part(NamedTuple):
 
 def clean_node(bpf_root: Path, run_dir: Path, state_dir: Path, *, dry_run: bool) -> Cleanup:
     """What was there, and is still with `dry_run`. Of the calling thread's network namespace. Raises Held while an
-    agent is running over `run_dir`, OSError."""
+    agent is running in it or over `run_dir`, OSError."""
     result = Cleanup([], [])
-    with hold_if_there(run_dir):
+    with hold_if_there(run_dir), hold_namespace():
+        if not sees_bpffs(bpf_root) and next(read_leftovers(), None) is not None:
+            raise OSError(f"--bpf-root: there is no bpffs at {bpf_root}, programs and maps would stay. {_ENTER}")
         for part in _parts(bpf_root, run_dir, state_dir):
             try:
                 if not dry_run:

@@ -1,13 +1,18 @@
-"""One agent to a run directory: two over the same pins would undo each other's work, and a node is cleaned up only when
-none is there. The kernel lets go of the lock when the process ends, however it ends."""
+"""One agent to a run directory and to a network namespace: two would undo each other's work, and a node is cleaned up
+only when none is there. The kernel lets go of both locks when the process ends, however it ends. That of a namespace is
+an abstract Unix socket (unix(7)), whose names are each namespace's own."""
 
+import errno
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = "agent.lock"
+
+_SOCKET = "\0kilim-agent"
 
 
 class Held(OSError):
@@ -29,6 +34,19 @@ def hold_if_there(run_dir: Path) -> Iterator[None]:
         yield
         return
     with _hold(run_dir, 0):
+        yield
+
+
+@contextmanager
+def hold_namespace() -> Iterator[None]:
+    """The calling thread's network namespace. Raises Held."""
+    with socket.socket(socket.AF_UNIX) as held:
+        try:
+            held.bind(_SOCKET)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise Held("an agent is running in this network namespace") from None
         yield
 
 

@@ -28,6 +28,7 @@ from kilim.agent.flows import Flows
 from kilim.agent.health.health import Health
 from kilim.agent.inventory import Inventory, NodeFacts
 from kilim.agent.ip_masq import ExemptCidrs
+from kilim.agent.lock import hold_namespace
 from kilim.agent.netlink.node import NodeDevices, apply_node_devices, mtu_of, remove_tunnel
 from kilim.agent.netlink.session import NetlinkSession
 from kilim.agent.netlink.veth import PodLinks
@@ -49,7 +50,14 @@ _SHARE = 20  # of the time that it takes, until the next
 
 @asynccontextmanager
 async def open_veth(settings: Settings, given: bool = True) -> AsyncIterator["VethDatapath"]:
-    """`given`: whether the node's addresses are not to be looked for. Raises NoUnderlay, OSError."""
+    """`given`: whether the node's addresses are not to be looked for. Raises NoUnderlay, Held, OSError."""
+    with hold_namespace():
+        async with _opened(settings, given) as datapath:
+            yield datapath
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, given: bool) -> AsyncIterator["VethDatapath"]:
     session = NetlinkSession()
     try:
         tunnel_port = settings.tunnel_port if settings.routing_mode == "tunnel" else 0

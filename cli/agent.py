@@ -152,6 +152,8 @@ def agent(context: click.Context, /, **flags: Any) -> None:
 
     if flags["health_probe_interval_s"] < LEAST_PROBE_INTERVAL_S:
         raise BadUsage("--health-probe-interval: must be at least 500ms")
+    if flags["auto_direct_node_routes"] and flags["routing_mode"] != "native":
+        raise BadUsage("--auto-direct-node-routes: goes with --routing-mode native alone")
     flags["log_format"] = log_format(flags["log_format"])
     flags["prometheus_serve_addr"] = flags["prometheus_serve_addr"] or ""
     flags["native_routing_cidrs"] = native_routing_cidrs(flags)

@@ -1,5 +1,6 @@
 """From the names of a probe (`ns/pod`, `ext:NAME`, `node:NAME`, an entity, an IP) to sockets and addresses of a lab."""
 
+import ipaddress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -95,10 +96,12 @@ class Places:
             return None
         if name in ("health", "kube-apiserver"):
             raise Unresolvable(f"this lab has no {name}")
-        if "/" in name or ":" in name:
-            raise Unresolvable(f"{name} does not run")
-        found = self._by_ip.get(name)
-        return replace(found, ips=(name,)) if found else Place((name,), None, None, None)
+        try:
+            ip = str(ipaddress.ip_address(name))
+        except ValueError:
+            raise Unresolvable(f"{name} does not run") from None
+        found = self._by_ip.get(ip)
+        return replace(found, ips=(ip,)) if found else Place((ip,), None, None, None)
 
     def _entity(self, name: str, other: Place | None) -> Place | None:
         """`host` is the node of the other end; `remote-node` the first node that is not."""

@@ -30,13 +30,18 @@ def _nearest_existing(path: Path) -> Path:
     return path
 
 
+def sees_bpffs(root: Path) -> bool:
+    """Whether `root` is, or would be, in a bpffs."""
+    return is_bpffs(_nearest_existing(root))
+
+
 def ensure_bpffs(root: Path) -> None:
     """Make `root` a directory of a bpffs, mounting one at /sys/fs/bpf, or at `root` if that is elsewhere. Agents that
     start together must not mount over one another: the second mount would hide the first one's pins, hence the lock."""
     _LOCK.parent.mkdir(parents=True, exist_ok=True)
     with open(_LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not is_bpffs(_nearest_existing(root)):
+        if not sees_bpffs(root):
             mount_point = _DEFAULT if root.is_relative_to(_DEFAULT) else root
             mount_point.mkdir(parents=True, exist_ok=True)
             if _libc.mount(b"bpf", os.fsencode(mount_point), b"bpf", 0, None):

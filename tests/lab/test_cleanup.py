@@ -22,6 +22,7 @@ from kilim.lab.topology import Lab
 NODE = "node1"
 OTHER_PROTOCOL = 121
 PROG_QUERY = 16
+UNREACHABLE = 7  # RTN_UNREACHABLE
 
 
 @pytest.fixture
@@ -33,13 +34,30 @@ def lab(name_prefix: str) -> Iterator[Lab]:
         api.down(name)
 
 
-def cleanup(lab: Lab, *arguments: str) -> tuple[int, list[str], str]:
-    run_dir = lab.node_run_dir(NODE)
+def cleanup(
+    lab: Lab, *arguments: str, run_dir: Path | None = None, enter: tuple[str, ...] = ()
+) -> tuple[int, list[str], str]:
+    run_dir = run_dir or lab.node_run_dir(NODE)
     places = ("--bpf-root", pin_dir(lab.name) / NODE, "--run-dir", run_dir, "--state-dir", run_dir / "state")
     argv = kilim_argv("agent", "--cleanup", *map(str, places), *arguments)
-    enter = ("nsenter", f"--net={lab.netns(NODE)}", "--")
+    enter = enter or ("nsenter", f"--net={lab.netns(NODE)}", "--")
     done = subprocess.run([*enter, *argv], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+async def has_own_cidrs(lab: Lab) -> None:
+    """The last that an agent makes at its start: routes that make what no pod has of its pod CIDRs unreachable."""
+
+    def count() -> int:
+        with open_netlink() as ipr:
+            routes = [route for family in (2, 10) for route in ipr.get_routes(family=family, proto=ROUTE_PROTOCOL)]
+            return sum(route["type"] == UNREACHABLE for route in routes)
+
+    async with asyncio.timeout(20):
+        while True:
+            if in_netns(lab.netns(NODE), count) == 2:
+                return
+            await asyncio.sleep(0.05)
 
 
 def add_others() -> None:
@@ -96,7 +114,8 @@ def attached_programs(lab: Lab) -> int:
     return in_netns(lab.netns(NODE), count)
 
 
-def test_every_trace_goes_and_nothing_else_and_the_node_can_begin_anew(lab: Lab) -> None:
+def test_every_trace_goes_and_nothing_else_and_the_node_can_begin_anew(lab: Lab, tmp_path: Path) -> None:
+    asyncio.run(has_own_cidrs(lab))
     in_netns(lab.netns(NODE), add_others)
     assert attached_programs(lab)
     pins, run_dir = pin_dir(lab.name) / NODE, lab.node_run_dir(NODE)
@@ -104,9 +123,15 @@ def test_every_trace_goes_and_nothing_else_and_the_node_can_begin_anew(lab: Lab)
     before = everything(lab)
     status, said, error = cleanup(lab)
     assert status == 1 and not said and error == f"error: an agent is running over {run_dir}: stop it first\n"
+    status, said, error = cleanup(lab, run_dir=tmp_path)
+    assert status == 1 and not said
+    assert error == "error: an agent is running in this network namespace: stop it first\n"
     assert everything(lab) == before
     stop_process(lab.name, NODE)
     before = everything(lab)
+    status, said, error = cleanup(lab, enter=("ip", "netns", "exec", lab.netns(NODE).name))
+    assert status == 1 and not said and error.startswith("error: --bpf-root: there is no bpffs at "), error
+    assert everything(lab) == before
     status, would, error = cleanup(lab, "--dry-run")
     assert (status, error) == (0, "") and everything(lab) == before
     status, said, error = cleanup(lab)

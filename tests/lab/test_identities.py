@@ -177,6 +177,13 @@ async def test_jumbo_frames(world: World) -> None:
 NODE_LOCAL = {socket.AF_INET: "169.254.20.10", socket.AF_INET6: "fd00:61::10"}
 
 
+async def test_an_address_itself_is_an_end_in_either_family(world: World) -> None:
+    await apply(world.lab, allow({"fromEntities": ["world"]}, egress=({"toEntities": ["remote-node"]},)))
+    node, outside = world.lab.node("node2"), OUTSIDE[1]
+    for ips, got in ((node.ips, "allow"), (outside.ips, "deny")):
+        assert [(await api.probe(world.lab.name, POD, ip, 80))["got"] for ip in ips] == [got, got]
+
+
 async def until_it_is(wanted: bool, look: Callable[[], Awaitable[bool]]) -> None:
     """The agent looks once a second."""
     async with asyncio.timeout(20):
