@@ -175,6 +175,17 @@ def test_a_start_over_other_maps_or_without_it_sends_what_is_open_by_the_devices
     assert not (wire.nodes[0].root / "sockops").exists()
 
 
+def test_pods_of_a_time_before_one_without_it_are_not_known(family: str, wire: Wire) -> None:
+    """Their addresses may be others' by now, and their namespaces be held by somebody."""
+    for sockops in (False, True):
+        wire.datapaths[0].close()
+        wire.datapaths[0] = wire.nodes[0].load(sockops=sockops)
+        wire.nodes[0].attach(wire.datapaths[0])
+        accelerate(wire.datapaths[0])
+    with Ends(wire, wire.b) as ends:
+        assert passes(ends.client, ends.server) and sockets_held(wire.datapaths[0]) == 0
+
+
 def test_programs_are_gone_when_all_is_removed(wire: Wire) -> None:
     for of in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
         wire.nodes[0].namespace.run(partial(Path(f"/proc/sys/net/{of}").write_text, "1"))
