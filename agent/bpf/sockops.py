@@ -16,7 +16,7 @@ import structlog
 
 from kilim.agent.bpf import rows, syscall
 from kilim.agent.bpf.layout import SOCKET_KEY
-from kilim.agent.bpf.maps import Map, Maps
+from kilim.agent.bpf.maps import Maps
 from kilim.agent.bpf.pins import read_pins
 
 log = structlog.get_logger(__name__)
@@ -26,7 +26,6 @@ JUDGED_BY = ("ct", "endpoints", "subjects", "policy", "epoch")  # maps that the 
 
 _LINKS = "sockops"  # directory of the links
 _FORCE = "sockops_force"
-_NAMESPACES = "pod_netns"
 _NONE = 0
 
 
@@ -113,17 +112,17 @@ class Sockops:
 
     def write_namespace(self, ips: Iterable[int], cookie: int) -> None:
         """Sockets with these addresses are a pod's in this network namespace. Raises OSError."""
-        keys = rows.endpoint_keys(ips).astype(self._maps[_NAMESPACES].key_dtype)
-        self._maps[_NAMESPACES].update(keys, np.full(len(keys), cookie, self._maps[_NAMESPACES].value_dtype))
+        keys = rows.endpoint_keys(ips).astype(self._maps["pod_netns"].key_dtype)
+        self._maps["pod_netns"].update(keys, np.full(len(keys), cookie, self._maps["pod_netns"].value_dtype))
 
     def delete_namespaces(self, ips: Iterable[int]) -> None:
         """Idempotent."""
-        table = self._maps[_NAMESPACES]
+        table = self._maps["pod_netns"]
         table.delete(rows.endpoint_keys(ips).astype(table.key_dtype))
 
     def keep_namespaces(self, ips: Iterable[int]) -> None:
         """Of what an agent before this one has written."""
-        table = self._maps[_NAMESPACES]
+        table = self._maps["pod_netns"]
         held = table.read()[0]
         table.delete(held[~np.isin(held, rows.endpoint_keys(ips).astype(table.key_dtype))])
 
@@ -133,8 +132,7 @@ def _force(maps: Maps, version: int) -> None:
 
 
 def remove(root: Path) -> None:
-    """What runs goes by the veth pair from here on, and no more sockets come; and pods that go meanwhile are told to
-    nobody, so that none is known any more. Idempotent."""
+    """What runs goes by the veth pair from here on, and no more sockets come. Idempotent."""
     links, maps = root / _LINKS, root / "maps"
     for pin in read_pins(maps, _FORCE) if maps.is_dir() else ():
         fd = syscall.open_pinned(pin)
@@ -146,9 +144,3 @@ def remove(root: Path) -> None:
         for pin in links.iterdir():
             pin.unlink()
         links.rmdir()
-    for pin in read_pins(maps, _NAMESPACES) if maps.is_dir() else ():
-        table = Map.open(pin)
-        try:
-            table.delete(table.read()[0])
-        finally:
-            os.close(table.fd)
