@@ -110,10 +110,16 @@ class Datapath:
     def attach_sockops(self, cgroup_root: Path | None) -> None:
         """If they are loaded; otherwise what is attached by an agent before this one goes. None: where cgroup v2 is
         mounted. Raises OSError."""
-        if self.sockops is not None:
-            self.sockops.attach(cgroup_root)
-        else:
+        if self.sockops is None:
             sockops.remove(self._root)
+            if self._programs.sockops_failure:
+                raise OSError(self._programs.sockops_failure)
+            return
+        try:
+            self.sockops.attach(cgroup_root)
+        except OSError:
+            sockops.remove(self._root)
+            raise
 
     def links(self) -> dict[str, syscall.LinkInfo]:
         """All that is attached by name, also by an agent before this one; ifindex 0: the device is gone."""

@@ -73,6 +73,7 @@ class LoadedPrograms:
     processed_instructions: dict[str, int]
     pins: dict[str, Path]  # of maps, by name
     sockops_version: int = 0  # 0: they are not loaded
+    sockops_failure: str = ""  # why not, though they were asked for
 
 
 def to_ticks(seconds: int) -> int:
@@ -133,7 +134,12 @@ def load_programs(settings: Settings, maps: Path) -> tuple[LoadedPrograms, Migra
         if program == sockops.OBJECT:
             version = sockops.version_of(all_programs.pins, names.values())
             settings = replace(settings, sockops_version=version)
-        loaded = load_program(program, settings, maps)
+        try:
+            loaded = load_program(program, settings, maps)
+        except OSError as error:
+            if program != sockops.OBJECT:
+                raise
+            return replace(all_programs, sockops_failure=str(error).partition("\n")[0]), migration
         all_programs = LoadedPrograms(
             all_programs.fds | loaded.fds,
             all_programs.processed_instructions | loaded.processed_instructions,

@@ -78,7 +78,8 @@ class Sockops:
             os.close(sockets)
         cgroup = os.open(cgroup_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            name = f"cgroup_{os.fstat(cgroup).st_ino}"
+            found = os.fstat(cgroup)
+            name = f"cgroup_{found.st_dev}_{found.st_ino}"
             at = self._attach(self._fds["note_socket"], cgroup, syscall.CGROUP_SOCK_OPS, name)
         finally:
             os.close(cgroup)

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from kilim.agent.bpf import syscall
+from kilim.agent.bpf import objects, syscall
 from kilim.agent.bpf.datapath import Datapath, remove_all
+from kilim.agent.bpf.libbpf import LoadError
+from kilim.agent.bpf.objects import load_program
+from kilim.agent.bpf.sockops import OBJECT
 from kilim.agent.pod_namespaces import _own_cookie
 from kilim.agent.records import FORWARDED, decode_records
 from kilim.model.address import format_ip, is_ipv6
@@ -184,6 +187,28 @@ def test_pods_of_a_time_before_one_without_it_are_not_known(family: str, wire: W
         accelerate(wire.datapaths[0])
     with Ends(wire, wire.b) as ends:
         assert passes(ends.client, ends.server) and sockets_held(wire.datapaths[0]) == 0
+
+
+def test_what_cannot_be_had_is_said_and_takes_away_what_was_there(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    datapath, links = wire.datapaths[0], wire.nodes[0].root / "sockops"
+    with Ends(wire, wire.b, timeout_s=0.5) as ends:
+        with pytest.raises(OSError, match="Bad file descriptor|Invalid argument"):
+            datapath.attach_sockops(Path("/proc"))
+        assert not links.exists() and passes(ends.client, ends.server)
+    datapath.close()
+
+    def load(program: str, *arguments: Any, **named: Any) -> objects.LoadedPrograms:
+        if program == OBJECT:
+            raise LoadError(95, Path("sockops.bpf.o"), "no such thing")
+        return load_program(program, *arguments, **named)
+
+    monkeypatch.setattr(objects, "load_program", load)
+    wire.datapaths[0] = wire.nodes[0].load()
+    wire.nodes[0].attach(wire.datapaths[0])
+    with pytest.raises(OSError, match="sockops.bpf.o: Operation not supported$"):
+        wire.datapaths[0].attach_sockops(None)
+    with Ends(wire, wire.b) as ends:
+        assert passes(ends.client, ends.server)
 
 
 def test_programs_are_gone_when_all_is_removed(wire: Wire) -> None:
