@@ -32,7 +32,7 @@ async def resolve_addresses(settings: Settings, held: Collection[int] | None = N
     try:
         while True:
             try:
-                found = await _find(session, settings)
+                found = await _find(session, settings, held or ())
                 lost = lost_families(held or (), found)
                 if not lost or asyncio.get_running_loop().time() > patient_until_s:
                     return _with_ips(settings, found.ips)
@@ -54,11 +54,11 @@ def lost_families(held: Collection[int], found: Uplink) -> str:
     return f"{found.name} has no {families} address any more" if lost else ""
 
 
-async def _find(session: NetlinkSession, settings: Settings) -> Uplink:
+async def _find(session: NetlinkSession, settings: Settings, held: Collection[int]) -> Uplink:
     deadline = asyncio.get_running_loop().time() + _DAD_S
     while True:
         try:
-            return await find_uplink(session, settings.node_ips, settings.devices)
+            return await find_uplink(session, settings.node_ips, settings.devices, held)
         except StillProbed:  # of a node that has just booted
             if asyncio.get_running_loop().time() > deadline:
                 raise

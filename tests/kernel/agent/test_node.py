@@ -177,6 +177,16 @@ def test_who_starts_anew_goes_on_with_what_there_is(node: Path, monkeypatch: pyt
     assert found.node_ips == (IPV4,)
 
 
+def test_who_starts_anew_keeps_the_address_that_it_had(node: Path) -> None:
+    """Of two of a family. One that is secondary is none of them, so they are of different subnets."""
+    other = parse_ip("198.51.100.7")
+    in_netns(node, lambda: _have("wire0", IPV4, other))
+    settings = Settings("n1", "", (), devices=("wire0",))
+    for held in (other, IPV4):
+        found = run(node, lambda _, held=held: node_address.resolve_addresses(settings, (held,)))
+        assert found.node_ips == (held,)
+
+
 def test_ipv6_needs_room_for_its_packets(node: Path) -> None:
     in_netns(node, lambda: _have("wire0", IPV4, IPV6))
     assert devices(node, IPV4, IPV6, mtu=1330).mtu == 1330
